@@ -1,0 +1,26 @@
+# What all modules share: warnings, sanitizers, and the one function that declares a module.
+
+add_library(supernode_build_flags INTERFACE)
+target_compile_options(supernode_build_flags INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
+  $<$<BOOL:${SUPERNODE_WERROR}>:-Werror>)
+if(SUPERNODE_SANITIZE)
+  add_compile_options(-fsanitize=${SUPERNODE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${SUPERNODE_SANITIZE})
+endif()
+
+# supernode_module(<name> SOURCES ... [HEADERS ...] [PUBLIC ...] [PRIVATE ...])
+# One static library a module, `supernode_<name>` with the alias `supernode::<name>`. HEADERS is the module's face: what
+# other modules may include; each is compiled alone by the target `all_verify_interface_header_sets`.
+function(supernode_module name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;HEADERS;PUBLIC;PRIVATE")
+  if(arg_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "supernode_module(${name}): unknown arguments ${arg_UNPARSED_ARGUMENTS}")
+  endif()
+  set(target supernode_${name})
+  add_library(${target} STATIC ${arg_SOURCES})
+  add_library(supernode::${name} ALIAS ${target})
+  target_sources(${target} PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}" FILES ${arg_HEADERS})
+  set_target_properties(${target} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON EXPORT_NAME ${name})
+  target_link_libraries(${target} PUBLIC ${arg_PUBLIC} PRIVATE ${arg_PRIVATE} $<BUILD_INTERFACE:supernode_build_flags>)
+endfunction()

@@ -1,0 +1,75 @@
+#pragma once
+// What a command is. One file a command in this folder; main.cpp holds the table.
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/core/communicator.hpp"
+#include "runtime/core/host_topology.hpp"
+#include "runtime/core/json.hpp"
+#include "runtime/core/options.hpp"
+#include "runtime/core/result_file.hpp"
+
+namespace supernode::launch {
+
+/// Options of every command, section [run].
+struct RunOptions {
+  std::string config;               ///< configuration file
+  std::string log_level = "warning";
+  std::string format = "text";      ///< "text" or "json", on rank 0's stdout
+  std::string output;               ///< HDF5 result file; empty: none
+  double deadline = 120;            ///< s, for every wait for a peer
+  std::string bind = "auto";        ///< "auto" or "none"
+};
+void describe(OptionTable& table, RunOptions& options);
+
+/// What a running command works with.
+struct Context {
+  const Communicator* world = nullptr;  ///< null for commands that need no MPI
+  HostTopology host;
+  RunOptions run;
+  const OptionTable* options = nullptr;
+  std::vector<std::string> command_line;  ///< the whole, as typed
+
+  /// True on the rank that prints: rank 0, or the only process.
+  bool is_root() const { return !world || world->rank() == 0; }
+};
+
+/// A command of the program. describe() runs for all commands (so that any known key of a configuration file is accepted);
+/// run() for one of them.
+class Command {
+ public:
+  virtual ~Command() = default;
+  /// Adds the options of section() and of the modules this command uses.
+  virtual void describe(OptionTable& table) = 0;
+  /// All ranks of the world call it. Returns the exit code, equal on all ranks. Errors: throw; an error that only some ranks
+  /// see is thrown through collectively(), or else the run is aborted.
+  virtual int run(const Context& context) = 0;
+};
+
+/// A row of the command table.
+struct CommandEntry {
+  std::string_view name;     ///< "bench exchange"
+  std::string_view section;  ///< "bench_exchange": its section in files and variables
+  std::string_view summary;  ///< one line for --help
+  bool needs_mpi;
+  std::unique_ptr<Command> (*make)();
+};
+
+/// Raw samples that go into --output beside the document.
+struct Samples {
+  std::string path;  ///< dataset, "samples/direct/8"
+  std::vector<double> values;
+  std::vector<std::size_t> shape;
+};
+
+/// Ends a command: prints `text` or the JSON document {"schema","version","args","env","results"} on the root's stdout and
+/// writes --output. Collective over context.world where there is one.
+/// @param command as in the table; @param results and @param text matter on the root only
+/// @throws AgreedError when the output file cannot be written.
+void report(const Context& context, std::string_view command, const Json& results, const std::string& text,
+            const std::vector<Samples>& samples = {});
+
+}  // namespace supernode::launch

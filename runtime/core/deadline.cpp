@@ -1,0 +1,23 @@
+#include "runtime/core/deadline.hpp"
+
+#include <sched.h>
+
+#include <thread>
+
+namespace supernode {
+
+void SpinWait::turn() {
+  constexpr unsigned pauses = 64, yields = 2000;
+  ++turns_;
+  if (turns_ < pauses) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+  } else if (turns_ < pauses + yields || !may_sleep_) {
+    sched_yield();
+  } else {
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+}
+
+}  // namespace supernode

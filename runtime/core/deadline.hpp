@@ -1,0 +1,56 @@
+#pragma once
+// Every wait has a deadline, and every spin gives the core away: ranks may outnumber the cores.
+
+#include <chrono>
+#include <string>
+
+#include "runtime/core/error.hpp"
+
+namespace supernode {
+
+/// A point on the steady clock by which something must have happened.
+class Deadline {
+ public:
+  using Clock = std::chrono::steady_clock;
+  explicit Deadline(double seconds)
+      : end_(Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds))),
+        seconds_(seconds) {}
+  bool expired() const { return Clock::now() >= end_; }
+  double seconds() const noexcept { return seconds_; }  ///< the whole span, for messages
+
+ private:
+  Clock::time_point end_;
+  double seconds_;
+};
+
+/// One turn of a polling loop. The first turns only pause the pipeline; then the core is yielded at each turn, and after
+/// about a millisecond of yielding the thread sleeps shortly where `may_sleep` is set (service loops, not exchanges).
+class SpinWait {
+ public:
+  explicit SpinWait(bool may_sleep = false) : may_sleep_(may_sleep) {}
+  void turn();
+  void reset() noexcept { turns_ = 0; }
+
+ private:
+  unsigned turns_ = 0;
+  bool may_sleep_;
+};
+
+/// Calls `ready()` until it is true. `describe()` is called only on time-out and tells who waited for whom.
+/// @throws TimeoutError after `seconds`.
+template <class Ready, class Describe>
+void wait_until(Ready&& ready, double seconds, Describe&& describe, bool may_sleep = false) {
+  if (ready()) return;
+  const Deadline deadline(seconds);
+  SpinWait spin(may_sleep);
+  for (unsigned turns = 1; !ready(); ++turns) {
+    // The clock costs more than a turn; look at it now and then.
+    if (turns % 64 == 0 && deadline.expired()) {
+      if (ready()) return;
+      throw TimeoutError(std::string(describe()) + " within " + std::to_string(static_cast<long>(seconds)) + " s");
+    }
+    spin.turn();
+  }
+}
+
+}  // namespace supernode

@@ -1,0 +1,75 @@
+#include "runtime/core/files.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "runtime/core/error.hpp"
+
+namespace supernode {
+namespace {
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  int get() const { return fd_; }
+  int close() { return ::close(std::exchange(fd_, -1)); }
+
+ private:
+  int fd_;
+};
+
+}  // namespace
+
+std::string read_file(const std::string& path) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  struct stat info {};
+  if (file.get() < 0 || ::fstat(file.get(), &info) != 0)
+    throw UsageError(fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
+  if (S_ISDIR(info.st_mode)) throw UsageError(fmt::format("cannot read '{}': it is a directory", path));
+  std::string text;
+  // Pipes have no size, and a file may grow while it is read: read until the end rather than trust st_size.
+  text.reserve(static_cast<std::size_t>(info.st_size) + 1);
+  char buffer[1 << 16];
+  for (;;) {
+    const ssize_t n = ::read(file.get(), buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw UsageError(fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
+    if (n == 0) return text;
+    text.append(buffer, static_cast<std::size_t>(n));
+  }
+}
+
+void write_new_file(const std::string& path, std::string_view text) {
+  Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  if (file.get() < 0) {
+    const std::string why = fmt::format("cannot write '{}': {}", path, std::strerror(errno));
+    if (errno == EEXIST) throw UsageError(why + " (results are never overwritten)");
+    throw EnvironmentError(why);
+  }
+  std::size_t done = 0;
+  bool good = true;
+  while (good && done < text.size()) {
+    const ssize_t n = ::write(file.get(), text.data() + done, text.size() - done);
+    if (n > 0) done += static_cast<std::size_t>(n);
+    good = n >= 0 || errno == EINTR;
+  }
+  good = good && file.close() == 0;
+  if (!good) {
+    const int error = errno;
+    ::unlink(path.c_str());
+    throw EnvironmentError(fmt::format("cannot write '{}': {}", path, std::strerror(error)));
+  }
+}
+
+}  // namespace supernode

@@ -1,0 +1,16 @@
+#pragma once
+// Whole files in and out, with errors that name the file.
+
+#include <string>
+#include <string_view>
+
+namespace supernode {
+
+/// The whole file. @throws UsageError naming the path and the system's reason (missing, a directory, not readable).
+std::string read_file(const std::string& path);
+
+/// Writes a new file. @throws UsageError when `path` exists already, EnvironmentError when it cannot be written in full
+/// (the partial file is removed).
+void write_new_file(const std::string& path, std::string_view text);
+
+}  // namespace supernode

@@ -1,0 +1,18 @@
+#include "runtime/core/json.hpp"
+
+#include <fmt/format.h>
+
+#include "runtime/core/error.hpp"
+
+namespace supernode {
+
+Json parse_json(std::string_view text, const std::string& source) {
+  try {
+    return Json::parse(text);
+  } catch (const Json::parse_error& error) {
+    // nlohmann's text repeats its own error number and may quote binary garbage; the place is what helps.
+    throw UsageError(fmt::format("{}: not valid JSON at byte {}", source, error.byte));
+  }
+}
+
+}  // namespace supernode

@@ -1,0 +1,357 @@
+#include "runtime/core/options.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+
+#include "runtime/core/error.hpp"
+#include "runtime/core/ini_file.hpp"
+#include "runtime/core/sizes.hpp"
+
+extern char** environ;
+
+namespace supernode {
+namespace po = boost::program_options;
+namespace {
+
+std::string with_hyphens(std::string name) {
+  std::replace(name.begin(), name.end(), '_', '-');
+  return name;
+}
+
+
+std::string in_capitals(std::string name) {
+  for (char& c : name) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return name;
+}
+
+template <class T>
+T parse_number(const std::string& text, const char* what) {
+  T value{};
+  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (status != std::errc{} || end != text.data() + text.size())
+    throw UsageError(fmt::format("'{}' is not {}", text, what));
+  if constexpr (std::is_floating_point_v<T>)
+    if (!std::isfinite(value)) throw UsageError(fmt::format("'{}' is not a finite number", text));
+  return value;
+}
+
+bool parse_bool(const std::string& text) {
+  for (const char* yes : {"true", "1", "yes", "on"})
+    if (text == yes) return true;
+  for (const char* no : {"false", "0", "no", "off"})
+    if (text == no) return false;
+  throw UsageError(fmt::format("'{}' is neither true nor false", text));
+}
+
+std::vector<std::string> split_list(const std::string& text) {
+  std::vector<std::string> items;
+  std::size_t begin = 0;
+  while (begin < text.size()) {
+    const auto comma = std::min(text.find(',', begin), text.size());
+    items.push_back(text.substr(begin, comma - begin));
+    begin = comma + 1;
+  }
+  return items;
+}
+
+std::string exact_size(std::uint64_t bytes) {
+  static constexpr const char* units[] = {"", "K", "M", "G", "T"};
+  std::size_t unit = 0;
+  while (bytes != 0 && bytes % 1024 == 0 && unit + 1 < std::size(units)) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return fmt::format("{}{}", bytes, units[unit]);
+}
+
+}  // namespace
+
+Option& Option::short_flag(char letter) {
+  short_ = letter;
+  return *this;
+}
+
+Option& Option::range(double low, double high) {
+  low_ = low;
+  high_ = high;
+  return *this;
+}
+
+Option& Option::choices(std::vector<std::string> values) {
+  choices_ = std::move(values);
+  return *this;
+}
+
+void Option::assign(const std::string& text, const std::string& origin) {
+  const auto bad = [&](std::string_view why) { return UsageError(fmt::format("{}: {}", origin, why)); };
+  if (!choices_.empty()) {
+    const auto items = type_ == "list" ? split_list(text) : std::vector<std::string>{text};
+    for (const std::string& item : items)
+      if (std::find(choices_.begin(), choices_.end(), item) == choices_.end())
+        throw bad(fmt::format("'{}' is unknown; known: {}", item, fmt::join(choices_, " ")));
+  }
+  try {
+    parse_(text);
+  } catch (const UsageError& error) {
+    throw bad(error.what());
+  }
+  if (number_ && !(number_() >= low_ && number_() <= high_)) {
+    if (std::isinf(high_)) throw bad(fmt::format("{} is below the minimum of {}", text, low_));
+    throw bad(fmt::format("{} is outside [{}, {}]", text, low_, high_));
+  }
+}
+
+Option& OptionTable::append(const std::string& section, const std::string& key, const std::string& help,
+                            std::string type) {
+  expect(!find(section, key), "option described twice: " + section + "." + key);
+  options_.push_back(std::make_unique<Option>());
+  Option& option = *options_.back();
+  option.section_ = section;
+  option.key_ = key;
+  option.help_ = help;
+  option.type_ = std::move(type);
+  return option;
+}
+
+Option* OptionTable::find(std::string_view section, std::string_view key) {
+  for (const auto& option : options_)
+    if (option->section_ == section && option->key_ == key) return option.get();
+  return nullptr;
+}
+
+Option& OptionTable::add(const std::string& section, const std::string& key, bool& target, const std::string& help) {
+  Option& option = append(section, key, help, "bool");
+  option.is_flag_ = true;
+  option.parse_ = [&target](const std::string& text) { target = parse_bool(text); };
+  option.show_ = [&target] { return std::string(target ? "true" : "false"); };
+  return option;
+}
+
+Option& OptionTable::add(const std::string& section, const std::string& key, int& target, const std::string& help) {
+  Option& option = append(section, key, help, "integer");
+  option.parse_ = [&target](const std::string& text) { target = parse_number<int>(text, "an integer"); };
+  option.show_ = [&target] { return std::to_string(target); };
+  option.number_ = [&target] { return static_cast<double>(target); };
+  return option;
+}
+
+Option& OptionTable::add(const std::string& section, const std::string& key, std::int64_t& target,
+                         const std::string& help) {
+  Option& option = append(section, key, help, "integer");
+  option.parse_ = [&target](const std::string& text) { target = parse_number<std::int64_t>(text, "an integer"); };
+  option.show_ = [&target] { return std::to_string(target); };
+  option.number_ = [&target] { return static_cast<double>(target); };
+  return option;
+}
+
+Option& OptionTable::add(const std::string& section, const std::string& key, std::uint64_t& target,
+                         const std::string& help) {
+  Option& option = append(section, key, help, "integer");
+  option.parse_ = [&target](const std::string& text) {
+    target = parse_number<std::uint64_t>(text, "a non-negative integer");
+  };
+  option.show_ = [&target] { return std::to_string(target); };
+  option.number_ = [&target] { return static_cast<double>(target); };
+  return option;
+}
+
+Option& OptionTable::add(const std::string& section, const std::string& key, double& target, const std::string& help) {
+  Option& option = append(section, key, help, "number");
+  option.parse_ = [&target](const std::string& text) { target = parse_number<double>(text, "a number"); };
+  option.show_ = [&target] { return fmt::format("{}", target); };
+  option.number_ = [&target] { return target; };
+  return option;
+}
+
+Option& OptionTable::add(const std::string& section, const std::string& key, std::string& target,
+                         const std::string& help) {
+  Option& option = append(section, key, help, "text");
+  option.parse_ = [&target](const std::string& text) { target = text; };
+  option.show_ = [&target] { return target; };
+  return option;
+}
+
+Option& OptionTable::add(const std::string& section, const std::string& key, Bytes& target, const std::string& help) {
+  Option& option = append(section, key, help, "size");
+  option.parse_ = [&target](const std::string& text) { target.value = parse_size(text); };
+  option.show_ = [&target] { return exact_size(target.value); };
+  option.number_ = [&target] { return static_cast<double>(target.value); };
+  return option;
+}
+
+Option& OptionTable::add(const std::string& section, const std::string& key, BytesRange& target,
+                         const std::string& help) {
+  Option& option = append(section, key, help, "size:size");
+  option.parse_ = [&target](const std::string& text) {
+    const auto colon = text.find(':');
+    target.min = parse_size(text.substr(0, colon));
+    target.max = colon == std::string::npos ? target.min : parse_size(text.substr(colon + 1));
+    if (target.min > target.max) throw UsageError(fmt::format("'{}' is an empty range", text));
+  };
+  option.show_ = [&target] {
+    return target.min == target.max ? exact_size(target.min)
+                                    : exact_size(target.min) + ":" + exact_size(target.max);
+  };
+  return option;
+}
+
+Option& OptionTable::add(const std::string& section, const std::string& key, std::vector<std::string>& target,
+                         const std::string& help) {
+  Option& option = append(section, key, help, "list");
+  option.parse_ = [&target](const std::string& text) { target = split_list(text); };
+  option.show_ = [&target] { return fmt::format("{}", fmt::join(target, ",")); };
+  return option;
+}
+
+Option& OptionTable::add(const std::string& section, const std::string& key, std::vector<int>& target,
+                         const std::string& help) {
+  Option& option = append(section, key, help, "list");
+  option.parse_ = [&target](const std::string& text) {
+    std::vector<int> values;
+    for (const std::string& item : split_list(text)) values.push_back(parse_number<int>(item, "an integer"));
+    target = std::move(values);
+  };
+  option.show_ = [&target] { return fmt::format("{}", fmt::join(target, ",")); };
+  return option;
+}
+
+std::string OptionTable::flag_name(const Option& option, bool with_section) const {
+  const std::string key = with_hyphens(option.key_);
+  return with_section ? with_hyphens(option.section_) + "." + key : key;
+}
+
+void OptionTable::parse(const OptionSources& sources) {
+  // Weakest first: each later source overwrites.
+  if (!sources.file_name.empty()) {
+    for (const IniEntry& entry : parse_ini(sources.file_text, sources.file_name)) {
+      Option* option = find(entry.section, entry.key);
+      const std::string origin = fmt::format("{}:{}: [{}] {}", sources.file_name, entry.line, entry.section, entry.key);
+      if (!option) throw UsageError(fmt::format("{}: unknown key", origin));
+      option->assign(entry.value, origin);
+      given_[{option->section_, option->key_}] = origin;
+    }
+  }
+
+  for (const auto& [name, value] : sources.environment) {
+    Option* found = nullptr;
+    for (const auto& option : options_)
+      if (name == "SUPERNODE_" + in_capitals(option->section_) + "__" + in_capitals(option->key_)) found = option.get();
+    if (!found) throw UsageError(fmt::format("environment variable {}: no such option", name));
+    found->assign(value, "environment variable " + name);
+    given_[{found->section_, found->key_}] = name;
+  }
+
+  po::options_description known;
+  std::map<std::string, Option*> by_flag;
+  for (const auto& option : options_) {
+    const auto declare = [&](const std::string& name) {
+      auto* value = po::value<std::string>();
+      if (option->is_flag_) value->implicit_value("true");
+      const std::string spelled = option->short_ && name.find('.') == std::string::npos
+                                      ? fmt::format("{},{}", name, option->short_)
+                                      : name;
+      known.add_options()(spelled.c_str(), value, "");
+      by_flag[name] = option.get();
+    };
+    declare(flag_name(*option, true));
+    if (is_own(*option)) declare(flag_name(*option, false));
+  }
+  try {
+    const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
+    const auto parsed = po::command_line_parser(sources.arguments).options(known).positional({}).style(style).run();
+    for (const auto& item : parsed.options) {
+      Option* option = by_flag.at(item.string_key);
+      const std::string origin = "--" + item.string_key;
+      const auto key = std::pair(option->section_, option->key_);
+      if (given_.contains(key) && given_[key].starts_with("--"))
+        throw UsageError(fmt::format("{}: given more than once", origin));
+      option->assign(item.value.empty() ? std::string{} : item.value.front(), origin);
+      given_[key] = origin;
+    }
+  } catch (const po::unknown_option& error) {
+    throw UsageError(fmt::format("unknown option '{}' (--help lists them)", error.get_option_name()));
+  } catch (const po::too_many_positional_options_error&) {
+    std::string first;
+    for (const std::string& argument : sources.arguments)
+      if (first.empty() && !argument.starts_with("-")) first = argument;
+    throw UsageError(fmt::format("unexpected argument '{}' (--help lists the options)", first));
+  } catch (const po::error& error) {
+    throw UsageError(error.what());
+  }
+}
+
+bool OptionTable::given(const std::string& section, const std::string& key) const {
+  return given_.contains({section, key});
+}
+
+std::string OptionTable::help() const {
+  std::string text;
+  const auto list = [&](const std::string& section, std::string_view title) {
+    bool any = false;
+    for (const auto& option : options_) {
+      if (option->section_ != section) continue;
+      if (!any) text += fmt::format("\n{}\n", title);
+      any = true;
+      std::string flag = fmt::format("  --{}", flag_name(*option, false));
+      if (option->short_) flag += fmt::format(", -{}", option->short_);
+      if (!option->is_flag_) flag += fmt::format(" {}", in_capitals(option->type_));
+      text += fmt::format("{:<34} {}", flag, option->help_);
+      if (!option->choices_.empty()) text += fmt::format("; one of: {}", fmt::join(option->choices_, " "));
+      if (const std::string value = option->show_(); !value.empty()) text += fmt::format(" [{}]", value);
+      text += '\n';
+    }
+  };
+  list(own_section_, "Options [default]:");
+  list("run", "Options of every command:");
+  text += "\nAny option of the configuration file is also a flag, --section.key VALUE; `supernode config` prints them all.\n";
+  return text;
+}
+
+std::string OptionTable::as_ini() const {
+  std::string text, section;
+  std::vector<std::string> sections;
+  for (const auto& option : options_)
+    if (std::find(sections.begin(), sections.end(), option->section_) == sections.end())
+      sections.push_back(option->section_);
+  for (const std::string& name : sections) {
+    text += fmt::format("{}[{}]\n", text.empty() ? "" : "\n", name);
+    for (const auto& option : options_)
+      if (option->section_ == name)
+        text += fmt::format("# {}\n{} = {}\n", option->help_, option->key_, option->show_());
+  }
+  return text;
+}
+
+std::vector<std::pair<std::string, std::string>> option_environment() {
+  std::vector<std::pair<std::string, std::string>> found;
+  for (char** entry = environ; *entry; ++entry) {
+    const std::string_view text(*entry);
+    const auto equals = text.find('=');
+    if (equals == std::string_view::npos) continue;
+    const std::string_view name = text.substr(0, equals);
+    if (name.starts_with("SUPERNODE_") && name.find("__") != std::string_view::npos)
+      found.emplace_back(name, text.substr(equals + 1));
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+std::string find_config_argument(const std::vector<std::string>& arguments) {
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    for (const char* flag : {"--config", "--run.config"}) {
+      if (argument == flag && i + 1 < arguments.size()) return arguments[i + 1];
+      if (argument.starts_with(std::string(flag) + "=")) return argument.substr(std::string(flag).size() + 1);
+    }
+  }
+  const char* variable = std::getenv("SUPERNODE_RUN__CONFIG");
+  return variable ? variable : "";
+}
+
+}  // namespace supernode

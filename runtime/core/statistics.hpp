@@ -1,0 +1,28 @@
+#pragma once
+// Summaries of repeated measurements.
+
+#include <span>
+
+#include "runtime/core/json.hpp"
+
+namespace supernode {
+
+/// Order statistics of a sample, in the unit of the sample.
+struct Summary {
+  double min = 0, mean = 0, p50 = 0, p90 = 0, p99 = 0, max = 0;
+  double stddev = 0;  ///< n-1 in the denominator; 0 for one value
+  /// Half-width of the distribution-free 95 % confidence interval of the median (order statistics of the binomial).
+  double ci95 = 0;
+  std::size_t count = 0;
+};
+
+/// All zero for an empty sample. O(n log n).
+Summary summarize(std::span<const double> sample);
+
+/// The q-quantile, q in [0, 1], by linear interpolation between order statistics (as NumPy's default). `sorted` ascending.
+double quantile(std::span<const double> sorted, double q);
+
+/// {"min","mean","p50","p90","p99","ci95"}
+Json to_json(const Summary& summary);
+
+}  // namespace supernode
