@@ -1,0 +1,88 @@
+#pragma once
+// A tenant's access to the pool. Reads are one-sided: the owner takes no part. Writes are two-phase: the owner
+// allocates, the client puts the data, the owner publishes. README.md has both as pictures.
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "memory_pool/key.hpp"
+#include "memory_pool/pool.hpp"
+#include "memory_pool/status.hpp"
+
+namespace supernode::pool {
+
+/// What a read found.
+struct Found {
+  MissReason reason = MissReason::never_stored;  ///< none: a hit
+  std::uint64_t length = 0;                      ///< bytes of the payload, on hits and for wrong_size
+  std::uint64_t version = 0;                     ///< grows with each publication of an owner; on hits
+  bool hit() const { return reason == MissReason::none; }
+};
+
+/// One element of a batched read.
+struct GetItem {
+  Key key;
+  std::span<std::byte> destination;  ///< at least as long as the payload; its content is undefined after a miss
+};
+
+/// What a store does to a key that is there already.
+enum class PutMode : std::uint32_t {
+  keep = 0,     ///< nothing: keys name contents, so the same bytes are there (deduplication)
+  replace = 1,  ///< publish the new bytes, then free the old; readers see one or the other, never a mixture
+};
+
+/// Not collective; any number of clients per rank, none shared between threads. Must not outlive its pool. No call
+/// throws for a silent owner: within PoolConfig::deadline it leaves the view of this rank, and its keys become misses.
+class Client {
+ public:
+  /// Reads and writes in one namespace, which need not exist before. Local.
+  explicit Client(Pool& pool, const std::string& name_space = "default");
+  ~Client();
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  const std::string& name_space() const { return name_space_; }
+  Pool& pool() { return pool_; }
+
+  /// Which keys are there, [keys.size()], all owners asked in one round. Moves no payload. A hit may be gone by the
+  /// time of a get. Touches (below) are recorded for hits.
+  std::vector<Found> lookup(std::span<const Key> keys);
+  /// Copies the payload and verifies it: key, namespace, length, version and checksum. Retries torn reads.
+  Found get(const Key& key, std::span<std::byte> destination);
+  /// As get() for each item, with all transfers in flight together. [items.size()]
+  std::vector<Found> get_batch(std::span<const GetItem> items);
+
+  /// Stores and waits: stored, already_there, full, quota, too_large, owner_down. `data` may be empty.
+  Status put(const Key& key, std::span<const std::byte> data, PutMode mode = PutMode::keep);
+  /// Queues a store and returns at once; progress() and waiting calls move it on. The outcome is only counted, in
+  /// stats().
+  /// @returns false, and counts a `full`, when PoolConfig::store_buffer bytes wait already: the block is dropped.
+  bool store_async(const Key& key, std::vector<std::byte> data, PutMode mode = PutMode::keep);
+  /// Moves queued stores on, sends recorded touches, serves this rank's own part; never waits. @returns whether
+  /// anything happened. Call it now and then from the compute loop.
+  bool progress();
+  /// Waits until the queue is empty, at most `seconds`. @returns the stores left, which stay queued.
+  std::size_t drain(double seconds);
+  std::size_t queued() const;  ///< stores not finished
+
+  /// removed, not_there or owner_down.
+  Status remove(const Key& key);
+
+  /// One-sided reads leave no trace at the owner, so clients tell owners which keys they hit, in batches of small
+  /// messages that nobody waits for. Happens by itself when a batch is full and in progress(); this sends what is
+  /// recorded now.
+  void flush_touches();
+
+  const ClientStats& stats() const;
+
+ private:
+  struct Impl;
+  Pool& pool_;
+  std::string name_space_;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace supernode::pool

@@ -1,0 +1,33 @@
+#pragma once
+// Options of the pool, section [pool].
+
+#include <cstdint>
+#include <string>
+
+#include "runtime/core/options.hpp"
+
+namespace supernode::pool {
+
+/// Equal on all ranks.
+struct PoolConfig {
+  Bytes capacity{64u << 20};        ///< payload bytes each owner lends; the index comes on top, see window_bytes()
+  Bytes granule{4096};              ///< blocks are rounded up to multiples of it; a power of two
+  double evict_above = 0.90;        ///< start evicting when reserved / capacity would pass it
+  double evict_ratio = 0.05;        ///< share of the capacity freed in one round
+  Bytes namespace_quota{0};         ///< bytes of each owner that one namespace may fill; 0: all of it
+  int virtual_nodes = 128;          ///< points of each owner on the ring
+  int index_slots_per_granule = 2;  ///< entries of the index for each granule of capacity
+  double deadline = 5;              ///< s a client waits for an owner before it drops it from its view
+  double lease = 60;                ///< s an owner keeps a block for a writer that does not publish
+  int retries = 4;                  ///< further attempts at a read that met a write
+  Bytes store_buffer{64u << 20};    ///< bytes of blocks that may wait in a client's store queue
+  std::string transport = "auto";   ///< "shared" (one host: plain loads), "rma" (MPI_Rget / MPI_Rput), or "auto"
+};
+
+void describe(OptionTable& table, PoolConfig& config);
+
+/// Bytes of window memory one owner allocates: index and payload. @throws UsageError for values that do not go
+/// together.
+std::uint64_t window_bytes(const PoolConfig& config);
+
+}  // namespace supernode::pool

@@ -1,0 +1,62 @@
+#pragma once
+// The pool as a service: owners' memory, exposed by an MPI window, and the messages that change it.
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "memory_pool/config.hpp"
+#include "memory_pool/status.hpp"
+#include "runtime/core/communicator.hpp"
+
+namespace supernode::pool {
+
+class Ring;
+namespace internal {
+struct PoolCore;
+}
+
+/// This rank's part of the pool. Ranks listed as owners lend memory and answer requests; every rank, owners too, may
+/// open clients (client.hpp). One thread per rank.
+///
+/// Owners answer only while they are inside serve_until_stopped(), progress(), or any waiting call of a client of
+/// theirs. A rank that waits for its own requests serves them itself, so a single rank can be owner and client.
+class Pool {
+ public:
+  /// Collective over `comm`, which is duplicated. `owners` (ranks of `comm`, no duplicates, at least one) and `config`
+  /// are equal on all ranks. Each owner allocates window_bytes(config), all others nothing.
+  /// @throws UsageError for bad values, on every rank before any message; MpiError when the memory cannot be had.
+  Pool(const Communicator& comm, std::vector<int> owners, const PoolConfig& config);
+  /// Collective. Stores still queued are dropped: drain() clients first. Clients must be gone.
+  /// Waits at most the configured deadline for the other ranks, then aborts the job with a message naming this rank.
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  bool is_owner() const;
+  const PoolConfig& config() const;
+  const std::vector<int>& owners() const;
+  /// This rank's view of the owners; its version counts the changes.
+  const Ring& view() const;
+
+  /// Serves requests that have arrived and takes in replies; never waits. Local. @returns whether anything came.
+  bool progress();
+  /// Owners only: serves until some rank calls stop(); sleeps between polls when nothing happens. Local.
+  void serve_until_stopped();
+  /// Ends serve_until_stopped() on every owner; any one rank calls it, once, when no client needs the owners any more.
+  /// Returns when the messages have left. @returns false when an owner did not take its message within the deadline.
+  bool stop();
+  bool stopped() const;  ///< owners: a stop has arrived
+
+  /// Owners only: what this rank holds now.
+  OwnerStats owner_stats() const;
+  /// Asks `owner` (a rank of the communicator). Empty when it does not answer within the deadline.
+  std::optional<OwnerStats> fetch_stats(int owner);
+
+  internal::PoolCore& core() { return *core_; }  ///< for the clients
+
+ private:
+  std::unique_ptr<internal::PoolCore> core_;
+};
+
+}  // namespace supernode::pool
