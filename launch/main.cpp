@@ -1,1 +1,232 @@
-int main(){}
+// supernode <command> [options]: finds the command, gathers its options from all sources, runs it, and turns errors into
+// one line and an exit code that is the same on all ranks.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <climits>
+#include <cstdio>
+#include <exception>
+#include <span>
+
+#include "launch/command.hpp"
+#include "launch/commands.hpp"
+#include "runtime/core/deadline.hpp"
+#include "runtime/core/error.hpp"
+#include "runtime/core/files.hpp"
+#include "runtime/core/log.hpp"
+#include "runtime/core/mpi_call.hpp"
+#include "runtime/core/provenance.hpp"
+#include "runtime/core/session.hpp"
+
+namespace supernode::launch {
+namespace {
+
+std::string usage() {
+  std::string text =
+      "supernode: an MPI runtime that emulates an LLM-serving supernode; each rank plays one NPU die.\n\n"
+      "  supernode <command> [options]              commands marked * need no launcher\n"
+      "  mpirun -n RANKS supernode <command> [options]\n\n";
+  for (const CommandEntry& entry : commands())
+    text += fmt::format("  {:<16}{} {}\n", entry.name, entry.needs_mpi ? ' ' : '*', entry.summary);
+  text += "\n  supernode <command> --help shows a command's options; supernode --version the version.\n";
+  return text;
+}
+
+/// The command named by the first one or two arguments, which are removed.
+const CommandEntry& find_command(std::vector<std::string>& arguments) {
+  for (const std::size_t words : {std::size_t{2}, std::size_t{1}}) {
+    if (arguments.size() < words) continue;
+    const std::string name = words == 2 ? arguments[0] + " " + arguments[1] : arguments[0];
+    for (const CommandEntry& entry : commands())
+      if (entry.name == name) {
+        arguments.erase(arguments.begin(), arguments.begin() + static_cast<std::ptrdiff_t>(words));
+        return entry;
+      }
+  }
+  std::string name = arguments[0], known;
+  if (name == "bench" && arguments.size() > 1 && !arguments[1].starts_with("-")) name += " " + arguments[1];
+  for (const CommandEntry& entry : commands()) known += fmt::format("{}{}", known.empty() ? "" : ", ", entry.name);
+  throw UsageError(fmt::format("unknown command '{}'; known: {}", name, known));
+}
+
+/// Every option of the program. All commands describe theirs, so that a configuration file may hold keys of any of them.
+struct Program {
+  explicit Program(const CommandEntry& entry) : table(std::string(entry.section)) {
+    launch::describe(table, run);
+    for (const CommandEntry& other : commands()) {
+      all.push_back(other.make());
+      all.back()->describe(table);
+      if (&other == &entry) command = all.back().get();
+    }
+  }
+
+  RunOptions run;
+  OptionTable table;
+  std::vector<std::unique_ptr<Command>> all;
+  Command* command = nullptr;
+};
+
+/// What one process sees; under MPI only rank 0's counts.
+OptionSources gather_sources(const std::vector<std::string>& arguments) {
+  OptionSources sources{arguments, option_environment(), find_config_argument(arguments), {}};
+  if (!sources.file_name.empty()) sources.file_text = read_file(sources.file_name);
+  return sources;
+}
+
+Json to_json(const OptionSources& s) {
+  // Arguments and files are the user's bytes; they need not be UTF-8, so they travel as numbers.
+  const auto bytes = [](const std::string& text) { return std::vector<unsigned char>(text.begin(), text.end()); };
+  Json document{{"file_name", bytes(s.file_name)}, {"file_text", bytes(s.file_text)}};
+  document["arguments"] = document["environment"] = Json::array();
+  for (const std::string& argument : s.arguments) document["arguments"].push_back(bytes(argument));
+  for (const auto& [name, value] : s.environment) document["environment"].push_back({bytes(name), bytes(value)});
+  return document;
+}
+
+OptionSources sources_from_json(const Json& document) {
+  const auto text = [](const Json& bytes) {
+    const auto values = bytes.get<std::vector<unsigned char>>();
+    return std::string(values.begin(), values.end());
+  };
+  OptionSources s;
+  s.file_name = text(document["file_name"]);
+  s.file_text = text(document["file_text"]);
+  for (const Json& argument : document["arguments"]) s.arguments.push_back(text(argument));
+  for (const Json& pair : document["environment"]) s.environment.emplace_back(text(pair[0]), text(pair[1]));
+  return s;
+}
+
+int complain(const Error& error) {
+  std::fprintf(stderr, "supernode: %s\n", error.what());
+  return static_cast<int>(error.code());
+}
+
+std::vector<std::string> whole_command_line(const CommandEntry& entry, const std::vector<std::string>& arguments) {
+  std::vector<std::string> line{"supernode", std::string(entry.name)};
+  line.insert(line.end(), arguments.begin(), arguments.end());
+  return line;
+}
+
+int run_alone(const CommandEntry& entry, const std::vector<std::string>& arguments) {
+  Program program(entry);
+  program.table.parse(gather_sources(arguments));
+  configure_log(parse_log_level(program.run.log_level), -1, host_name());
+  Context context;
+  context.host = detect_host_topology();
+  context.run = program.run;
+  context.options = &program.table;
+  context.command_line = whole_command_line(entry, arguments);
+  return program.command->run(context);
+}
+
+int run_on_world(const CommandEntry& entry, const std::vector<std::string>& arguments, const Communicator& world) {
+  Program program(entry);
+  // Rank 0 decides what the options are; an error in its sources reaches all ranks as text.
+  std::string packed;
+  if (world.rank() == 0) {
+    try {
+      packed = "+" + to_json(gather_sources(arguments)).dump();
+    } catch (const Error& error) {
+      packed = std::to_string(static_cast<int>(error.code())) + error.what();
+    }
+  }
+  packed = world.broadcast(std::move(packed));
+  if (packed[0] != '+') throw AgreedError(static_cast<ExitCode>(packed[0] - '0'), packed.substr(1));
+  program.table.parse(sources_from_json(Json::parse(packed.substr(1))));
+
+  Context context;
+  context.world = &world;
+  context.run = program.run;
+  context.options = &program.table;
+  context.command_line = whole_command_line(entry, arguments);
+  const Communicator host_ranks = world.split_by_host();
+  context.host = bind_rank(host_ranks.rank(), host_ranks.size(), program.run.bind == "auto");
+  configure_log(parse_log_level(program.run.log_level), world.rank(), context.host.host);
+  return program.command->run(context);
+}
+
+/// Every rank comes here when its command ended, well or not. When all ranks failed in order they leave together with the
+/// highest code and one message; when some do not come (they are stuck in a communication that the failed rank left), the
+/// failed rank aborts the job.
+int leave_together(const Communicator& farewell, int code, const std::string& message) {
+  struct {
+    int code, rank;
+  } mine{code, message.empty() ? INT_MAX : farewell.rank()}, all{};
+  int values[2] = {mine.code, -mine.rank}, agreed[2] = {0, 0};
+  MPI_Request request = MPI_REQUEST_NULL;
+  SUPERNODE_MPI(MPI_Iallreduce(values, agreed, 2, MPI_INT, MPI_MAX, farewell.get(), &request));
+  const double patience = message.empty() ? 3600 : 3;
+  try {
+    wait_until(
+        [&] {
+          int done = 0;
+          MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+          return done != 0;
+        },
+        patience, [] { return std::string("peers missing"); }, true);
+  } catch (const TimeoutError&) {
+    std::fprintf(stderr, "supernode: rank %d: %s\n", farewell.rank(), message.c_str());
+    std::fflush(nullptr);
+    MPI_Abort(MPI_COMM_WORLD, code);
+  }
+  all = {agreed[0], -agreed[1]};
+  if (all.rank == farewell.rank() && !message.empty()) std::fprintf(stderr, "supernode: %s\n", message.c_str());
+  return all.code;
+}
+
+int run_under_mpi(const CommandEntry& entry, const std::vector<std::string>& arguments, int argc, char** argv) {
+  const Session session(argc, argv);
+  const Communicator farewell = Communicator::world();
+  const Communicator world = Communicator::world();
+  int code = static_cast<int>(ExitCode::environment);
+  std::string message;
+  try {
+    code = run_on_world(entry, arguments, world);
+  } catch (const Error& error) {
+    code = static_cast<int>(error.code());
+    message = error.what();
+  } catch (const std::bad_alloc&) {
+    message = "out of memory";
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  std::fflush(stdout);
+  return leave_together(farewell, code, message);
+}
+
+int run(int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  const bool speaks = launch_identity().rank == 0;
+  const auto say = [&](const std::string& text) {
+    if (speaks) std::fputs(text.c_str(), stdout);
+    return static_cast<int>(ExitCode::good);
+  };
+  const auto is_help = [](const std::string& argument) { return argument == "--help" || argument == "-h"; };
+  try {
+    if (arguments.empty() || is_help(arguments[0]) || arguments[0] == "help") return say(usage());
+    if (arguments[0] == "--version") return say(fmt::format("supernode {}\n", version()));
+    const CommandEntry& entry = find_command(arguments);
+    if (std::any_of(arguments.begin(), arguments.end(), is_help)) {
+      const Program program(entry);
+      return say(fmt::format("supernode {}: {}\n{}", entry.name, entry.summary, program.table.help()));
+    }
+    if (std::find(arguments.begin(), arguments.end(), "--version") != arguments.end())
+      return say(fmt::format("supernode {}\n", version()));
+    return entry.needs_mpi ? run_under_mpi(entry, arguments, argc, argv) : run_alone(entry, arguments);
+  } catch (const Error& error) {
+    return speaks ? complain(error) : static_cast<int>(error.code());
+  }
+}
+
+}  // namespace
+}  // namespace supernode::launch
+
+int main(int argc, char** argv) {
+  try {
+    return supernode::launch::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "supernode: %s\n", error.what());
+    return static_cast<int>(supernode::ExitCode::environment);
+  }
+}

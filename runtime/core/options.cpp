@@ -271,7 +271,8 @@ void OptionTable::parse(const OptionSources& sources) {
       const auto key = std::pair(option->section_, option->key_);
       if (given_.contains(key) && given_[key].starts_with("--"))
         throw UsageError(fmt::format("{}: given more than once", origin));
-      option->assign(item.value.empty() ? std::string{} : item.value.front(), origin);
+      // Boost leaves the value of a bare switch empty here.
+      option->assign(item.value.empty() ? "true" : item.value.front(), origin);
       given_[key] = origin;
     }
   } catch (const po::unknown_option& error) {
@@ -288,6 +289,13 @@ void OptionTable::parse(const OptionSources& sources) {
 
 bool OptionTable::given(const std::string& section, const std::string& key) const {
   return given_.contains({section, key});
+}
+
+std::vector<const Option*> OptionTable::own_options() const {
+  std::vector<const Option*> own;
+  for (const auto& option : options_)
+    if (is_own(*option)) own.push_back(option.get());
+  return own;
 }
 
 std::string OptionTable::help() const {

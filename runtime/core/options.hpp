@@ -101,6 +101,8 @@ class OptionTable {
   /// True when a file, a variable or a flag gave this option (parse() has run).
   bool given(const std::string& section, const std::string& key) const;
 
+  /// The options of the own section and of [run], in the order they were added.
+  std::vector<const Option*> own_options() const;
   /// Options of the own section and [run] in full, the other sections by name.
   std::string help() const;
   /// All options with effective values as a configuration file.

@@ -1,0 +1,69 @@
+#include <cstdio>
+
+#include "launch/command.hpp"
+#include "runtime/core/agreement.hpp"
+#include "runtime/core/provenance.hpp"
+
+namespace supernode::launch {
+
+void describe(OptionTable& table, RunOptions& options) {
+  table.add("run", "config", options.config, "configuration file (INI)");
+  table.add("run", "format", options.format, "form of the result on stdout").choices({"text", "json"});
+  table.add("run", "output", options.output, "also write results, raw samples and provenance to this new HDF5 file");
+  table.add("run", "log_level", options.log_level, "least level of log lines on stderr")
+      .choices({"debug", "info", "warning", "error", "off"});
+  table.add("run", "deadline", options.deadline, "longest wait for a peer, s").range(0.1, 1e6);
+  table.add("run", "bind", options.bind, "bind ranks to cores where the launcher has not").choices({"auto", "none"});
+}
+
+namespace {
+
+std::string schema_of(std::string_view command) {
+  std::string name(command);
+  for (char& c : name)
+    if (c == ' ') c = '.';
+  return "supernode." + name + "/1";
+}
+
+void write_output(const Context& context, const Json& document, const std::vector<Samples>& samples) {
+  ResultFile file(context.run.output);
+  for (const Samples& set : samples) file.dataset(set.path, set.values, set.shape);
+  file.attribute("/", "schema", document["schema"].get<std::string>());
+  file.attribute("/", "document", document.dump());
+  file.attribute("/", "provenance", document["env"].dump());
+  file.attribute("/", "configuration", context.options->as_ini());
+  file.close();
+}
+
+}  // namespace
+
+void report(const Context& context, std::string_view command, const Json& results, const std::string& text,
+            const std::vector<Samples>& samples) {
+  const bool wants_document = context.run.format == "json" || !context.run.output.empty();
+  if (wants_document) {
+    Json document;
+    const Json env = context.world ? run_provenance(*context.world, context.host, context.command_line)
+                                   : build_provenance();
+    const auto write = [&] {
+      if (!context.is_root()) return;
+      document["schema"] = schema_of(command);
+      document["version"] = version();
+      document["args"] = Json::object();
+      for (const Option* option : context.options->own_options()) document["args"][option->key()] = option->value();
+      document["env"] = env;
+      document["results"] = results;
+      if (!context.run.output.empty()) write_output(context, document, samples);
+    };
+    if (context.world) {
+      collectively(*context.world, write);
+    } else {
+      write();
+    }
+    if (context.is_root() && context.run.format == "json")
+      std::puts(document.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+  }
+  if (context.is_root() && context.run.format == "text") std::fputs(text.c_str(), stdout);
+  std::fflush(stdout);
+}
+
+}  // namespace supernode::launch

@@ -1,0 +1,27 @@
+#include "runtime/serving/serving_config.hpp"
+
+namespace supernode::serving {
+
+void describe(OptionTable& t, ServingConfig& c) {
+  t.add("serving", "prefill_instances", c.prefill_instances, "prefill instances").range(1, 65536);
+  t.add("serving", "prefill_dies", c.prefill_dies, "dies (ranks) of a prefill instance").range(1, 65536);
+  t.add("serving", "decode_instances", c.decode_instances, "decode instances").range(1, 65536);
+  t.add("serving", "decode_dies", c.decode_dies, "dies (ranks) of a decode instance").range(1, 65536);
+  t.add("serving", "cache_ranks", c.cache_ranks, "ranks that lend their DRAM to the pool; 0: no context caching")
+      .range(0, 65536);
+  t.add("serving", "max_prefill_tokens", c.max_prefill_tokens, "prompt tokens of one prefill batch").range(1, 1e9);
+  t.add("serving", "max_batch_tokens", c.max_batch_tokens, "tokens of a rank that go through a layer at once")
+      .range(1, 65536);
+  t.add("serving", "decode_kv_tokens", c.decode_kv_tokens, "KV capacity of a decode die, tokens").range(2, 1e9);
+  t.add("serving", "max_decode_batch", c.max_decode_batch, "requests a decode die holds at most").range(1, 65536);
+  t.add("serving", "tpot_objective_ms", c.tpot_objective_ms,
+        "admit no request to decoding while an iteration lasts longer than this; 0: no objective")
+      .range(0, 1e9);
+  t.add("serving", "max_model_len", c.max_model_len,
+        "longest prompt plus output, tokens; 0: the model's own max_position_embeddings; more extrapolates RoPE")
+      .range(0, 1e9);
+  t.add("serving", "context_block_tokens", c.context_block_tokens, "tokens of a context-cache block").range(1, 4096);
+  t.add("serving", "exchange", c.exchange, "token-exchange algorithm of the instances");
+}
+
+}  // namespace supernode::serving
