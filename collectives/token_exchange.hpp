@@ -1,0 +1,153 @@
+#pragma once
+// The token exchange of expert parallelism: dispatch sends every token's row to the ranks that hold its experts,
+// combine brings the experts' weighted sums back and adds them up.
+//
+//   TokenExchange exchange(comm, {.max_tokens = 128, .hidden = 7168, .topk = 8, .num_experts = 256,
+//                                 .dispatch_payload = Payload::int8, .combine_payload = Payload::bf16});
+//   DispatchedTokens tokens = exchange.dispatch(rows, expert_ids, weights);
+//   for (int e = 0; e < tokens.n_local_experts(); ++e)
+//     for (i ...) sums[tokens.expert_rows(e)[i]] += tokens.expert_weights(e)[i] * expert(e, row
+//     tokens.expert_rows(e)[i]);
+//   exchange.combine(std::move(tokens), sums, out);
+//
+// A token goes once to each rank that holds any of its experts. The origin adds the contributions in ascending rank
+// order in f32, so all algorithms give the same bits.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "collectives/expert_partition.hpp"
+#include "collectives/payload.hpp"
+#include "runtime/core/communicator.hpp"
+
+namespace supernode::collectives {
+
+/// What an exchange is built for; equal on all ranks.
+struct ExchangeConfig {
+  int max_tokens = 0;   ///< most tokens that a rank dispatches at once, > 0
+  int hidden = 0;       ///< elements of a row, > 0
+  int topk = 0;         ///< expert ids of a token, > 0
+  int num_experts = 0;  ///< physical experts over all ranks, > 0; see ExpertPartition for who holds which
+  Payload dispatch_payload = Payload::f32;
+  Payload combine_payload = Payload::f32;  ///< bf16 or f32
+  std::string algorithm = "auto";          ///< a name of algorithms() or "auto"
+  int typical_tokens = 0;                  ///< what "auto" chooses for; 0: max_tokens
+  double deadline_s = 120;                 ///< longest wait for a peer
+};
+
+/// Bytes that a rank of `ranks` allocates for `config`: slots, packed messages and lists, from the worst case that
+/// every rank sends all its tokens to this one. Pages that no message touches are not resident. Pure, no communication.
+/// "auto" gives the largest of the algorithms that it may choose.
+/// @throws UsageError as TokenExchange does.
+std::size_t exchange_buffer_bytes(const ExchangeConfig& config, int ranks);
+
+struct RoundBuffers;      // internal
+class ExchangeAlgorithm;  // internal
+
+/// The rows that a dispatch brought to this rank. Move-only; consumed by combine. The spans point into buffers of the
+/// exchange and are valid until combine (or combine_begin) takes the handle.
+class DispatchedTokens {
+ public:
+  DispatchedTokens() = default;  ///< empty: no exchange behind it
+  DispatchedTokens(DispatchedTokens&& other) noexcept;
+  DispatchedTokens& operator=(DispatchedTokens&& other) noexcept;
+  DispatchedTokens(const DispatchedTokens&) = delete;
+  DispatchedTokens& operator=(const DispatchedTokens&) = delete;
+
+  /// Distinct rows received, ordered by (source rank, token at the source).
+  int n_rows() const;
+  int hidden() const;
+  Payload payload() const;
+  /// Rows of source rank r are [first_row_of(r), first_row_of(r + 1)).
+  int first_row_of(int source_rank) const;
+
+  /// The row as it arrived; only the accessor of payload() may be called. Rows are 64-byte aligned.
+  std::span<const float> row_f32(int row) const;
+  std::span<const std::uint16_t> row_bf16(int row) const;  ///< upper halves of f32
+  std::span<const std::int8_t> row_int8(int row) const;    ///< value = row_scale(row) * element
+  float row_scale(int row) const;                          ///< 1 unless int8
+  /// The row as f32, whatever the payload. `out` [hidden].
+  void copy_row_f32(int row, std::span<float> out) const;
+  /// All rows as f32. `out` [n_rows, hidden].
+  void copy_rows_f32(std::span<float> out) const;
+
+  /// Experts that live on this rank; local expert e is physical expert ExpertPartition::first(rank) + e.
+  int n_local_experts() const;
+  /// The rows that local expert `e` must process, ascending, and the weight of each.
+  std::span<const std::int32_t> expert_rows(int e) const;
+  std::span<const float> expert_weights(int e) const;
+
+ private:
+  friend class TokenExchange;
+  explicit DispatchedTokens(RoundBuffers* round) : round_(round) {}
+  const RoundBuffers& round() const;
+  RoundBuffers* round_ = nullptr;
+};
+
+/// What the last round cost this rank.
+struct ExchangeStatistics {
+  double dispatch_s = 0, combine_s = 0;          ///< wall seconds inside begin and end together
+  int rows_sent = 0, rows_received = 0;          ///< of the dispatch, to and from all ranks with this one
+  std::uint64_t dispatch_bytes = 0;              ///< sent by this rank: rows and routing, to all ranks with itself
+  std::uint64_t combine_bytes = 0;               ///< likewise, of the way back
+  std::vector<std::uint64_t> dispatch_bytes_to;  ///< [ranks]
+};
+
+/// Dispatch and combine over the ranks of a communicator, with everything allocated beforehand: no allocation, no
+/// window or communicator creation and no barrier after construction.
+///
+/// Calls are collective: every rank makes the same sequence of them, also with no tokens. Rounds (a dispatch and its
+/// combine) end in the order in which they began, and two may be in flight: a second dispatch may begin before the
+/// first combine has ended, so that one microbatch's transfer hides behind the other's arithmetic. Not for two threads
+/// at once.
+///
+/// Arguments of the wrong size, ids outside [-1, num_experts) and calls out of order are bugs of the caller and panic.
+class TokenExchange {
+ public:
+  /// Collective over `comm`, which it duplicates.
+  /// @throws UsageError, the same on all ranks: a value out of range, an unknown algorithm (names the known ones), one
+  /// that does not support these ranks (says why). @throws EnvironmentError when memory cannot be had.
+  TokenExchange(const Communicator& comm, const ExchangeConfig& config);
+  ~TokenExchange();  ///< collective: frees windows and communicators
+  TokenExchange(TokenExchange&&) noexcept;
+  TokenExchange& operator=(TokenExchange&&) noexcept;
+
+  /// Sends this rank's tokens and returns the rows that came. Tokens may differ in number between ranks and be 0.
+  /// @param rows [n_tokens, hidden] @param expert_ids [n_tokens, topk], physical experts, -1 = none
+  /// @param weights [n_tokens, topk], carried to the experts
+  /// @throws TimeoutError naming rank and peer when one stays silent for deadline_s; the exchange is unusable
+  /// afterwards.
+  DispatchedTokens dispatch(std::span<const float> rows, std::span<const std::int32_t> expert_ids,
+                            std::span<const float> weights);
+  /// Returns the experts' sums to their origins and adds them up there.
+  /// @param sums [n_rows, hidden]: for each received row the weighted sum over this rank's experts
+  /// @param out [n_tokens, hidden] of the dispatch: the sum over ranks; 0 for a token without experts
+  /// @throws TimeoutError as dispatch().
+  void combine(DispatchedTokens&& tokens, std::span<const float> sums, std::span<float> out);
+
+  /// The two halves of dispatch(): begin sends, the arguments may be reused when it returns; end waits for the rows.
+  void dispatch_begin(std::span<const float> rows, std::span<const std::int32_t> expert_ids,
+                      std::span<const float> weights);
+  DispatchedTokens dispatch_end();
+  /// The two halves of combine(): begin releases the rows and sends; `sums` must stay until end. End waits for the sums
+  /// of the oldest round whose combine has begun, and adds them up.
+  void combine_begin(DispatchedTokens&& tokens, std::span<const float> sums);
+  void combine_end(std::span<float> out);
+
+  const ExchangeConfig& config() const;
+  const ExpertPartition& experts() const;
+  /// The algorithm in use, never "auto".
+  const std::string& algorithm() const;
+  /// Of the round whose combine ended last; dispatch figures are there after its dispatch.
+  const ExchangeStatistics& statistics() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace supernode::collectives
