@@ -28,12 +28,6 @@ struct GetItem {
   std::span<std::byte> destination;  ///< at least as long as the payload; its content is undefined after a miss
 };
 
-/// What a store does to a key that is there already.
-enum class PutMode : std::uint32_t {
-  keep = 0,     ///< nothing: keys name contents, so the same bytes are there (deduplication)
-  replace = 1,  ///< publish the new bytes, then free the old; readers see one or the other, never a mixture
-};
-
 /// Not collective; any number of clients per rank, none shared between threads. Must not outlive its pool. No call
 /// throws for a silent owner: within PoolConfig::deadline it leaves the view of this rank, and its keys become misses.
 class Client {

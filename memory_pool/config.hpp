@@ -21,6 +21,7 @@ struct PoolConfig {
   double lease = 60;                ///< s an owner keeps a block for a writer that does not publish
   int retries = 4;                  ///< further attempts at a read that met a write
   Bytes store_buffer{64u << 20};    ///< bytes of blocks that may wait in a client's store queue
+  double close_deadline = 120;      ///< s the destructor waits for the other ranks
   std::string transport = "auto";   ///< "shared" (one host: plain loads), "rma" (MPI_Rget / MPI_Rput), or "auto"
 };
 

@@ -28,7 +28,7 @@ class Pool {
   /// @throws UsageError for bad values, on every rank before any message; MpiError when the memory cannot be had.
   Pool(const Communicator& comm, std::vector<int> owners, const PoolConfig& config);
   /// Collective. Stores still queued are dropped: drain() clients first. Clients must be gone.
-  /// Waits at most the configured deadline for the other ranks, then aborts the job with a message naming this rank.
+  /// Waits at most PoolConfig::close_deadline for the other ranks, then aborts the job with a message naming this rank.
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;

@@ -36,6 +36,12 @@ enum class MissReason : std::uint32_t {
 constexpr std::size_t miss_reason_count = 7;
 std::string_view to_string(MissReason reason);
 
+/// What a store does to a key that is there already.
+enum class PutMode : std::uint32_t {
+  keep = 0,     ///< nothing: keys name contents, so the same bytes are there (deduplication)
+  replace = 1,  ///< publish the new bytes, then free the old; readers see one or the other, never a mixture
+};
+
 /// Counts of one kind of read. hits + misses() == asked, always.
 struct ReadCounters {
   std::uint64_t asked = 0;

@@ -1,0 +1,36 @@
+#include "memory_pool/config.hpp"
+
+#include <bit>
+
+#include "memory_pool/internal/layout.hpp"
+#include "runtime/core/error.hpp"
+#include "runtime/core/sizes.hpp"
+
+namespace supernode::pool {
+
+void describe(OptionTable& table, PoolConfig& config) {
+  const std::string section = "pool";
+  table.add(section, "capacity", config.capacity, "DRAM each cache rank lends for blocks");
+  table.add(section, "granule", config.granule, "blocks are rounded up to multiples of it, a power of two")
+      .range(64, 1 << 30);
+  table.add(section, "evict_above", config.evict_above, "start evicting above this fill").range(0.05, 1);
+  table.add(section, "evict_ratio", config.evict_ratio, "share of the capacity freed in one round").range(0, 1);
+  table.add(section, "namespace_quota", config.namespace_quota,
+            "bytes of each cache rank that one namespace may fill; 0: all");
+  table.add(section, "virtual_nodes", config.virtual_nodes, "points of a cache rank on the hash ring").range(1, 65536);
+  table.add(section, "index_slots_per_granule", config.index_slots_per_granule, "index entries per granule of capacity")
+      .range(1, 64);
+  table.add(section, "deadline", config.deadline, "s until a silent cache rank is dropped from a client's view")
+      .range(0.001, 3600);
+  table.add(section, "lease", config.lease, "s a block is kept for a writer that does not publish").range(0.01, 86400);
+  table.add(section, "retries", config.retries, "further attempts at a read that met a write").range(0, 1000);
+  table.add(section, "store_buffer", config.store_buffer, "bytes that may wait in a client's store queue");
+  table.add(section, "close_deadline", config.close_deadline, "s the pool's end waits for the other ranks")
+      .range(1, 86400);
+  table.add(section, "transport", config.transport, "how payload moves: plain loads of shared memory, or MPI_Rget/Rput")
+      .choices({"auto", "shared", "rma"});
+}
+
+std::uint64_t window_bytes(const PoolConfig& config) { return internal::layout_of(config).total_bytes; }
+
+}  // namespace supernode::pool

@@ -1,0 +1,65 @@
+#pragma once
+// What a rank's pool and its clients share: window, messages, view, and the shard of an owner.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "memory_pool/config.hpp"
+#include "memory_pool/internal/layout.hpp"
+#include "memory_pool/internal/messenger.hpp"
+#include "memory_pool/internal/protocol.hpp"
+#include "memory_pool/internal/segment.hpp"
+#include "memory_pool/internal/shard.hpp"
+#include "memory_pool/ring.hpp"
+#include "runtime/core/communicator.hpp"
+
+namespace supernode::pool::internal {
+
+struct PoolCore {
+  PoolCore(const Communicator& world, std::vector<int> owner_ranks, const PoolConfig& settings);
+
+  /// Serves what has arrived and takes in replies; never waits.
+  bool progress();
+
+  /// Sends a request and expects a reply, which take() will find. A request of a rank to itself is served at once.
+  std::uint64_t ask(int owner, Request request);
+  /// The reply to `id`, once.
+  std::optional<Reply> take(std::uint64_t id);
+  /// No reply to `id` is wanted any more.
+  void forget(std::uint64_t id) { awaited_.erase(id); }
+  /// Sends a request that has no reply.
+  void tell(int owner, Request request, std::span<const Key> keys = {});
+  /// ask() and wait. Empty when the owner did not answer in time; it has been dropped then.
+  std::optional<Reply> call(int owner, const Request& request);
+
+  /// Takes a silent owner out of the view of this rank.
+  void drop(int owner, const char* why);
+
+  /// Seconds this rank has spent looking for messages: a pause between two looks counts 50 ms at most. Deadlines run on
+  /// it, so that a rank that computes for a minute does not take its own absence for the owner's silence.
+  double watched() const { return watched_; }
+
+  // In this order: what the first four refuse is refused on every rank, before any message.
+  PoolConfig config;
+  std::vector<int> owners;
+  Ring ring;
+  Layout layout;
+  Communicator comm;
+  Segment segment;
+  Messenger messenger;
+  std::optional<Shard> shard;  ///< of an owner
+  bool stopped = false;
+
+ private:
+  void handle(int source, Tag tag, std::span<const std::byte> bytes);
+  Reply serve(const Request& request, std::span<const Key> keys);
+
+  std::unordered_map<std::uint64_t, std::optional<Reply>> awaited_;
+  std::uint64_t last_id_ = 0;
+  double watched_ = 0, last_look_ = 0;
+};
+
+}  // namespace supernode::pool::internal

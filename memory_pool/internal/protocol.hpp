@@ -1,0 +1,50 @@
+#pragma once
+// The messages between clients and owners: fixed structs of one program's ranks, sent as bytes.
+
+#include <cstdint>
+#include <type_traits>
+
+#include "memory_pool/key.hpp"
+#include "memory_pool/status.hpp"
+
+namespace supernode::pool::internal {
+
+enum class RequestKind : std::uint32_t {
+  allocate = 1,  ///< key, name_space, length, mode -> status, ticket, offset
+  publish = 2,   ///< ticket, checksum, verify -> status, version; `again` when the bytes have not all arrived
+  abandon = 3,   ///< ticket; no reply
+  remove = 4,    ///< key, name_space -> status
+  touch = 5,     ///< name_space, count, followed by that many keys; no reply
+  stats = 6,     ///< -> stats
+  stop = 7,      ///< -> status
+};
+
+struct Request {
+  RequestKind kind{};
+  NamespaceId name_space = 0;
+  std::uint64_t id = 0;  ///< chosen by the sender; comes back in the reply
+  Key key;
+  std::uint64_t length = 0;
+  std::uint64_t ticket = 0;
+  std::uint64_t checksum = 0;
+  std::uint32_t mode = 0;    ///< PutMode
+  std::uint32_t verify = 0;  ///< publish: the owner checks the sum before it publishes
+  std::uint32_t count = 0;   ///< touch
+  std::uint32_t unused = 0;
+};
+
+struct Reply {
+  std::uint64_t id = 0;
+  Status status{};
+  std::uint32_t again = 0;  ///< publish: not yet, ask again
+  std::uint64_t ticket = 0;
+  std::uint64_t offset = 0;  ///< from the start of the payload area
+  std::uint64_t version = 0;
+  OwnerStats stats;
+};
+static_assert(std::is_trivially_copyable_v<Request> && std::is_trivially_copyable_v<Reply>);
+
+constexpr std::size_t max_touches = 64;  ///< keys in one touch message
+constexpr std::size_t max_request_bytes = sizeof(Request) + max_touches * sizeof(Key);
+
+}  // namespace supernode::pool::internal

@@ -1,0 +1,160 @@
+#include "memory_pool/internal/store_queue.hpp"
+
+#include "memory_pool/internal/bucket_table.hpp"
+#include "runtime/core/clock.hpp"
+#include "runtime/core/deadline.hpp"
+
+namespace supernode::pool::internal {
+namespace {
+
+constexpr std::size_t most_active = 16;  // stores in flight; each holds a block at its owner
+
+}  // namespace
+
+StoreQueue::~StoreQueue() {
+  for (const Job& job : active_) {
+    if (job.request != 0) core_.forget(job.request);
+    if (job.ticket == 0 || !core_.ring.is_live(job.owner)) continue;
+    Request request;
+    request.kind = RequestKind::abandon;
+    request.ticket = job.ticket;
+    core_.tell(job.owner, request);
+  }
+}
+
+Status StoreQueue::store(const Key& key, std::span<const std::byte> data, PutMode mode) {
+  std::optional<Status> outcome;
+  Job& job = active_.emplace_back(key, mode);
+  job.data = data;
+  job.outcome = &outcome;
+  SpinWait spin;
+  while (true) {
+    const bool moved = advance();
+    if (outcome) return *outcome;
+    if (!core_.progress() && !moved) spin.turn();
+  }
+}
+
+bool StoreQueue::enqueue(const Key& key, std::vector<std::byte> data, PutMode mode) {
+  if (queued_bytes_ + data.size() > core_.config.store_buffer.value) {
+    ++stats_.stores[static_cast<std::size_t>(Status::full)];
+    return false;
+  }
+  queued_bytes_ += data.size();
+  Job& job = waiting_.emplace_back(key, mode);
+  job.owned = std::move(data);
+  job.data = job.owned;
+  advance();
+  return true;
+}
+
+bool StoreQueue::advance() {
+  bool moved = false;
+  while (step_all()) moved = true;
+  return moved;
+}
+
+bool StoreQueue::step_all() {
+  bool moved = false;
+  while (!waiting_.empty() && active_.size() < most_active) active_.splice(active_.end(), waiting_, waiting_.begin());
+  for (auto it = active_.begin(); it != active_.end();) {
+    std::optional<Status> finished;
+    moved |= step(*it, finished);
+    if (!finished) {
+      ++it;
+      continue;
+    }
+    ++stats_.stores[static_cast<std::size_t>(*finished)];
+    if (*finished == Status::stored) stats_.bytes_written += it->data.size();
+    if (it->request != 0) core_.forget(it->request);
+    if (it->outcome) *it->outcome = *finished;
+    queued_bytes_ -= it->owned.size();
+    it = active_.erase(it);
+  }
+  return moved;
+}
+
+void StoreQueue::ask(Job& job, const Request& request) {
+  job.request = core_.ask(job.owner, request);
+  job.since = core_.watched();
+}
+
+void StoreQueue::publish(Job& job) {
+  Request request;
+  request.kind = RequestKind::publish;
+  request.ticket = job.ticket;
+  request.checksum = job.checksum;
+  request.verify = core_.segment.shared() ? 0 : 1;
+  ask(job, request);
+  job.stage = Stage::publishing;
+}
+
+bool StoreQueue::step(Job& job, std::optional<Status>& finished) {
+  if (job.stage == Stage::start) {
+    job.owner = core_.ring.owner_of(job.key);
+    if (job.owner < 0) {
+      finished = Status::owner_down;
+      return true;
+    }
+    Request request;
+    request.kind = RequestKind::allocate;
+    request.name_space = name_space_;
+    request.key = job.key;
+    request.length = job.data.size();
+    request.mode = static_cast<std::uint32_t>(job.mode);
+    job.allocated_at = wall_now().value;
+    ask(job, request);
+    job.stage = Stage::allocating;
+    return true;
+  }
+  if (job.stage == Stage::writing) {
+    if (job.put->test()) {
+      publish(job);
+      return true;
+    }
+  } else if (const std::optional<Reply> reply = core_.take(job.request)) {
+    job.request = 0;
+    if (job.stage == Stage::publishing) {
+      if (reply->again == 0) {
+        finished = reply->status;
+        return true;
+      }
+      // The bytes are on their way; the time that they may take counts from the first attempt. Asking is no progress.
+      const double since = job.since;
+      publish(job);
+      job.since = since;
+      return expire(job, finished);
+    }
+    if (reply->status != Status::stored) {
+      finished = reply->status;
+      return true;
+    }
+    job.ticket = reply->ticket;
+    job.offset = reply->offset;
+    // Long ago: the owner may be about to give the block to somebody else.
+    if (wall_now().value - job.allocated_at > core_.config.lease / 2) {
+      Request request;
+      request.kind = RequestKind::abandon;
+      request.ticket = job.ticket;
+      core_.tell(job.owner, request);
+      finished = Status::not_there;
+      return true;
+    }
+    job.put.emplace(core_.segment);
+    job.put->put(job.owner, core_.layout.payload_offset + job.offset, job.data);
+    job.checksum = checksum_of(job.data);
+    job.stage = Stage::writing;
+    return true;
+  }
+  return expire(job, finished);
+}
+
+bool StoreQueue::expire(const Job& job, std::optional<Status>& finished) {
+  const bool gone = !core_.ring.is_live(job.owner);
+  if (!gone && core_.watched() - job.since <= core_.config.deadline) return false;
+  if (!gone) core_.drop(job.owner, "did not finish a store");
+  finished = Status::owner_down;
+  return true;
+}
+
+}  // namespace supernode::pool::internal

@@ -1,0 +1,86 @@
+#include "memory_pool/pool.hpp"
+
+#include "memory_pool/internal/pool_core.hpp"
+#include "runtime/core/deadline.hpp"
+#include "runtime/core/log.hpp"
+#include "runtime/core/mpi_call.hpp"
+
+namespace supernode::pool {
+namespace {
+
+/// Serves others until nothing of this rank is in flight and every rank is here. False after the deadline.
+bool leave_together(internal::PoolCore& core) {
+  const Deadline deadline(core.config.close_deadline);
+  SpinWait spin(true);
+  MPI_Request everyone = MPI_REQUEST_NULL;
+  while (true) {
+    if (core.progress()) spin.reset();
+    if (everyone == MPI_REQUEST_NULL) {
+      if (core.messenger.unsent() == 0 && !core.segment.abandoned_in_flight())
+        SUPERNODE_MPI(MPI_Ibarrier(core.comm.get(), &everyone));
+    } else {
+      int here = 0;
+      SUPERNODE_MPI(MPI_Test(&everyone, &here, MPI_STATUS_IGNORE));
+      if (here) return true;
+    }
+    if (deadline.expired()) return false;
+    spin.turn();
+  }
+}
+
+}  // namespace
+
+Pool::Pool(const Communicator& comm, std::vector<int> owners, const PoolConfig& config)
+    : core_(std::make_unique<internal::PoolCore>(comm, std::move(owners), config)) {}
+
+Pool::~Pool() {
+  try {
+    if (leave_together(*core_)) return;
+    log(LogLevel::error, "rank {} closed its pool, but others did not within {} s", core_->comm.rank(),
+        core_->config.close_deadline);
+  } catch (const std::exception& failure) {
+    log(LogLevel::error, "rank {} cannot close its pool: {}", core_->comm.rank(), failure.what());
+  }
+  MPI_Abort(core_->comm.get(), static_cast<int>(ExitCode::environment));
+}
+
+bool Pool::is_owner() const { return core_->shard.has_value(); }
+const PoolConfig& Pool::config() const { return core_->config; }
+const std::vector<int>& Pool::owners() const { return core_->owners; }
+const Ring& Pool::view() const { return core_->ring; }
+bool Pool::progress() { return core_->progress(); }
+bool Pool::stopped() const { return core_->stopped; }
+
+void Pool::serve_until_stopped() {
+  expect(is_owner(), "serve_until_stopped() on a rank that owns nothing");
+  SpinWait spin(true);
+  while (!core_->stopped) {
+    if (core_->progress())
+      spin.reset();
+    else
+      spin.turn();
+  }
+}
+
+bool Pool::stop() {
+  internal::Request request;
+  request.kind = internal::RequestKind::stop;
+  bool all = true;
+  for (const int owner : core_->owners) all &= core_->call(owner, request).has_value();
+  return all;
+}
+
+OwnerStats Pool::owner_stats() const {
+  expect(is_owner(), "owner_stats() on a rank that owns nothing");
+  return core_->shard->stats();
+}
+
+std::optional<OwnerStats> Pool::fetch_stats(int owner) {
+  internal::Request request;
+  request.kind = internal::RequestKind::stats;
+  const std::optional<internal::Reply> reply = core_->call(owner, request);
+  if (!reply) return std::nullopt;
+  return reply->stats;
+}
+
+}  // namespace supernode::pool
