@@ -60,8 +60,7 @@ std::optional<Allocator::Granule> Allocator::take(Granule length) {
   constexpr int looks = 8;
   const std::size_t size_class = class_of(length);
   Granule head = heads_[size_class];
-  for (int look = 0; head != none && length_[head] < length; head = next_[head])
-    if (++look == looks) head = none;
+  for (int look = 0; head != none && length_[head] < length; ++look) head = look < looks ? next_[head] : none;
   if (head == none) head = first_in_larger_class(size_class);
   // Before giving up, the rest of the own class: slow, but only where the alternative is to evict.
   if (head == none)

@@ -1,0 +1,144 @@
+// Owners that go silent, and owners that stop.
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "memory_pool/internal/pool_core.hpp"
+#include "memory_pool/ring.hpp"
+#include "tests/memory_pool/pool_fixture.hpp"
+
+using namespace supernode;
+using namespace supernode::test;
+using namespace supernode::pool;
+
+namespace {
+
+/// A signal between ranks that needs no MPI: rank 0 must stay out of it to be silent.
+class Flag {
+ public:
+  Flag()
+      : path_(std::filesystem::temp_directory_path() /
+              ("supernode-pool-test-" + world().broadcast(std::to_string(::getpid())))) {
+    if (world().rank() == 0) std::filesystem::remove(path_);
+    world().barrier();
+  }
+  ~Flag() {
+    std::error_code ignored;
+    std::filesystem::remove(path_, ignored);
+  }
+  void raise() const { std::ofstream(path_) << "go on"; }
+  /// Sleeps, without MPI.
+  void wait() const {
+    for (int turn = 0; turn < 6000 && !std::filesystem::exists(path_); ++turn)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace
+
+TEST_CASE("a silent owner costs its keys, not the job") {
+  if (world().size() < 2) return;
+  for (const std::string transport : {"auto", "rma"}) {
+    const int owners = world().size() - 1;  // the last rank is the client
+    PoolConfig config = small_pool(transport);
+    config.deadline = 0.2;
+    const Flag flag;
+    Pool pool(world(), first_ranks(owners), config);
+    const bool is_client = world().rank() == world().size() - 1;
+    Key lost, kept;
+    for (std::uint64_t i = 0; lost == Key{}; ++i)
+      if (pool.view().owner_of(key_number(i)) == 0) lost = key_number(i);
+    for (std::uint64_t i = 0; kept == Key{} && owners > 1; ++i)
+      if (pool.view().owner_of(key_number(i)) != 0) kept = key_number(i);
+
+    if (is_client) {
+      // Answers may be slow here while many ranks share a core; only silence is to be found, so try until they come.
+      Client client(pool);
+      std::vector<std::byte> buffer(500);
+      const auto first = client.put(lost, make_payload(lost, 1, 500));
+      CHECK((first == Status::stored || first == Status::owner_down));
+    }
+    meet(pool);
+
+    if (world().rank() == 0) {
+      flag.wait();
+    } else if (is_client) {
+      Client client(pool);
+      std::vector<std::byte> buffer(500);
+      // Shared memory can be read without the owner; the first write finds it silent.
+      client.store_async(lost, make_payload(lost, 2, 500), PutMode::replace);
+      CHECK(client.drain(30) == 0);
+      CHECK(client.stats().stores[static_cast<std::size_t>(Status::owner_down)] == 1);
+      CHECK_FALSE(pool.view().is_live(0));
+      CHECK(client.get(lost, buffer).reason == MissReason::owner_down);
+      CHECK(client.lookup({&lost, 1}).front().reason == MissReason::owner_down);
+      CHECK_FALSE(pool.fetch_stats(0).has_value());
+      if (owners == 1) {
+        CHECK(client.put(lost, make_payload(lost, 3, 500)) == Status::owner_down);
+        CHECK(client.remove(lost) == Status::owner_down);
+        CHECK(client.drain(0.1) == 0);
+      } else {
+        // The others take over its keys.
+        CHECK(client.put(lost, make_payload(lost, 3, 500)) == Status::stored);
+        CHECK(client.get(lost, buffer).hit());
+        CHECK(check_payload(lost, buffer) == 3);
+        CHECK(client.put(kept, make_payload(kept, 3, 500)) != Status::owner_down);
+        CHECK(client.get(kept, buffer).hit());
+      }
+      CHECK(client.stats().gets.hits + client.stats().gets.misses() == client.stats().gets.asked);
+      flag.raise();
+    }
+    meet(pool);
+    if (world().rank() == 0) CHECK(pool.core().shard->consistent());
+    meet(pool);
+  }
+}
+
+TEST_CASE("reads that an owner does not serve end at the deadline") {
+  if (world().size() < 2) return;
+  PoolConfig config = small_pool("rma");
+  config.deadline = 0.2;
+  const Flag flag;
+  Pool pool(world(), {0}, config);
+  meet(pool);
+  if (world().rank() == 0) {
+    flag.wait();
+  } else {
+    // Whether this transport needs the owner's help depends on the MPI library: a miss either way, and no hang.
+    Client client(pool);
+    std::vector<std::byte> buffer(500);
+    const Found found = client.get(key_number(1), buffer);
+    CHECK((found.reason == MissReason::never_stored || found.reason == MissReason::owner_down));
+    if (world().rank() == world().size() - 1) flag.raise();
+  }
+  meet(pool);
+}
+
+TEST_CASE("a pause of the client is not the silence of the owner") {
+  PoolConfig config = small_pool("auto");
+  config.deadline = 0.3;
+  with_pool(config, {1, world().size() == 1}, [](Pool& pool) {
+    Client client(pool, "tenant " + std::to_string(world().rank()));
+    client.store_async(key_number(1), make_payload(key_number(1), 1, 500));
+    std::this_thread::sleep_for(std::chrono::milliseconds(700));  // computing
+    CHECK(client.drain(30) == 0);
+    CHECK(client.stats().stores[static_cast<std::size_t>(Status::stored)] == 1);
+    CHECK(pool.view().is_live(0));
+  });
+}
+
+TEST_CASE("owners that sit in other collectives are served when they return") {
+  // Every rank owns and uses; each computes for a while, at different times.
+  with_pool(small_pool("auto"), {world().size(), true}, [](Pool& pool) {
+    Client client(pool, "tenant " + std::to_string(world().rank()));
+    for (int turn = 0; turn < 8; ++turn) {
+      if (turn % world().size() == world().rank()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      const Key key = key_number(static_cast<std::uint64_t>(turn));
+      CHECK(client.put(key, make_payload(key, 0, 300)) == Status::stored);
+    }
+  });
+}

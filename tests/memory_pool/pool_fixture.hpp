@@ -1,0 +1,82 @@
+#pragma once
+// Pools for MPI tests: ranks in the roles of owners and clients, and meeting points at which owners go on serving.
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "memory_pool/client.hpp"
+#include "runtime/core/deadline.hpp"
+#include "runtime/core/mpi_call.hpp"
+#include "tests/memory_pool/payload.hpp"
+#include "tests/support/mpi_fixture.hpp"
+
+namespace supernode::test {
+
+/// Waits for all ranks of the world without leaving the pool: owners must go on serving.
+inline void meet(pool::Pool& pool) {
+  MPI_Request everyone = MPI_REQUEST_NULL;
+  SUPERNODE_MPI(MPI_Ibarrier(world().get(), &everyone));
+  wait_until(
+      [&] {
+        pool.progress();
+        int here = 0;
+        SUPERNODE_MPI(MPI_Test(&everyone, &here, MPI_STATUS_IGNORE));
+        return here != 0;
+      },
+      60, [] { return std::string("a rank of the test is missing"); });
+}
+
+inline std::vector<int> first_ranks(int count) {
+  std::vector<int> ranks(static_cast<std::size_t>(count));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return ranks;
+}
+
+/// Every way to give out the roles that this world allows: number of owners (the first ranks), and whether they use the
+/// pool themselves.
+struct Roles {
+  int owners;
+  bool owners_use;
+};
+inline std::vector<Roles> all_roles() {
+  std::vector<Roles> roles{{world().size(), true}};
+  if (world().size() >= 2) roles.push_back({1, false});
+  if (world().size() >= 3) roles.push_back({2, false});
+  return roles;
+}
+
+inline pool::PoolConfig small_pool(const std::string& transport) {
+  pool::PoolConfig config;
+  config.capacity = {256 << 10};
+  config.granule = {256};
+  config.transport = transport;
+  config.deadline = 30;
+  return config;
+}
+
+/// Runs `use(pool)` on the ranks that use the pool while the others serve. `after(pool)` then runs on all ranks.
+inline void with_pool(const pool::PoolConfig& config, const Roles& roles, const std::function<void(pool::Pool&)>& use,
+                      const std::function<void(pool::Pool&)>& after = {}) {
+  pool::Pool pool(world(), first_ranks(roles.owners), config);
+  const bool uses = roles.owners_use || !pool.is_owner();
+  const Communicator users = world().split(uses ? 0 : MPI_UNDEFINED, 0);
+  if (uses) {
+    use(pool);
+    if (roles.owners_use) {
+      meet(pool);
+    } else {
+      users.barrier();
+      if (users.rank() == 0) CHECK(pool.stop());
+    }
+  } else {
+    pool.serve_until_stopped();
+    CHECK(pool.stopped());
+  }
+  if (after) after(pool);
+  meet(pool);
+}
+
+}  // namespace supernode::test
