@@ -1,0 +1,81 @@
+#include "moe/checkpoint.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "runtime/core/error.hpp"
+#include "runtime/core/files.hpp"
+#include "runtime/core/json.hpp"
+
+namespace supernode::moe {
+namespace {
+constexpr const char* single_name = "model.safetensors";
+constexpr const char* index_name = "model.safetensors.index.json";
+
+std::map<std::string, std::string> read_index(const std::string& directory) {
+  const std::string path = directory + "/" + index_name;
+  const Json index = parse_json(read_file(path), path);
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
+    throw UsageError(fmt::format("{}: 'weight_map' is missing", path));
+  std::map<std::string, std::string> names;
+  for (const auto& [tensor, file] : index["weight_map"].items()) {
+    if (!file.is_string() || file.get_ref<const std::string&>().find('/') != std::string::npos)
+      throw UsageError(fmt::format("{}: tensor '{}' names no file of this folder", path, tensor));
+    names.emplace(tensor, file.get<std::string>());
+  }
+  for (const auto& [tensor, file] : names)
+    if (!std::filesystem::exists(directory + "/" + file))
+      throw UsageError(fmt::format("{}: shard '{}' (tensor '{}') is not in the folder", path, file, tensor));
+  return names;
+}
+
+}  // namespace
+
+Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
+  if (!std::filesystem::is_directory(directory)) throw UsageError(fmt::format("model '{}': no such folder", directory));
+  const std::string config_path = directory + "/config.json";
+  config_ = parse_model_config(read_file(config_path), config_path);
+  if (std::filesystem::exists(directory + "/" + single_name)) {
+    shards_.emplace(single_name, SafetensorsFile(directory + "/" + single_name));
+  } else if (std::filesystem::exists(directory + "/" + index_name)) {
+    shard_names_ = read_index(directory);
+  } else {
+    throw UsageError(fmt::format("model '{}': neither {} nor {} is there", directory, single_name, index_name));
+  }
+}
+
+SafetensorsFile& Checkpoint::shard_of(const std::string& tensor) {
+  if (shard_names_.empty()) return shards_.begin()->second;
+  const auto name = shard_names_.find(tensor);
+  if (name == shard_names_.end())
+    throw UsageError(fmt::format("{}/{}: no tensor '{}'", directory_, index_name, tensor));
+  auto open = shards_.find(name->second);
+  if (open == shards_.end())
+    open = shards_.emplace(name->second, SafetensorsFile(directory_ + "/" + name->second)).first;
+  return open->second;
+}
+
+bool Checkpoint::has(const std::string& tensor) {
+  if (!shard_names_.empty()) return shard_names_.contains(tensor);
+  return shards_.begin()->second.find(tensor) != nullptr;
+}
+
+std::vector<float> Checkpoint::read(const std::string& tensor, std::initializer_list<std::int64_t> shape) {
+  const SafetensorsFile& file = shard_of(tensor);
+  const TensorView& view = file.at(tensor);
+  if (!std::equal(view.shape.begin(), view.shape.end(), shape.begin(), shape.end()))
+    throw UsageError(fmt::format("{}: tensor '{}' has shape {}, but the configuration asks for {}", file.path(), tensor,
+                                 shape_text(view.shape), shape_text(std::vector<std::int64_t>(shape))));
+  std::vector<float> values(view.size());
+  if (!convert_to_f32(view, values))
+    throw UsageError(fmt::format("{}: tensor '{}' is {}; supported: F32, BF16, F16, F64", file.path(), tensor,
+                                 element_name(view.type)));
+  if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
+    throw UsageError(fmt::format("{}: tensor '{}' holds a value that is not finite", file.path(), tensor));
+  return values;
+}
+
+}  // namespace supernode::moe

@@ -1,0 +1,42 @@
+#pragma once
+// A model directory in Hugging Face's form: config.json and model.safetensors, or model.safetensors.index.json with
+// shards.
+
+#include <cstdint>
+#include <initializer_list>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "moe/model_config.hpp"
+#include "moe/safetensors.hpp"
+
+namespace supernode::moe {
+
+/// Reads configuration and weights. Local: each rank opens its own and reads the tensors it wants; only their pages are
+/// touched. Not thread-safe (shards are mapped when first needed).
+class Checkpoint {
+ public:
+  /// Reads the configuration and the index. @throws UsageError when the folder, config.json or the weights are missing,
+  /// a shard of the index does not exist, or any of them is malformed; the message names the file.
+  explicit Checkpoint(const std::string& directory);
+
+  const std::string& directory() const { return directory_; }
+  const ModelConfig& config() const { return config_; }
+
+  bool has(const std::string& tensor);
+  /// The elements of `tensor` as f32 (from F32, BF16, F16 or F64), row-major.
+  /// @throws UsageError naming file and tensor when it is missing, of another shape or type, or holds a value that is
+  /// not finite.
+  std::vector<float> read(const std::string& tensor, std::initializer_list<std::int64_t> shape);
+
+ private:
+  SafetensorsFile& shard_of(const std::string& tensor);
+
+  std::string directory_;
+  ModelConfig config_;
+  std::map<std::string, std::string> shard_names_;  ///< tensor -> file name; empty: all in model.safetensors
+  std::map<std::string, SafetensorsFile> shards_;   ///< open ones, by file name
+};
+
+}  // namespace supernode::moe

@@ -1,0 +1,231 @@
+#include "moe/internal/attention.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "moe/internal/kernels.hpp"
+
+namespace supernode::moe {
+namespace {
+
+/// Queries of the plain path are taken in blocks that end at multiples of this position, so that what a query sees of
+/// the arithmetic depends on its position only, not on where its chunk began.
+constexpr int query_block = 64;
+/// oneDNN's sgemm on AVX2 works on tiles of 6 rows and sums differently in a tile with 1 to 3 rows. Such calls get
+/// extra rows, whose results are thrown away: a query's result then does not depend on its neighbours.
+constexpr int spare_rows = 3;
+
+int whole_tiles(int rows) {
+  const int rest = rows % 6;
+  return rest >= 1 && rest <= 3 ? rows + 4 - rest : rows;
+}
+
+std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
+
+}  // namespace
+
+AttentionScratch::AttentionScratch(const ModelConfig& c, int max_rows)
+    : down(product(max_rows, c.q_lora_rank + c.kv_width())),
+      q_latent(product(max_rows, c.q_lora_rank)),
+      q(product(max_rows + spare_rows, c.n_heads * c.qk_dim())),
+      cosines(product(max_rows, c.rope_dim / 2)),
+      sines(cosines.size()),
+      heads_out(product(max_rows + spare_rows, c.n_heads * c.v_dim)),
+      absorbed(product(max_rows, c.n_heads * c.kv_width())),
+      context(product(max_rows, c.n_heads * c.kv_lora_rank)),
+      head_in(product(max_rows, std::max(c.nope_dim, c.kv_lora_rank))),
+      head_out(product(max_rows, std::max(c.v_dim, c.kv_lora_rank))) {
+  // Spare rows take part in products; they must not hold signalling patterns or denormals.
+  std::fill_n(q.data(), q.size(), 0.0f);
+}
+
+Attention::Attention(Checkpoint& checkpoint, const std::string& prefix, Gemm& gemm) : config_(checkpoint.config()) {
+  const ModelConfig& c = config_;
+  const auto read = [&](const char* name, int n_out, int n_in) {
+    return checkpoint.read(prefix + name + ".weight", {n_out, n_in});
+  };
+  const int q_width = c.n_heads * c.qk_dim();
+  std::vector<float> down;
+  if (c.q_lora_rank > 0) {
+    down = read("q_a_proj", c.q_lora_rank, c.hidden_size);
+    q_norm_ = checkpoint.read(prefix + "q_a_layernorm.weight", {c.q_lora_rank});
+    q_up_ = gemm.pack(read("q_b_proj", q_width, c.q_lora_rank), q_width, c.q_lora_rank);
+  } else {
+    q_up_ = gemm.pack(read("q_proj", q_width, c.hidden_size), q_width, c.hidden_size);
+  }
+  const std::vector<float> kv_down = read("kv_a_proj_with_mqa", c.kv_width(), c.hidden_size);
+  down.insert(down.end(), kv_down.begin(), kv_down.end());
+  down_ = gemm.pack(down, c.q_lora_rank + c.kv_width(), c.hidden_size);
+  kv_norm_ = checkpoint.read(prefix + "kv_a_layernorm.weight", {c.kv_lora_rank});
+  output_ = gemm.pack(read("o_proj", c.hidden_size, c.n_heads * c.v_dim), c.hidden_size, c.n_heads * c.v_dim);
+
+  const int up = c.nope_dim + c.v_dim;
+  const std::vector<float> kv_up = read("kv_b_proj", c.n_heads * up, c.kv_lora_rank);
+  std::vector<float> transposed(product(c.kv_lora_rank, c.nope_dim));
+  for (int head = 0; head < c.n_heads; ++head) {
+    const float* block = kv_up.data() + product(head * up, c.kv_lora_rank);
+    kv_up_.push_back(gemm.pack({block, product(up, c.kv_lora_rank)}, up, c.kv_lora_rank));
+    for (int i = 0; i < c.nope_dim; ++i)
+      for (int j = 0; j < c.kv_lora_rank; ++j)
+        transposed[product(j, c.nope_dim) + static_cast<std::size_t>(i)] =
+            block[product(i, c.kv_lora_rank) + static_cast<std::size_t>(j)];
+    key_up_t_.push_back(gemm.pack(transposed, c.kv_lora_rank, c.nope_dim));
+    value_up_.push_back(gemm.pack({block + product(c.nope_dim, c.kv_lora_rank), product(c.v_dim, c.kv_lora_rank)},
+                                  c.v_dim, c.kv_lora_rank));
+  }
+}
+
+void Attention::forward(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
+                        AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const {
+  project(spans, layer, x, rows, gemm, scratch);
+  // Neighbours that go the absorbed way share their products with weights. In order: see the spare rows of plain().
+  for (std::size_t first = 0; first < spans.size();) {
+    std::size_t end = first;
+    while (end < spans.size() && use_absorbed(spans[end], path)) ++end;
+    if (end > first) {
+      absorbed(spans.subspan(first, end - first), layer, rope.softmax_scale(), gemm, scratch);
+      first = end;
+    } else {
+      plain(spans[first++], layer, rope.softmax_scale(), gemm, scratch);
+    }
+  }
+  gemm.multiply(output_, scratch.heads_out.data(), rows, out);
+}
+
+void Attention::project(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
+                        AttentionScratch& scratch) const {
+  const ModelConfig& c = config_;
+  const float eps = static_cast<float>(c.rms_norm_eps);
+  const auto q_lora = static_cast<std::size_t>(c.q_lora_rank), kv_lora = static_cast<std::size_t>(c.kv_lora_rank);
+  const auto rope_dim = static_cast<std::size_t>(c.rope_dim), nope = static_cast<std::size_t>(c.nope_dim);
+  const std::size_t half = rope_dim / 2, down_width = q_lora + kv_lora + rope_dim;
+
+  gemm.multiply(down_, x, rows, scratch.down.data());
+  if (c.q_lora_rank > 0) {
+    for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
+      rms_norm(scratch.down.data() + r * down_width, q_norm_.data(), eps, q_lora, scratch.q_latent.data() + r * q_lora);
+    gemm.multiply(q_up_, scratch.q_latent.data(), rows, scratch.q.data());
+  } else {
+    gemm.multiply(q_up_, x, rows, scratch.q.data());
+  }
+  for (const AttentionSpan& span : spans) {
+    for (int i = 0; i < span.count; ++i) {
+      const auto row = static_cast<std::size_t>(span.first_row + i);
+      const std::span cosines(scratch.cosines.data() + row * half, half),
+          sines(scratch.sines.data() + row * half, half);
+      float* q = scratch.q.data() + row * product(c.n_heads, c.qk_dim()) + nope;
+      for (int head = 0; head < c.n_heads; ++head, q += c.qk_dim()) rotate(q, cosines, sines);
+      const float* kv = scratch.down.data() + row * down_width + q_lora;
+      float* cached = span.cache->row(layer, span.start + i);
+      rms_norm(kv, kv_norm_.data(), eps, kv_lora, cached);
+      std::memcpy(cached + kv_lora, kv + kv_lora, rope_dim * sizeof(float));
+      rotate(cached + kv_lora, cosines, sines);
+    }
+  }
+}
+
+bool Attention::use_absorbed(const AttentionSpan& span, AttentionPath path) const {
+  if (path != AttentionPath::automatic) return path == AttentionPath::absorbed;
+  // Multiplications of one head, without what both need.
+  const ModelConfig& c = config_;
+  const double queries = span.count, keys = span.start + span.count, lora = c.kv_lora_rank;
+  const double expand = lora * (c.nope_dim + c.v_dim);
+  const double plain_cost = keys * expand + queries * keys * (c.nope_dim + c.v_dim);
+  const double absorbed_cost = queries * expand + queries * keys * 2 * lora;
+  return absorbed_cost < plain_cost;
+}
+
+void Attention::plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const {
+  const ModelConfig& c = config_;
+  const int keys = span.start + span.count, up = c.nope_dim + c.v_dim;
+  const auto q_stride = static_cast<std::ptrdiff_t>(c.n_heads) * c.qk_dim();
+  const auto out_stride = static_cast<std::ptrdiff_t>(c.n_heads) * c.v_dim;
+  const auto cache_stride = static_cast<std::ptrdiff_t>(span.cache->token_stride());
+  scratch.latents.grow(product(keys, c.kv_lora_rank));
+  scratch.keys_values.grow(product(keys, up));
+  scratch.scores.grow(product(query_block + spare_rows, keys));
+
+  for (int token = 0; token < keys; ++token)
+    std::memcpy(scratch.latents.data() + product(token, c.kv_lora_rank), span.cache->row(layer, token),
+                product(c.kv_lora_rank, sizeof(float)));
+  for (int head = 0; head < c.n_heads; ++head) {
+    gemm.multiply(kv_up_[static_cast<std::size_t>(head)], scratch.latents.data(), keys, scratch.keys_values.data());
+    const float *key = scratch.keys_values.data(), *value = key + c.nope_dim;
+    const float* rotated = span.cache->row(layer, 0) + c.kv_lora_rank;
+    for (int first = span.start; first < keys;) {
+      const int end = std::min(keys, (first / query_block + 1) * query_block);
+      const int queries = end - first, computed = whole_tiles(queries);
+      const auto row = static_cast<std::ptrdiff_t>(span.first_row + first - span.start);
+      const float* q = scratch.q.data() + row * q_stride + static_cast<std::ptrdiff_t>(head) * c.qk_dim();
+      float* scores = scratch.scores.data();
+      Gemm::multiply_transposed(computed, end, c.nope_dim, 1, q, q_stride, key, up, 0, scores, end);
+      Gemm::multiply_transposed(computed, end, c.rope_dim, 1, q + c.nope_dim, q_stride, rotated, cache_stride, 1,
+                                scores, end);
+      for (int i = 0; i < computed; ++i) {
+        float* mine = scores + product(i, end);
+        const int seen = std::min(first + i + 1, end);
+        softmax(mine, scale, static_cast<std::size_t>(seen));
+        std::fill(mine + seen, mine + end, 0.0f);
+      }
+      // Spare rows fall on rows that are written later, or on the spare rows of the buffer.
+      Gemm::multiply_plain(computed, c.v_dim, end, scores, end, value, up,
+                           scratch.heads_out.data() + row * out_stride + static_cast<std::ptrdiff_t>(head) * c.v_dim,
+                           out_stride);
+      first = end;
+    }
+  }
+}
+
+void Attention::absorbed(std::span<const AttentionSpan> spans, int layer, float scale, Gemm& gemm,
+                         AttentionScratch& scratch) const {
+  const ModelConfig& c = config_;
+  const std::size_t width = static_cast<std::size_t>(c.kv_width()), lora = static_cast<std::size_t>(c.kv_lora_rank);
+  const std::size_t nope = static_cast<std::size_t>(c.nope_dim), rope_dim = static_cast<std::size_t>(c.rope_dim);
+  const std::size_t heads = static_cast<std::size_t>(c.n_heads), v = static_cast<std::size_t>(c.v_dim);
+  const int rows = spans.back().first_row + spans.back().count - spans.front().first_row;
+  const auto n_rows = static_cast<std::size_t>(rows), first_row = static_cast<std::size_t>(spans.front().first_row);
+
+  for (std::size_t head = 0; head < heads; ++head) {
+    for (std::size_t i = 0; i < n_rows; ++i) {
+      const float* q = scratch.q.data() + ((first_row + i) * heads + head) * (nope + rope_dim);
+      std::memcpy(scratch.head_in.data() + i * nope, q, nope * sizeof(float));
+      std::memcpy(scratch.absorbed.data() + (i * heads + head) * width + lora, q + nope, rope_dim * sizeof(float));
+    }
+    gemm.multiply(key_up_t_[head], scratch.head_in.data(), rows, scratch.head_out.data());
+    for (std::size_t i = 0; i < n_rows; ++i)
+      std::memcpy(scratch.absorbed.data() + (i * heads + head) * width, scratch.head_out.data() + i * lora,
+                  lora * sizeof(float));
+  }
+  for (const AttentionSpan& span : spans)
+    attend_latents(span, layer, scale, span.first_row - spans.front().first_row, scratch);
+  for (std::size_t head = 0; head < heads; ++head) {
+    for (std::size_t i = 0; i < n_rows; ++i)
+      std::memcpy(scratch.head_in.data() + i * lora, scratch.context.data() + (i * heads + head) * lora,
+                  lora * sizeof(float));
+    gemm.multiply(value_up_[head], scratch.head_in.data(), rows, scratch.head_out.data());
+    for (std::size_t i = 0; i < n_rows; ++i)
+      std::memcpy(scratch.heads_out.data() + ((first_row + i) * heads + head) * v, scratch.head_out.data() + i * v,
+                  v * sizeof(float));
+  }
+}
+
+void Attention::attend_latents(const AttentionSpan& span, int layer, float scale, int row,
+                               AttentionScratch& scratch) const {
+  const ModelConfig& c = config_;
+  const auto cache_stride = static_cast<std::ptrdiff_t>(span.cache->token_stride());
+  const float* cached = span.cache->row(layer, 0);
+  scratch.scores.grow(product(c.n_heads, span.start + span.count));
+  // One query at a time: its result is then the same whether it came alone or with others.
+  for (int i = 0; i < span.count; ++i) {
+    const int keys = span.start + i + 1;
+    Gemm::multiply_transposed(c.n_heads, keys, c.kv_width(), 1,
+                              scratch.absorbed.data() + product(row + i, c.n_heads * c.kv_width()), c.kv_width(),
+                              cached, cache_stride, 0, scratch.scores.data(), keys);
+    for (int head = 0; head < c.n_heads; ++head)
+      softmax(scratch.scores.data() + product(head, keys), scale, static_cast<std::size_t>(keys));
+    Gemm::multiply_plain(c.n_heads, c.kv_lora_rank, keys, scratch.scores.data(), keys, cached, cache_stride,
+                         scratch.context.data() + product(row + i, c.n_heads * c.kv_lora_rank), c.kv_lora_rank);
+  }
+}
+
+}  // namespace supernode::moe

@@ -1,0 +1,72 @@
+#pragma once
+// Multi-head latent attention of one layer.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "moe/attention_path.hpp"
+#include "moe/buffer.hpp"
+#include "moe/checkpoint.hpp"
+#include "moe/internal/gemm.hpp"
+#include "moe/kv_cache.hpp"
+#include "moe/rope.hpp"
+
+namespace supernode::moe {
+
+/// New tokens of one sequence in this step. Their places in the cache exist already (KvCache::extend).
+struct AttentionSpan {
+  KvCache* cache = nullptr;
+  int start = 0;      ///< position of the first new token
+  int count = 0;      ///< new tokens
+  int first_row = 0;  ///< of the step's rows
+};
+
+/// Buffers that the layers of a model share. Those that depend on the context grow when a longer one comes, by half or
+/// more at a time.
+struct AttentionScratch {
+  /// @param max_rows rows of a step
+  AttentionScratch(const ModelConfig& config, int max_rows);
+
+  Buffer<float> down;            ///< [rows, q_lora + kv_width] or [rows, kv_width]: the joint projection of the input
+  Buffer<float> q_latent;        ///< [rows, q_lora]
+  Buffer<float> q;               ///< [rows, heads * qk_dim]
+  Buffer<float> cosines, sines;  ///< [rows, rope_dim / 2] of the step's positions
+  Buffer<float> heads_out;       ///< [rows, heads * v_dim]
+  Buffer<float> absorbed;        ///< [rows, heads, kv_width]: queries in the latent space
+  Buffer<float> context;         ///< [rows, heads, kv_lora]: attended latents
+  Buffer<float> head_in, head_out;     ///< [rows, widest] dense operands of one head
+  Buffer<float> latents, keys_values;  ///< [tokens, kv_lora], [tokens, nope + v] of one sequence and head
+  Buffer<float> scores;                ///< [queries, tokens]
+};
+
+/// The weights and the arithmetic. Two ways to the same result, see README.md: *plain* expands keys and values from the
+/// latents (cheaper for many queries), *absorbed* moves the queries into the latent space (cheaper for few).
+class Attention {
+ public:
+  /// Reads `prefix`.{q_a_proj, ...}. @throws UsageError as Checkpoint::read.
+  Attention(Checkpoint& checkpoint, const std::string& prefix, Gemm& gemm);
+
+  /// @param x [rows, hidden] normalised input; @param out [rows, hidden]
+  /// @param layer of the caches that this layer's values go to. scratch.cosines and .sines hold the rows' angles.
+  void forward(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
+               AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const;
+
+ private:
+  void project(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
+               AttentionScratch& scratch) const;
+  bool use_absorbed(const AttentionSpan& span, AttentionPath path) const;
+  void plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const;
+  void absorbed(std::span<const AttentionSpan> spans, int layer, float scale, Gemm& gemm,
+                AttentionScratch& scratch) const;
+  void attend_latents(const AttentionSpan& span, int layer, float scale, int row, AttentionScratch& scratch) const;
+
+  ModelConfig config_;
+  PackedMatrix down_, q_up_, output_;
+  std::vector<float> q_norm_, kv_norm_;
+  std::vector<PackedMatrix> kv_up_;     ///< per head [nope + v, kv_lora]
+  std::vector<PackedMatrix> key_up_t_;  ///< per head [kv_lora, nope]
+  std::vector<PackedMatrix> value_up_;  ///< per head [v, kv_lora]
+};
+
+}  // namespace supernode::moe

@@ -1,0 +1,35 @@
+#include "moe/internal/feed_forward.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "moe/internal/kernels.hpp"
+
+namespace supernode::moe {
+
+FeedForwardScratch::FeedForwardScratch(int max_intermediate)
+    : gate_up(2 * static_cast<std::size_t>(block_rows) * static_cast<std::size_t>(max_intermediate)),
+      active(static_cast<std::size_t>(block_rows) * static_cast<std::size_t>(max_intermediate)) {}
+
+FeedForward::FeedForward(Checkpoint& checkpoint, const std::string& prefix, int intermediate, Gemm& gemm)
+    : hidden_(checkpoint.config().hidden_size), intermediate_(intermediate) {
+  std::vector<float> gate_up = checkpoint.read(prefix + "gate_proj.weight", {intermediate, hidden_});
+  const std::vector<float> up = checkpoint.read(prefix + "up_proj.weight", {intermediate, hidden_});
+  gate_up.insert(gate_up.end(), up.begin(), up.end());
+  gate_up_ = gemm.pack(gate_up, 2 * intermediate, hidden_);
+  down_ = gemm.pack(checkpoint.read(prefix + "down_proj.weight", {hidden_, intermediate}), hidden_, intermediate);
+}
+
+void FeedForward::forward(const float* x, int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y) const {
+  const auto width = static_cast<std::size_t>(intermediate_);
+  for (int first = 0; first < rows; first += FeedForwardScratch::block_rows) {
+    const int count = std::min(rows - first, FeedForwardScratch::block_rows);
+    const auto offset = static_cast<std::ptrdiff_t>(first) * hidden_;
+    gemm.multiply(gate_up_, x + offset, count, scratch.gate_up.data());
+    for (std::size_t r = 0; r < static_cast<std::size_t>(count); ++r)
+      silu_gate(scratch.gate_up.data() + 2 * r * width, width, scratch.active.data() + r * width);
+    gemm.multiply(down_, scratch.active.data(), count, y + offset);
+  }
+}
+
+}  // namespace supernode::moe

@@ -1,0 +1,36 @@
+#pragma once
+// The gated unit of dense layers, shared experts and routed experts: down(silu(gate(x)) * up(x)).
+
+#include <string>
+
+#include "moe/buffer.hpp"
+#include "moe/checkpoint.hpp"
+#include "moe/internal/gemm.hpp"
+
+namespace supernode::moe {
+
+/// Intermediate rows, shared by all units of a model.
+struct FeedForwardScratch {
+  /// @param max_intermediate the widest unit's
+  explicit FeedForwardScratch(int max_intermediate);
+
+  /// Rows that a unit works on at a time: enough for full speed, few enough to stay in the cache.
+  static constexpr int block_rows = 128;
+  Buffer<float> gate_up;  ///< [block_rows, 2 * intermediate]
+  Buffer<float> active;   ///< [block_rows, intermediate]
+};
+
+class FeedForward {
+ public:
+  /// Reads `prefix`.{gate_proj, up_proj, down_proj}. @throws UsageError as Checkpoint::read.
+  FeedForward(Checkpoint& checkpoint, const std::string& prefix, int intermediate, Gemm& gemm);
+
+  /// @param x [rows, hidden], @param y [rows, hidden]; x and y may not overlap
+  void forward(const float* x, int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y) const;
+
+ private:
+  int hidden_, intermediate_;
+  PackedMatrix gate_up_, down_;
+};
+
+}  // namespace supernode::moe

@@ -1,0 +1,78 @@
+#include "moe/internal/moe_block.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "moe/internal/kernels.hpp"
+
+namespace supernode::moe {
+namespace {
+
+std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
+
+}  // namespace
+
+MoeScratch::MoeScratch(const ModelConfig& c, int max_tokens, int n_ranks)
+    : gate(c),
+      gate_logits(product(max_tokens, c.n_routed_experts)),
+      expert_ids(product(max_tokens, c.topk)),
+      expert_weights(product(max_tokens, c.topk)),
+      sums(product(max_tokens, n_ranks) * static_cast<std::size_t>(c.hidden_size)),
+      expert_in(product(FeedForwardScratch::block_rows, c.hidden_size)),
+      expert_out(expert_in.size()),
+      shared_out(product(max_tokens, c.hidden_size)) {}
+
+MoeBlock::MoeBlock(Checkpoint& checkpoint, const std::string& prefix, int first_expert, int n_experts, Gemm& gemm)
+    : hidden_(checkpoint.config().hidden_size),
+      n_experts_(checkpoint.config().n_routed_experts),
+      topk_(checkpoint.config().topk),
+      gate_(gemm.pack(checkpoint.read(prefix + "gate.weight", {n_experts_, hidden_}), n_experts_, hidden_)) {
+  const ModelConfig& c = checkpoint.config();
+  if (c.method == GateMethod::noaux_tc) bias_ = checkpoint.read(prefix + "gate.e_score_correction_bias", {n_experts_});
+  for (int expert = first_expert; expert < first_expert + n_experts; ++expert)
+    experts_.emplace_back(checkpoint, fmt::format("{}experts.{}.", prefix, expert), c.moe_intermediate_size, gemm);
+  if (c.n_shared_experts > 0)
+    shared_ = std::make_unique<FeedForward>(checkpoint, prefix + "shared_experts.",
+                                            c.moe_intermediate_size * c.n_shared_experts, gemm);
+}
+
+void MoeBlock::route(const float* x, int rows, Gemm& gemm, MoeScratch& scratch) const {
+  gemm.multiply(gate_, x, rows, scratch.gate_logits.data());
+  const auto experts = static_cast<std::size_t>(n_experts_), topk = static_cast<std::size_t>(topk_);
+  for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
+    scratch.gate.select(scratch.gate_logits.span().subspan(r * experts, experts), bias_,
+                        scratch.expert_ids.span().subspan(r * topk, topk),
+                        scratch.expert_weights.span().subspan(r * topk, topk));
+}
+
+void MoeBlock::run_experts(const collectives::DispatchedTokens& tokens, Gemm& gemm, FeedForwardScratch& ff,
+                           MoeScratch& scratch) const {
+  const auto width = static_cast<std::size_t>(hidden_);
+  std::fill_n(scratch.sums.data(), static_cast<std::size_t>(tokens.n_rows()) * width, 0.0f);
+  for (int e = 0; e < tokens.n_local_experts(); ++e) {
+    const auto rows = tokens.expert_rows(e);
+    const auto weights = tokens.expert_weights(e);
+    for (std::size_t first = 0; first < rows.size(); first += FeedForwardScratch::block_rows) {
+      const std::size_t count = std::min(rows.size() - first, std::size_t{FeedForwardScratch::block_rows});
+      for (std::size_t i = 0; i < count; ++i)
+        std::memcpy(scratch.expert_in.data() + i * width, tokens.row_f32(rows[first + i]).data(),
+                    width * sizeof(float));
+      experts_[static_cast<std::size_t>(e)].forward(scratch.expert_in.data(), static_cast<int>(count), gemm, ff,
+                                                    scratch.expert_out.data());
+      for (std::size_t i = 0; i < count; ++i)
+        add_scaled(weights[first + i], scratch.expert_out.data() + i * width, width,
+                   scratch.sums.data() + static_cast<std::size_t>(rows[first + i]) * width);
+    }
+  }
+}
+
+void MoeBlock::add_shared(const float* x, int rows, Gemm& gemm, FeedForwardScratch& ff, MoeScratch& scratch,
+                          float* out) const {
+  if (!shared_ || rows == 0) return;
+  shared_->forward(x, rows, gemm, ff, scratch.shared_out.data());
+  add(scratch.shared_out.data(), static_cast<std::size_t>(rows) * static_cast<std::size_t>(hidden_), out);
+}
+
+}  // namespace supernode::moe

@@ -1,0 +1,52 @@
+#pragma once
+// The mixture-of-experts block of one layer: gate, this rank's routed experts, shared experts.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "collectives/token_exchange.hpp"
+#include "moe/buffer.hpp"
+#include "moe/checkpoint.hpp"
+#include "moe/gate.hpp"
+#include "moe/internal/feed_forward.hpp"
+#include "moe/internal/gemm.hpp"
+
+namespace supernode::moe {
+
+/// Buffers of the blocks of a model, allocated once from the worst case: all ranks send all their tokens here.
+struct MoeScratch {
+  MoeScratch(const ModelConfig& config, int max_tokens, int n_ranks);
+
+  Gate gate;
+  Buffer<float> gate_logits;            ///< [max_tokens, experts]
+  Buffer<std::int32_t> expert_ids;      ///< [max_tokens, topk]
+  Buffer<float> expert_weights;         ///< [max_tokens, topk]
+  Buffer<float> sums;                   ///< [ranks * max_tokens, hidden]
+  Buffer<float> expert_in, expert_out;  ///< [block_rows, hidden]
+  Buffer<float> shared_out;             ///< [max_tokens, hidden]
+};
+
+class MoeBlock {
+ public:
+  /// Reads the gate, the shared experts and the routed experts [first, first + count) below `prefix`.
+  /// @throws UsageError as Checkpoint::read.
+  MoeBlock(Checkpoint& checkpoint, const std::string& prefix, int first_expert, int n_experts, Gemm& gemm);
+
+  /// Fills scratch.expert_ids and .expert_weights for x [rows, hidden].
+  void route(const float* x, int rows, Gemm& gemm, MoeScratch& scratch) const;
+  /// Fills scratch.sums: for each received row the weighted sum over this rank's experts, in the order of the experts.
+  void run_experts(const collectives::DispatchedTokens& tokens, Gemm& gemm, FeedForwardScratch& ff,
+                   MoeScratch& scratch) const;
+  /// out [rows, hidden] += shared experts of x
+  void add_shared(const float* x, int rows, Gemm& gemm, FeedForwardScratch& ff, MoeScratch& scratch, float* out) const;
+
+ private:
+  int hidden_, n_experts_, topk_;
+  PackedMatrix gate_;
+  std::vector<float> bias_;              ///< [experts], or empty
+  std::vector<FeedForward> experts_;     ///< this rank's
+  std::unique_ptr<FeedForward> shared_;  ///< all shared experts as one unit; null without
+};
+
+}  // namespace supernode::moe

@@ -1,0 +1,50 @@
+#pragma once
+// The attention state of one sequence.
+
+#include <cstddef>
+#include <span>
+
+#include "moe/buffer.hpp"
+
+namespace supernode::moe {
+
+/// What MLA keeps of each token: for each layer the normalised latent [kv_lora_rank] and the rotated key part
+/// [rope_dim], f32. Token-major: all layers of a token are neighbours, so a range of tokens is one contiguous byte
+/// string, the unit that the memory pool stores and that prefill hands to decode. Get one from
+/// Transformer::make_cache().
+class KvCache {
+ public:
+  KvCache() = default;
+  /// @param n_layers layers kept per token; @param width values per layer, ModelConfig::kv_width()
+  KvCache(int n_layers, int width);
+
+  int length() const noexcept { return length_; }  ///< tokens held
+  int n_layers() const noexcept { return n_layers_; }
+  int width() const noexcept { return width_; }
+  std::size_t bytes_per_token() const noexcept { return token_stride() * sizeof(float); }
+
+  /// Room for `tokens` in all, so that growing up to there does not allocate.
+  void reserve(int tokens);
+  /// Drops all but the first `tokens` <= length(). O(1).
+  void truncate(int tokens);
+
+  /// Copies tokens [first, first + count) of all layers into `out`, count * bytes_per_token() bytes.
+  void export_tokens(int first, int count, std::span<std::byte> out) const;
+  /// Sets tokens [first, first + count), first <= length(), from exported bytes; length() grows to cover them.
+  void import_tokens(int first, int count, std::span<const std::byte> bytes);
+
+  /// For the transformer: appends `count` tokens whose values are still unset.
+  void extend(int count);
+  /// Row of `layer` at `token`: [width]; the next token's row lies token_stride() floats further.
+  float* row(int layer, int token) noexcept;
+  const float* row(int layer, int token) const noexcept;
+  std::size_t token_stride() const noexcept {
+    return static_cast<std::size_t>(n_layers_) * static_cast<std::size_t>(width_);
+  }
+
+ private:
+  int n_layers_ = 0, width_ = 0, length_ = 0;
+  Buffer<float> values_;
+};
+
+}  // namespace supernode::moe

@@ -1,0 +1,28 @@
+#include "moe/model_options.hpp"
+
+namespace supernode::moe {
+
+void describe(OptionTable& table, const std::string& section, ModelOptions& o) {
+  table.add(section, "model", o.model, "model folder: config.json and safetensors");
+  table.add(section, "dtype", o.dtype, "type of the model's matrices").choices({"f32", "bf16", "int8"});
+  table.add(section, "exchange", o.exchange, "algorithm of the token exchange");
+  table.add(section, "max_batch_tokens", o.max_batch_tokens, "tokens of a rank that go through the layers at once")
+      .range(1, 1 << 20);
+  table.add(section, "threads", o.threads, "threads of oneDNN in each rank").range(1, 1024);
+}
+
+TransformerOptions transformer_options(const ModelOptions& o, double deadline) {
+  TransformerOptions options;
+  options.type = parse_compute_type(o.dtype);
+  options.max_batch_tokens = o.max_batch_tokens;
+  options.exchange = o.exchange;
+  options.deadline = deadline;
+  options.threads = o.threads;
+  return options;
+}
+
+Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep) {
+  return Transformer(find_model(options.model), transformer_options(options, deadline), ep);
+}
+
+}  // namespace supernode::moe

@@ -1,0 +1,29 @@
+#pragma once
+// Which model to run and how: the options that all commands with a model share.
+
+#include <string>
+
+#include "moe/model_path.hpp"
+#include "moe/transformer.hpp"
+#include "runtime/core/options.hpp"
+
+namespace supernode::moe {
+
+struct ModelOptions {
+  std::string model = default_model;
+  std::string dtype = "f32";
+  std::string exchange = "auto";
+  int max_batch_tokens = 256;
+  int threads = 1;
+};
+
+/// Adds the options to `section` of the table.
+void describe(OptionTable& table, const std::string& section, ModelOptions& options);
+
+/// @param deadline s, for every wait for a peer. @throws UsageError for an unknown type.
+TransformerOptions transformer_options(const ModelOptions& options, double deadline);
+
+/// The transformer of `options`. Collective over `ep`. @throws as the constructor of Transformer.
+Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep);
+
+}  // namespace supernode::moe

@@ -1,0 +1,46 @@
+#include "moe/sampler.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "runtime/core/random.hpp"
+
+namespace supernode::moe {
+
+std::int32_t most_likely(std::span<const float> logits) {
+  std::size_t best = 0;
+  for (std::size_t i = 1; i < logits.size(); ++i)
+    if (logits[i] > logits[best] || std::isnan(logits[best])) best = i;
+  return static_cast<std::int32_t>(best);
+}
+
+std::int32_t sample(std::span<const float> logits, const SamplerOptions& options, std::uint64_t request, int position) {
+  const std::int32_t best = most_likely(logits);
+  if (options.temperature <= 0) return best;
+  const double top = logits[static_cast<std::size_t>(best)];
+  std::vector<double> weights(logits.size());
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    weights[i] = std::isnan(logits[i]) ? 0 : std::exp((logits[i] - top) / options.temperature);
+  std::vector<std::int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto weight = [&](std::int32_t token) { return weights[static_cast<std::size_t>(token)]; };
+  std::sort(order.begin(), order.end(),
+            [&](std::int32_t a, std::int32_t b) { return weight(a) > weight(b) || (weight(a) == weight(b) && a < b); });
+
+  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  double kept = 0;
+  std::size_t n_kept = 0;
+  while (n_kept < order.size() && (n_kept == 0 || kept < options.top_p * total)) kept += weight(order[n_kept++]);
+
+  Random random(options.seed, mix64(request) + static_cast<std::uint64_t>(position));
+  double left = random.uniform() * kept;
+  for (std::size_t i = 0; i < n_kept; ++i) {
+    left -= weight(order[i]);
+    if (left < 0) return order[i];
+  }
+  return order[n_kept - 1];
+}
+
+}  // namespace supernode::moe

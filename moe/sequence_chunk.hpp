@@ -1,0 +1,23 @@
+#pragma once
+// What a step works on.
+
+#include <cstdint>
+#include <span>
+
+#include "moe/kv_cache.hpp"
+#include "moe/model_config.hpp"
+
+namespace supernode::moe {
+
+/// Consecutive tokens of one sequence. They start at position cache->length(); afterwards the cache holds them too.
+/// Prefill is one chunk or several at growing offsets, decode a chunk of one token.
+struct SequenceChunk {
+  KvCache* cache = nullptr;              ///< from make_cache(); at most once in a step
+  std::span<const std::int32_t> tokens;  ///< at least one
+  bool all_logits = false;               ///< logits at every position, not only the last
+};
+
+/// @throws UsageError unless the chunk may be computed: see Transformer::forward. Local.
+void check_chunk(const ModelConfig& config, const SequenceChunk& chunk);
+
+}  // namespace supernode::moe

@@ -1,0 +1,93 @@
+#pragma once
+// The face of the module: a DeepSeek-V3-architecture model, its routed experts spread over the ranks of a communicator.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "moe/attention_path.hpp"
+#include "moe/compute_type.hpp"
+#include "moe/kv_cache.hpp"
+#include "moe/model_config.hpp"
+#include "moe/sequence_chunk.hpp"
+#include "runtime/core/communicator.hpp"
+
+namespace supernode::moe {
+
+struct TransformerOptions {
+  ComputeType type = ComputeType::f32;  ///< of the matrices; only f32 is implemented
+  /// Tokens of a rank that go through the layers at once. Sizes all buffers, those of the exchange too; a step with
+  /// more tokens is cut into slices.
+  int max_batch_tokens = 256;
+  std::string exchange = "auto";  ///< algorithm of the token exchange
+  double deadline = 120;          ///< s, for every wait for a peer
+  int threads = 1;                ///< of oneDNN in this process
+  int max_positions = 0;          ///< longest sequence; 0: the model's own. Beyond that RoPE is extrapolated
+  AttentionPath attention = AttentionPath::automatic;
+};
+
+/// What forward() returns. Valid until the next forward().
+struct StepResult {
+  /// [n_rows, vocab]: for each chunk in order one row (its last position), or one for each token with all_logits.
+  std::span<const float> logits;
+  int n_rows = 0, vocab_size = 0;
+  /// No rank had a token: the loop of a rank that only lends its experts may end.
+  bool idle = false;
+
+  std::span<const float> row(int i) const {
+    return logits.subspan(static_cast<std::size_t>(i) * static_cast<std::size_t>(vocab_size),
+                          static_cast<std::size_t>(vocab_size));
+  }
+};
+
+/// Where the wall time of a step went on this rank, s. `exchange` holds the waits for slower peers.
+struct StepStatistics {
+  double attention = 0, experts = 0, exchange = 0, other = 0;
+  int tokens = 0;  ///< of this rank
+  int slices = 0;  ///< agreed over the ranks
+  double total() const { return attention + experts + exchange + other; }
+};
+
+/// What a layer did with a slice of this rank's tokens, for tests and for recording the load of experts.
+struct LayerTrace {
+  int layer = 0, rows = 0;
+  std::span<const float> output;             ///< [rows, hidden] after the layer
+  std::span<const std::int32_t> expert_ids;  ///< [rows, topk], best first; empty for a dense layer
+  std::span<const float> expert_weights;     ///< [rows, topk]
+};
+
+/// Attention, norms, dense layers, shared experts and head are computed for a rank's own sequences on that rank; routed
+/// experts are partitioned over all ranks and reached by the token exchange. Results in f32 do not depend on the number
+/// of ranks beyond the rounding of sums over experts, nor on the other sequences in the step.
+class Transformer {
+ public:
+  /// Reads the checkpoint's shared weights and this rank's experts, and allocates all buffers. Collective over `ep`,
+  /// with equal arguments; `ep` is duplicated and may go.
+  /// @throws AgreedError (usage) for a bad checkpoint or option, on all ranks.
+  Transformer(const std::string& checkpoint_dir, const TransformerOptions& options, const Communicator& ep);
+  ~Transformer();
+  Transformer(Transformer&&) noexcept;
+  Transformer& operator=(Transformer&&) noexcept;
+
+  const ModelConfig& config() const;
+  /// An empty cache of the right shape. Local.
+  KvCache make_cache() const;
+
+  /// One step for the sequences of this rank. Collective over `ep`; a rank may pass no chunks. The number of exchange
+  /// rounds (slices x MoE layers) is agreed by one small allreduce.
+  /// @throws AgreedError (usage) on all ranks when a chunk of any rank is empty, holds an id outside the vocabulary or
+  /// goes beyond max_position_embeddings; caches are then unchanged. TimeoutError when a peer stays away.
+  StepResult forward(std::span<const SequenceChunk> chunks);
+
+  const StepStatistics& last_step() const;
+  /// Called after each layer and slice that has tokens of this rank; empty: none.
+  void set_observer(std::function<void(const LayerTrace&)> observer);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace supernode::moe

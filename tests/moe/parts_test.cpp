@@ -1,0 +1,262 @@
+// The pure parts of the model: gate, rotary embedding, cache, sampler, tokenizer, products.
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <set>
+
+#include "moe/gate.hpp"
+#include "moe/internal/gemm.hpp"
+#include "moe/internal/kernels.hpp"
+#include "moe/internal/step_plan.hpp"
+#include "moe/kv_cache.hpp"
+#include "moe/rope.hpp"
+#include "moe/sampler.hpp"
+#include "moe/tokenizer.hpp"
+#include "tests/support/catch.hpp"
+
+namespace supernode::moe {
+namespace {
+
+ModelConfig gate_config(GateScoring scoring, GateMethod method) {
+  ModelConfig c;
+  c.n_routed_experts = 8;
+  c.topk = 3;
+  c.n_groups = 4;
+  c.topk_groups = 2;
+  c.scoring = scoring;
+  c.method = method;
+  c.normalise_weights = false;
+  return c;
+}
+
+struct Choice {
+  std::vector<std::int32_t> ids;
+  std::vector<float> weights;
+};
+
+Choice choose(const ModelConfig& c, const std::vector<float>& logits, const std::vector<float>& bias = {}) {
+  Choice choice{std::vector<std::int32_t>(static_cast<std::size_t>(c.topk)),
+                std::vector<float>(static_cast<std::size_t>(c.topk))};
+  Gate(c).select(logits, bias, choice.ids, choice.weights);
+  return choice;
+}
+
+std::vector<float> random_values(std::size_t n, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+}  // namespace
+
+TEST_CASE("gate: the bias moves the choice, not the weights; two best make a group") {
+  ModelConfig c = gate_config(GateScoring::sigmoid, GateMethod::noaux_tc);
+  // Groups {0,1} {2,3} {4,5} {6,7}. Expert 0 is the best of all, but its group's two best are worth less than others'.
+  const std::vector<float> logits{2, -9, 1, 1, 0.9f, 0.8f, -1, -1}, none(8, 0.0f);
+  CHECK(choose(c, logits, none).ids == std::vector<std::int32_t>{2, 3, 4});
+  c.method = GateMethod::group_limited_greedy;  // the best one makes a group
+  CHECK(choose(c, logits).ids == std::vector<std::int32_t>{0, 2, 3});
+  c.method = GateMethod::greedy;
+  CHECK(choose(c, logits).ids == std::vector<std::int32_t>{0, 2, 3});
+
+  c.method = GateMethod::noaux_tc;
+  const std::vector<float> bias{0, 0, 0, 0, 0, 0, 0.9f, 0.8f};
+  const Choice moved = choose(c, logits, bias);
+  CHECK(moved.ids == std::vector<std::int32_t>{6, 7, 2});
+  CHECK(moved.weights[0] == Approx(1 / (1 + std::exp(1.0))));
+
+  c.normalise_weights = true;
+  c.routed_scaling = 2.5;
+  const Choice scaled = choose(c, logits, bias);
+  CHECK(std::accumulate(scaled.weights.begin(), scaled.weights.end(), 0.0f) == Approx(2.5));
+}
+
+TEST_CASE("gate: softmax scores, ties and NaN") {
+  ModelConfig c = gate_config(GateScoring::softmax, GateMethod::greedy);
+  c.topk = 8;
+  const Choice all = choose(c, {3, 1, 2, 0, 0, 0, 0, 0});
+  CHECK(all.ids == std::vector<std::int32_t>{0, 2, 1, 3, 4, 5, 6, 7});
+  CHECK(std::accumulate(all.weights.begin(), all.weights.end(), 0.0f) == Approx(1));
+  CHECK(all.weights[0] / all.weights[1] == Approx(std::exp(1.0)));
+
+  c = gate_config(GateScoring::sigmoid, GateMethod::noaux_tc);
+  const Choice odd = choose(c, std::vector<float>(8, std::nanf("")), std::vector<float>(8, 0.0f));
+  CHECK(std::set<std::int32_t>(odd.ids.begin(), odd.ids.end()).size() == 3);
+}
+
+TEST_CASE("rope: rotations keep lengths, scores depend on distance only") {
+  ModelConfig c;
+  c.nope_dim = 16;
+  c.rope_dim = 8;
+  const Rope rope(c);
+  CHECK(rope.softmax_scale() == Approx(1 / std::sqrt(24.0)));
+  const auto score = [&](int query_at, int key_at) {
+    std::vector<float> q = random_values(8, 1), k = random_values(8, 2), cosines(4), sines(4);
+    rope.angles(query_at, cosines, sines);
+    rotate(q.data(), cosines, sines);
+    rope.angles(key_at, cosines, sines);
+    rotate(k.data(), cosines, sines);
+    return std::inner_product(q.begin(), q.end(), k.begin(), 0.0);
+  };
+  CHECK(score(7, 3) == Approx(score(104, 100)).epsilon(1e-4));
+  CHECK(score(7, 3) != Approx(score(8, 3)).epsilon(1e-3));
+}
+
+TEST_CASE("rope: YaRN stretches slow pairs by the factor and leaves fast ones") {
+  ModelConfig c;
+  c.nope_dim = 0;
+  c.rope_dim = 64;
+  const Rope plain(c);
+  c.yarn = YarnConfig{40, 4096, 32, 1, 1, 1};
+  const Rope yarn(c);
+  std::vector<float> cosines(32), sines(32), yarn_cosines(32), yarn_sines(32);
+  plain.angles(1, cosines, sines);
+  yarn.angles(1, yarn_cosines, yarn_sines);
+  CHECK(yarn_sines[0] == Approx(sines[0]));
+  CHECK(yarn_sines[31] == Approx(sines[31] / 40).epsilon(1e-3));
+  const double mscale = 0.1 * std::log(40.0) + 1;
+  CHECK(yarn.softmax_scale() == Approx(mscale * mscale / 8));
+}
+
+TEST_CASE("cache: a range of tokens is one byte string") {
+  KvCache cache(2, 3);
+  CHECK(cache.bytes_per_token() == 24);
+  cache.extend(5);
+  for (int token = 0; token < 5; ++token)
+    for (int layer = 0; layer < 2; ++layer)
+      for (int i = 0; i < 3; ++i) cache.row(layer, token)[i] = static_cast<float>(100 * token + 10 * layer + i);
+  std::vector<std::byte> bytes(2 * cache.bytes_per_token());
+  cache.export_tokens(2, 2, bytes);
+  std::vector<float> values(12);
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  CHECK(values == std::vector<float>{200, 201, 202, 210, 211, 212, 300, 301, 302, 310, 311, 312});
+
+  KvCache other(2, 3);
+  other.reserve(64);
+  other.import_tokens(0, 2, bytes);
+  other.import_tokens(1, 2, bytes);  // overlaps and grows
+  CHECK(other.length() == 3);
+  CHECK(other.row(1, 0)[2] == 212);
+  CHECK(other.row(0, 1)[0] == 200);
+  CHECK(other.row(1, 2)[1] == 311);
+  other.truncate(1);
+  CHECK(other.length() == 1);
+  other.extend(1000);  // moves to larger memory; the first token survives
+  CHECK(other.row(1, 0)[2] == 212);
+}
+
+TEST_CASE("sampler: greedy, and draws that depend on seed, request and position only") {
+  CHECK(most_likely(std::vector<float>{1, 3, 3, 2}) == 1);
+  CHECK(most_likely(std::vector<float>{std::nanf(""), -1, std::nanf(""), 2}) == 3);
+
+  std::vector<float> logits(16);
+  for (std::size_t i = 0; i < 16; ++i) logits[i] = std::log(static_cast<float>(i == 5 ? 85 : 1));
+  const SamplerOptions hot{1.0, 1.0, 7};
+  std::set<std::int32_t> seen;
+  int fives = 0;
+  for (int position = 0; position < 2000; ++position) {
+    const std::int32_t token = sample(logits, hot, 3, position);
+    CHECK(token == sample(logits, hot, 3, position));
+    seen.insert(token);
+    fives += token == 5 ? 1 : 0;
+  }
+  CHECK(seen.size() == 16);
+  CHECK(fives == Approx(1700).margin(80));
+  // The likeliest token alone holds 0.85; a set of 0.8 is that token.
+  for (int position = 0; position < 100; ++position) CHECK(sample(logits, {1.0, 0.8, 7}, 3, position) == 5);
+  CHECK(sample(logits, {0, 1, 7}, 0, 0) == 5);
+}
+
+TEST_CASE("tokenizer: bytes there and back, and JSON-safe text") {
+  ModelConfig c;
+  CHECK_THROWS_WITH(Tokenizer(c).encode("x"), Catch::Contains("give token ids"));
+  CHECK(Tokenizer(c).decode(std::vector<std::int32_t>{1, 2}).empty());
+  c.tokenizer = "bytes";
+  const Tokenizer tokenizer(c);
+  const std::string text("a\xff\0b", 4);
+  CHECK(tokenizer.encode(text) == std::vector<std::int32_t>{97, 255, 0, 98});
+  CHECK(tokenizer.decode(tokenizer.encode(text)) == text);
+
+  const std::string bad = "\xef\xbf\xbd";
+  CHECK(valid_utf8("h\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80") == "h\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80");
+  CHECK(valid_utf8("\xff|\xc3") == bad + "|" + bad);               // no lead byte; cut short
+  CHECK(valid_utf8("\xc0\xaf") == bad + bad);                      // overlong
+  CHECK(valid_utf8("\xed\xa0\x80") == bad + bad + bad);            // surrogate
+  CHECK(valid_utf8("\xf4\x90\x80\x80") == bad + bad + bad + bad);  // above U+10FFFF
+}
+
+TEST_CASE("products: right for every number of rows, and a row's bits do not depend on its neighbours") {
+  Gemm gemm(1);
+  for (const auto& [n_out, n_in] : {std::pair{96, 24}, {13, 20}, {7, 5}, {1, 64}, {256, 128}}) {
+    const auto out = static_cast<std::size_t>(n_out), in = static_cast<std::size_t>(n_in);
+    constexpr std::size_t most = 300;
+    const std::vector<float> weights = random_values(out * in, 3), x = random_values(most * in, 4);
+    const PackedMatrix packed = gemm.pack(weights, n_out, n_in);
+    std::vector<float> all(most * out);
+    gemm.multiply(packed, x.data(), most, all.data());
+    double worst = 0;
+    for (std::size_t r = 0; r < most; ++r)
+      for (std::size_t o = 0; o < out; ++o) {
+        double exact = 0;
+        for (std::size_t i = 0; i < in; ++i) exact += static_cast<double>(x[r * in + i]) * weights[o * in + i];
+        worst = std::max(worst, std::abs(exact - all[r * out + o]));
+      }
+    CHECK(worst < 1e-4);
+    for (const int rows : {0, 1, 2, 3, 5, 8, 17, 31, 32, 33, 100, 257}) {
+      std::vector<float> some(static_cast<std::size_t>(rows) * out, -1);
+      gemm.multiply(packed, x.data(), rows, some.data());
+      INFO("rows " << rows << ", " << n_out << " x " << n_in);
+      CHECK(std::equal(some.begin(), some.end(), all.begin()));
+    }
+  }
+}
+
+TEST_CASE("kernels: against plain loops, at lengths around the vector width") {
+  for (const std::size_t n : {1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 33, 100}) {
+    INFO("n " << n);
+    const std::vector<float> x = random_values(2 * n, 5), w = random_values(n, 6);
+    std::vector<float> y(n);
+    double squares = 0, sum = 0;
+    for (std::size_t i = 0; i < n; ++i) squares += static_cast<double>(x[i]) * x[i];
+    const double scale = 1 / std::sqrt(squares / static_cast<double>(n) + 1e-6);
+    rms_norm(x.data(), w.data(), 1e-6f, n, y.data());
+    for (std::size_t i = 0; i < n; ++i) CHECK(y[i] == Approx(x[i] * scale * w[i]).margin(1e-6));
+
+    silu_gate(x.data(), n, y.data());
+    for (std::size_t i = 0; i < n; ++i) CHECK(y[i] == Approx(x[i] / (1 + std::exp(-x[i])) * x[n + i]).margin(1e-6));
+
+    y.assign(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(n));
+    softmax(y.data(), 0.5f, n);
+    for (std::size_t i = 0; i < n; ++i) sum += std::exp(0.5 * x[i]);
+    for (std::size_t i = 0; i < n; ++i) CHECK(y[i] == Approx(std::exp(0.5 * x[i]) / sum).margin(1e-6));
+
+    y.assign(w.begin(), w.end());
+    add_scaled(2, x.data(), n, y.data());
+    add(x.data(), n, y.data());
+    for (std::size_t i = 0; i < n; ++i) CHECK(y[i] == Approx(w[i] + 3 * x[i]).margin(1e-6));
+  }
+}
+
+TEST_CASE("a step is cut into slices; every token is in one, in order") {
+  KvCache a, b;
+  const std::vector<std::int32_t> tokens(10);
+  const SequenceChunk chunks[] = {{&a, std::span(tokens).first(7), false}, {&b, std::span(tokens).first(5), true}};
+  StepPlan plan;
+  plan.build(chunks, 4);
+  REQUIRE(plan.slices().size() == 3);
+  CHECK(plan.logit_rows() == 6);
+  const auto& second = plan.slice(1).pieces;
+  REQUIRE(second.size() == 2);
+  CHECK((second[0].chunk == 0 && second[0].first == 4 && second[0].count == 3 && second[0].logit_count == 1));
+  CHECK((second[1].chunk == 1 && second[1].first == 0 && second[1].count == 1 && second[1].first_logit_row == 1));
+  CHECK(plan.slice(0).pieces[0].logit_count == 0);
+  CHECK(plan.slice(2).pieces[0].logit_count == 4);
+  CHECK(plan.slice(3).pieces.empty());
+  plan.build({}, 4);
+  CHECK(plan.slices().empty());
+}
+
+}  // namespace supernode::moe
