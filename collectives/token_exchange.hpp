@@ -88,13 +88,13 @@ class DispatchedTokens {
   RoundBuffers* round_ = nullptr;
 };
 
-/// What the last round cost this rank.
+/// What a round cost this rank. Bytes are those of messages (rows and routing), and include what a rank sends to
+/// itself.
 struct ExchangeStatistics {
-  double dispatch_s = 0, combine_s = 0;          ///< wall seconds inside begin and end together
-  int rows_sent = 0, rows_received = 0;          ///< of the dispatch, to and from all ranks with this one
-  std::uint64_t dispatch_bytes = 0;              ///< sent by this rank: rows and routing, to all ranks with itself
-  std::uint64_t combine_bytes = 0;               ///< likewise, of the way back
-  std::vector<std::uint64_t> dispatch_bytes_to;  ///< [ranks]
+  double dispatch_s = 0, combine_s = 0;                               ///< wall seconds inside begin and end together
+  int rows_sent = 0, rows_received = 0;                               ///< of the dispatch, with those to itself
+  std::vector<std::uint64_t> dispatch_bytes_to, dispatch_bytes_from;  ///< [ranks]
+  std::vector<std::uint64_t> combine_bytes_to, combine_bytes_from;    ///< [ranks]
 };
 
 /// Dispatch and combine over the ranks of a communicator, with everything allocated beforehand: no allocation, no
@@ -142,7 +142,7 @@ class TokenExchange {
   const ExpertPartition& experts() const;
   /// The algorithm in use, never "auto".
   const std::string& algorithm() const;
-  /// Of the round whose combine ended last; dispatch figures are there after its dispatch.
+  /// Of the last dispatch that ended, and the time of the last combine that ended.
   const ExchangeStatistics& statistics() const;
 
  private:

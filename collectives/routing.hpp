@@ -1,0 +1,36 @@
+#pragma once
+// Traffic patterns: which experts the tokens of a benchmark or test choose. Pure and deterministic.
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace supernode::collectives {
+
+/// How popular the experts are. A token draws topk distinct experts, one after the other, each with a probability
+/// proportional to its popularity among those not yet drawn.
+///   uniform  all alike
+///   zipf     expert e: 1 / (e + 1)^zipf_alpha, so low ranks get most
+///   k_hot    the first hot_experts share hot_fraction evenly, the others the rest
+struct RoutingConfig {
+  std::string pattern = "uniform";
+  double zipf_alpha = 1;
+  int hot_experts = 4;
+  double hot_fraction = 0.5;
+  std::uint64_t seed = 1;
+};
+
+/// The names that RoutingConfig::pattern may have.
+std::vector<std::string> routing_patterns();
+
+/// Popularity of each expert, summing to 1. @throws UsageError for an unknown pattern or a value out of range.
+std::vector<double> expert_popularity(const RoutingConfig& config, int num_experts);
+
+/// Draws for the tokens of `rank`: distinct ids [n_tokens, topk], and weights [n_tokens, topk], positive, summing to 1
+/// for each token. A function of (popularity, seed, rank, token) only. O(n_tokens * experts).
+/// @throws UsageError when topk exceeds the experts.
+void draw_routing(std::span<const double> popularity, std::uint64_t seed, int rank, int topk,
+                  std::span<std::int32_t> expert_ids, std::span<float> weights);
+
+}  // namespace supernode::collectives

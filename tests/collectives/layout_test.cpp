@@ -1,0 +1,106 @@
+// Who sends what to whom, for every world size up to 64, without MPI.
+#include "collectives/layout.hpp"
+
+#include <set>
+
+#include <catch2/catch.hpp>
+
+#include "collectives/algorithms.hpp"
+#include "collectives/routing.hpp"
+
+using namespace supernode::collectives;
+
+TEST_CASE("every expert has one rank, blocks are contiguous and differ by one at most") {
+  for (int ranks = 1; ranks <= 64; ++ranks)
+    for (const int n : {1, 2, 7, 63, 64, 65, 256}) {
+      const ExpertPartition experts(n, ranks);
+      int next = 0;
+      for (int rank = 0; rank < ranks; ++rank) {
+        REQUIRE(experts.first(rank) == next);
+        REQUIRE(experts.count(rank) >= n / ranks);
+        REQUIRE(experts.count(rank) <= experts.max_count());
+        for (int i = 0; i < experts.count(rank); ++i) REQUIRE(experts.rank_of(next++) == rank);
+      }
+      REQUIRE(next == n);
+      REQUIRE(experts.first(ranks) == n);
+    }
+}
+
+TEST_CASE("rows and routing records of a message do not overlap, rows are aligned, the message is whole lines") {
+  for (const Payload payload : {Payload::int8, Payload::bf16, Payload::f32})
+    for (const int hidden : {1, 3, 64, 7168})
+      for (const int topk : {1, 8}) {
+        const DispatchLayout layout(payload, hidden, topk);
+        CHECK(layout.bytes(0) == 0);
+        for (const int n : {1, 2, 9, 128}) {
+          CHECK(layout.routing_offset(1) >= sizeof(RoutingHead) + topk * sizeof(RoutingPlace));
+          CHECK(layout.row_offset(n, 0) >= layout.routing_offset(n));
+          for (int row = 0; row < n; ++row) {
+            REQUIRE(layout.row_offset(n, row) % line_bytes == 0);
+            REQUIRE(layout.row_offset(n, row) + element_bytes(payload) * hidden <=
+                    (row + 1 < n ? layout.row_offset(n, row + 1) : layout.bytes(n)));
+          }
+          CHECK(layout.bytes(n) % line_bytes == 0);
+          CHECK(layout.bytes(n) <= layout.bytes(static_cast<std::size_t>(n), 1));
+          CHECK(CombineLayout(payload, hidden).bytes(n) == n * CombineLayout(payload, hidden).row_stride());
+        }
+      }
+}
+
+TEST_CASE("a plan sends each token once to each rank that holds one of its experts, ascending") {
+  constexpr int n_tokens = 33, topk = 4, n_experts = 70;
+  std::vector<std::int32_t> ids(n_tokens * topk);
+  std::vector<float> weights(ids.size());
+  draw_routing(expert_popularity({}, n_experts), 7, 0, topk, ids, weights);
+  for (std::size_t i = 0; i < ids.size(); i += 5) ids[i] = -1;
+  for (int k = 0; k < topk; ++k) ids[2 * topk + k] = -1;
+  for (int ranks = 1; ranks <= 64; ++ranks) {
+    const ExpertPartition experts(n_experts, ranks);
+    SendPlan plan(experts, topk, 40);
+    for (const int n : {n_tokens, 0, 1, n_tokens}) {  // a plan is used again
+      plan.build(std::span(ids).first(static_cast<std::size_t>(n) * topk));
+      REQUIRE(plan.n_tokens() == n);
+      std::vector<int> next(ranks, 0);
+      int total = 0;
+      for (int token = 0; token < n; ++token) {
+        std::set<int> wanted;
+        for (int k = 0; k < topk; ++k)
+          if (ids[token * topk + k] >= 0) wanted.insert(experts.rank_of(ids[token * topk + k]));
+        std::vector<int> got;
+        for (const Send send : plan.sends_of(token)) {
+          got.push_back(send.rank);
+          REQUIRE(send.index == next[send.rank]++);
+        }
+        REQUIRE(got == std::vector<int>(wanted.begin(), wanted.end()));
+        total += static_cast<int>(got.size());
+      }
+      for (int rank = 0; rank < ranks; ++rank) REQUIRE(plan.rows_to(rank) == next[rank]);
+      REQUIRE(plan.n_rows() == total);
+    }
+  }
+}
+
+TEST_CASE("buffers grow with the worst case, and stay known beforehand") {
+  ExchangeConfig config{.max_tokens = 128, .hidden = 1024, .topk = 8, .num_experts = 256};
+  for (const auto& entry : algorithms()) {
+    config.algorithm = entry.name;
+    const std::size_t one = exchange_buffer_bytes(config, 1), many = exchange_buffer_bytes(config, 64);
+    CHECK(many > one);
+    // Both directions, two rounds, 64 ranks with 128 rows of 4 KiB each.
+    CHECK(many >= 2u * 2 * 64 * 128 * 4096);
+    CHECK(many <= 2u * 2 * 64 * 128 * 4096 * 5 / 4);
+    config.algorithm = "auto";
+    CHECK(exchange_buffer_bytes(config, 64) >= many);
+  }
+}
+
+TEST_CASE("an algorithm is chosen by name or by shape") {
+  ExchangeConfig config{.max_tokens = 1, .hidden = 1, .topk = 1, .num_experts = 1};
+  CHECK(select_algorithm(config, {4, 1}).name == "direct");
+  CHECK(select_algorithm(config, {4, 2}).name == "alltoallv");
+  config.algorithm = "direct";
+  CHECK_THROWS_WITH(select_algorithm(config, {4, 2}), Catch::Contains("one host") && Catch::Contains("span 2"));
+  config.algorithm = "alltoallw";
+  CHECK_THROWS_WITH(select_algorithm(config, {4, 1}),
+                    "exchange algorithm 'alltoallw' unknown; known: auto, alltoallv, direct");
+}
