@@ -4,6 +4,10 @@ add_library(supernode_build_flags INTERFACE)
 target_compile_options(supernode_build_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
   $<$<BOOL:${SUPERNODE_WERROR}>:-Werror>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # GCC 12 warns falsely about every `"text" + std::string` (GCC bug 105329).
+  target_compile_options(supernode_build_flags INTERFACE -Wno-restrict)
+endif()
 if(SUPERNODE_SANITIZE)
   add_compile_options(-fsanitize=${SUPERNODE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${SUPERNODE_SANITIZE})

@@ -16,12 +16,12 @@ namespace supernode::launch {
 
 /// Options of every command, section [run].
 struct RunOptions {
-  std::string config;               ///< configuration file
+  std::string config;  ///< configuration file
   std::string log_level = "warning";
-  std::string format = "text";      ///< "text" or "json", on rank 0's stdout
-  std::string output;               ///< HDF5 result file; empty: none
-  double deadline = 120;            ///< s, for every wait for a peer
-  std::string bind = "auto";        ///< "auto" or "none"
+  std::string format = "text";  ///< "text" or "json", on rank 0's stdout
+  std::string output;           ///< HDF5 result file; empty: none
+  double deadline = 120;        ///< s, for every wait for a peer
+  std::string bind = "auto";    ///< "auto" or "none"
 };
 void describe(OptionTable& table, RunOptions& options);
 
@@ -37,15 +37,15 @@ struct Context {
   bool is_root() const { return !world || world->rank() == 0; }
 };
 
-/// A command of the program. describe() runs for all commands (so that any known key of a configuration file is accepted);
-/// run() for one of them.
+/// A command of the program. describe() runs for all commands (so that any known key of a configuration file is
+/// accepted); run() for one of them.
 class Command {
  public:
   virtual ~Command() = default;
   /// Adds the options of section() and of the modules this command uses.
   virtual void describe(OptionTable& table) = 0;
-  /// All ranks of the world call it. Returns the exit code, equal on all ranks. Errors: throw; an error that only some ranks
-  /// see is thrown through collectively(), or else the run is aborted.
+  /// All ranks of the world call it. Returns the exit code, equal on all ranks. Errors: throw; an error that only some
+  /// ranks see is thrown through collectively(), or else the run is aborted.
   virtual int run(const Context& context) = 0;
 };
 
@@ -65,8 +65,8 @@ struct Samples {
   std::vector<std::size_t> shape;
 };
 
-/// Ends a command: prints `text` or the JSON document {"schema","version","args","env","results"} on the root's stdout and
-/// writes --output. Collective over context.world where there is one.
+/// Ends a command: prints `text` or the JSON document {"schema","version","args","env","results"} on the root's stdout
+/// and writes --output. Collective over context.world where there is one.
 /// @param command as in the table; @param results and @param text matter on the root only
 /// @throws AgreedError when the output file cannot be written.
 void report(const Context& context, std::string_view command, const Json& results, const std::string& text,

@@ -4,6 +4,10 @@ namespace supernode::launch {
 
 std::span<const CommandEntry> commands() {
   static constexpr CommandEntry table[] = {
+      {"serve", "serve", "replay a trace of requests: prefill, decode and cache ranks under one coordinator", true,
+       make_serve},
+      {"generate", "generate", "continue a prompt", true, make_generate},
+      {"eval", "eval", "score a text: nats per token and perplexity", true, make_eval},
       {"topo", "topo", "the emulated machine rank by rank, and the hosts", true, make_topo},
       {"config", "config", "print the effective configuration as a file", false, make_config},
   };

@@ -1,13 +1,13 @@
-// supernode <command> [options]: finds the command, gathers its options from all sources, runs it, and turns errors into
-// one line and an exit code that is the same on all ranks.
-
-#include <fmt/format.h>
+// supernode <command> [options]: finds the command, gathers its options from all sources, runs it, and turns errors
+// into one line and an exit code that is the same on all ranks.
 
 #include <algorithm>
 #include <climits>
 #include <cstdio>
 #include <exception>
 #include <span>
+
+#include <fmt/format.h>
 
 #include "launch/command.hpp"
 #include "launch/commands.hpp"
@@ -50,7 +50,8 @@ const CommandEntry& find_command(std::vector<std::string>& arguments) {
   throw UsageError(fmt::format("unknown command '{}'; known: {}", name, known));
 }
 
-/// Every option of the program. All commands describe theirs, so that a configuration file may hold keys of any of them.
+/// Every option of the program. All commands describe theirs, so that a configuration file may hold keys of any of
+/// them.
 struct Program {
   explicit Program(const CommandEntry& entry) : table(std::string(entry.section)) {
     launch::describe(table, run);
@@ -146,9 +147,9 @@ int run_on_world(const CommandEntry& entry, const std::vector<std::string>& argu
   return program.command->run(context);
 }
 
-/// Every rank comes here when its command ended, well or not. When all ranks failed in order they leave together with the
-/// highest code and one message; when some do not come (they are stuck in a communication that the failed rank left), the
-/// failed rank aborts the job.
+/// Every rank comes here when its command ended, well or not. When all ranks failed in order they leave together with
+/// the highest code and one message; when some do not come (they are stuck in a communication that the failed rank
+/// left), the failed rank aborts the job.
 int leave_together(const Communicator& farewell, int code, const std::string& message) {
   struct {
     int code, rank;

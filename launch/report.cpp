@@ -25,6 +25,12 @@ std::string schema_of(std::string_view command) {
   return "supernode." + name + "/1";
 }
 
+/// Numbers and booleans as such, anything else as text.
+Json typed(const std::string& value) {
+  const Json parsed = Json::parse(value, nullptr, false);
+  return parsed.is_number() || parsed.is_boolean() ? parsed : Json(value);
+}
+
 void write_output(const Context& context, const Json& document, const std::vector<Samples>& samples) {
   ResultFile file(context.run.output);
   for (const Samples& set : samples) file.dataset(set.path, set.values, set.shape);
@@ -42,20 +48,20 @@ void report(const Context& context, std::string_view command, const Json& result
   const bool wants_document = context.run.format == "json" || !context.run.output.empty();
   if (wants_document) {
     Json document;
-    const Json env = context.world ? run_provenance(*context.world, context.host, context.command_line)
-                                   : build_provenance();
+    const Json env =
+        context.world ? run_provenance(*context.world, context.host, context.command_line) : build_provenance();
     const auto write = [&] {
-      if (!context.is_root()) return;
       document["schema"] = schema_of(command);
       document["version"] = version();
       document["args"] = Json::object();
-      for (const Option* option : context.options->own_options()) document["args"][option->key()] = option->value();
+      for (const Option* option : context.options->own_options())
+        document["args"][option->key()] = typed(option->value());
       document["env"] = env;
       document["results"] = results;
       if (!context.run.output.empty()) write_output(context, document, samples);
     };
     if (context.world) {
-      collectively(*context.world, write);
+      on_root(*context.world, write);
     } else {
       write();
     }

@@ -17,19 +17,14 @@ class TopoCommand : public Command {
 
   int run(const Context& context) override {
     const Communicator& world = *context.world;
-    const emulation::Machine machine =
-        collectively(world, [&] { return emulation::load_machine(machine_); });
+    const emulation::Machine machine = collectively(world, [&] { return emulation::load_machine(machine_); });
     if (world.size() > machine.dies())
-      throw AgreedError(ExitCode::usage, fmt::format("machine '{}' has {} dies, but the world has {} ranks", machine.name,
-                                                     machine.dies(), world.size()));
+      throw AgreedError(ExitCode::usage, fmt::format("machine '{}' has {} dies, but the world has {} ranks",
+                                                     machine.name, machine.dies(), world.size()));
     const emulation::Place place = emulation::place_of(machine, world.rank());
     const HostTopology& host = context.host;
-    const Json mine{{"rank", world.rank()},
-                    {"die", place.die},
-                    {"npu", place.npu},
-                    {"die_in_npu", place.die_in_npu},
-                    {"node", place.node},
-                    {"first_switch", place.first_switch},
+    const Json mine{{"rank", world.rank()},           {"die", place.die},   {"npu", place.npu},
+                    {"die_in_npu", place.die_in_npu}, {"node", place.node}, {"first_switch", place.first_switch},
                     {"host", to_json(host)}};
     const std::vector<std::string> rows = world.gather(mine.dump());
     Json results{{"machine",
@@ -46,8 +41,8 @@ class TopoCommand : public Command {
       text = fmt::format("# machine {}: {} nodes x {} NPUs x {} dies = {} dies; {} planes, {:g} GB/s per die\n",
                          machine.name, machine.nodes, machine.npus_per_node, machine.dies_per_npu, machine.dies(),
                          machine.fabric.planes, machine.fabric_gbps());
-      text += fmt::format("{:>5} {:>5} {:>5} {:>5}  {:<20} {:>5} {:>5} {:<12} {}\n", "#rank", "die", "npu", "node", "host",
-                          "cores", "numa", "bound_to", "bound_by");
+      text += fmt::format("{:>5} {:>5} {:>5} {:>5}  {:<20} {:>5} {:>5} {:<12} {}\n", "#rank", "die", "npu", "node",
+                          "host", "cores", "numa", "bound_to", "bound_by");
       for (const std::string& row : rows) {
         const Json rank = Json::parse(row);
         const Json& h = rank["host"];

@@ -15,8 +15,8 @@ namespace supernode {
 
 /// What a rank has to say after a step that may have failed on some ranks only. Collective over `comm`.
 /// @param failure this rank's error, or null
-/// @throws AgreedError on every rank when any rank failed: code and text of the lowest failing rank. Its number stands in
-/// front unless all ranks failed, or several with the same text.
+/// @throws AgreedError on every rank when any rank failed: code and text of the lowest failing rank. Its number stands
+/// in front unless all ranks failed, or several with the same text.
 void agree(const Communicator& comm, const std::exception_ptr& failure);
 
 /// Runs `step()` (which must not communicate) on every rank and agrees on its outcome. Collective over `comm`.

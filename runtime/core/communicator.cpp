@@ -58,8 +58,8 @@ std::vector<std::string> Communicator::gather(const std::string& text, int root)
   std::vector<int> offsets(lengths.size());
   std::exclusive_scan(lengths.begin(), lengths.end(), offsets.begin(), 0);
   std::string joined(here ? static_cast<std::size_t>(offsets.back() + lengths.back()) : 0, '\0');
-  SUPERNODE_MPI(MPI_Gatherv(text.data(), length, MPI_CHAR, joined.data(), lengths.data(), offsets.data(), MPI_CHAR,
-                            root, get()));
+  SUPERNODE_MPI(
+      MPI_Gatherv(text.data(), length, MPI_CHAR, joined.data(), lengths.data(), offsets.data(), MPI_CHAR, root, get()));
   std::vector<std::string> texts;
   for (std::size_t i = 0; i < lengths.size(); ++i)
     texts.push_back(joined.substr(static_cast<std::size_t>(offsets[i]), static_cast<std::size_t>(lengths[i])));

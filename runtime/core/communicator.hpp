@@ -1,10 +1,10 @@
 #pragma once
 // A communicator that knows its rank and size, and the few collectives on host data that all parts use.
 
-#include <mpi.h>
-
 #include <string>
 #include <vector>
+
+#include <mpi.h>
 
 #include "runtime/core/handle.hpp"
 

@@ -1,8 +1,8 @@
 #include "runtime/core/deadline.hpp"
 
-#include <sched.h>
-
 #include <thread>
+
+#include <sched.h>
 
 namespace supernode {
 

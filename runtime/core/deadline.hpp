@@ -23,8 +23,9 @@ class Deadline {
   double seconds_;
 };
 
-/// One turn of a polling loop. The first turns only pause the pipeline; then the core is yielded at each turn, and after
-/// about a millisecond of yielding the thread sleeps shortly where `may_sleep` is set (service loops, not exchanges).
+/// One turn of a polling loop. The first turns only pause the pipeline; then the core is yielded at each turn, and
+/// after about a millisecond of yielding the thread sleeps shortly where `may_sleep` is set (service loops, not
+/// exchanges).
 class SpinWait {
  public:
   explicit SpinWait(bool may_sleep = false) : may_sleep_(may_sleep) {}

@@ -50,8 +50,8 @@ class TimeoutError : public EnvironmentError {
   using EnvironmentError::EnvironmentError;
 };
 
-/// An error that every rank of the world has been told of (see agreement.hpp): all ranks throw it with the same text and
-/// code, so the program can leave MPI in order instead of aborting it.
+/// An error that every rank of the world has been told of (see agreement.hpp): all ranks throw it with the same text
+/// and code, so the program can leave MPI in order instead of aborting it.
 class AgreedError : public Error {
  public:
   using Error::Error;
@@ -61,8 +61,7 @@ class AgreedError : public Error {
 [[noreturn]] void panic(std::string_view message, std::source_location where = std::source_location::current());
 
 /// panic() unless `holds`; for cheap invariants, checked in every build.
-inline void expect(bool holds, std::string_view message,
-                   std::source_location where = std::source_location::current()) {
+inline void expect(bool holds, std::string_view message, std::source_location where = std::source_location::current()) {
   if (!holds) panic(message, where);
 }
 

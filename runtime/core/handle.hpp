@@ -1,9 +1,9 @@
 #pragma once
 // Move-only owners of MPI objects: one template, a traits struct for each kind.
 
-#include <mpi.h>
-
 #include <utility>
+
+#include <mpi.h>
 
 namespace supernode {
 

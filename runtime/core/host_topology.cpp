@@ -1,8 +1,8 @@
 #include "runtime/core/host_topology.hpp"
 
-#include <hwloc.h>
-
 #include <memory>
+
+#include <hwloc.h>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/session.hpp"
@@ -43,7 +43,8 @@ HostTopology describe(const Topology& topology) {
 
   const Bitmap allowed(hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(topology.get())));
   Bitmap binding(hwloc_bitmap_alloc());
-  if (hwloc_get_cpubind(topology.get(), binding.get(), HWLOC_CPUBIND_PROCESS) != 0 || hwloc_bitmap_iszero(binding.get()))
+  if (hwloc_get_cpubind(topology.get(), binding.get(), HWLOC_CPUBIND_PROCESS) != 0 ||
+      hwloc_bitmap_iszero(binding.get()))
     hwloc_bitmap_copy(binding.get(), allowed.get());
   host.bound = !hwloc_bitmap_isincluded(allowed.get(), binding.get());
   host.bound_by = host.bound ? "launcher" : "none";
@@ -77,9 +78,15 @@ HostTopology bind_rank(int local_rank, int local_size, bool enable) {
 }
 
 Json to_json(const HostTopology& t) {
-  return {{"host", t.host},         {"packages", t.packages},         {"numa_nodes", t.numa_nodes},
-          {"cores", t.cores},       {"processing_units", t.processing_units}, {"memory_bytes", t.memory_bytes},
-          {"binding", t.binding},   {"bound_by", t.bound_by},         {"numa_node", t.numa_node}};
+  return {{"host", t.host},
+          {"packages", t.packages},
+          {"numa_nodes", t.numa_nodes},
+          {"cores", t.cores},
+          {"processing_units", t.processing_units},
+          {"memory_bytes", t.memory_bytes},
+          {"binding", t.binding},
+          {"bound_by", t.bound_by},
+          {"numa_node", t.numa_node}};
 }
 
 }  // namespace supernode

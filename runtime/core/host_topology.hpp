@@ -12,10 +12,10 @@ struct HostTopology {
   std::string host;
   int packages = 0, numa_nodes = 0, cores = 0, processing_units = 0;
   std::uint64_t memory_bytes = 0;
-  std::string binding;         ///< cpuset of this process as a list ("0", "0-3,8")
-  bool bound = false;          ///< the process may not use the whole host
-  std::string bound_by;        ///< "launcher", "supernode" or "none"
-  int numa_node = -1;          ///< the one NUMA node that holds the binding; -1 when it spans several
+  std::string binding;   ///< cpuset of this process as a list ("0", "0-3,8")
+  bool bound = false;    ///< the process may not use the whole host
+  std::string bound_by;  ///< "launcher", "supernode" or "none"
+  int numa_node = -1;    ///< the one NUMA node that holds the binding; -1 when it spans several
 };
 
 /// Looks at the host; binds nothing. HWLOC_SYNTHETIC and HWLOC_XMLFILE replace the real host, for tests.

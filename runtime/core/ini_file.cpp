@@ -1,10 +1,10 @@
 #include "runtime/core/ini_file.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cctype>
 #include <map>
+
+#include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
 

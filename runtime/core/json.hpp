@@ -1,9 +1,10 @@
 #pragma once
 // The JSON type of the project, and parsing with errors that name the file.
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+
+#include <nlohmann/json.hpp>
 
 namespace supernode {
 

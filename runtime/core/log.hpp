@@ -1,11 +1,11 @@
 #pragma once
 // Log lines on stderr, each with its rank. stdout belongs to results.
 
-#include <fmt/format.h>
-
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include <fmt/format.h>
 
 namespace supernode {
 

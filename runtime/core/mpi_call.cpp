@@ -1,8 +1,8 @@
 #include "runtime/core/mpi_call.hpp"
 
-#include <fmt/format.h>
-
 #include <climits>
+
+#include <fmt/format.h>
 
 namespace supernode {
 

@@ -1,16 +1,17 @@
 #pragma once
 // The one macro around MPI calls, and the narrowing of counts that MPI 3 wants as int.
 
-#include <mpi.h>
-
 #include <cstddef>
 #include <source_location>
+
+#include <mpi.h>
 
 #include "runtime/core/error.hpp"
 
 namespace supernode {
 
-/// An MPI call failed; the communicator it used is dead. The message holds the call's text, its place and MPI's own words.
+/// An MPI call failed; the communicator it used is dead. The message holds the call's text, its place and MPI's own
+/// words.
 class MpiError : public EnvironmentError {
  public:
   using EnvironmentError::EnvironmentError;
@@ -25,9 +26,9 @@ int count_cast(std::size_t count, const char* what = "count");
 }  // namespace supernode
 
 /// SUPERNODE_MPI(MPI_Barrier(comm)); — throws MpiError when the call does not return MPI_SUCCESS.
-#define SUPERNODE_MPI(call)                                                                    \
-  do {                                                                                         \
-    const int supernode_mpi_code_ = (call);                                                    \
-    if (supernode_mpi_code_ != MPI_SUCCESS)                                                    \
+#define SUPERNODE_MPI(call)                                                                      \
+  do {                                                                                           \
+    const int supernode_mpi_code_ = (call);                                                      \
+    if (supernode_mpi_code_ != MPI_SUCCESS)                                                      \
       ::supernode::throw_mpi_error(supernode_mpi_code_, #call, std::source_location::current()); \
   } while (false)

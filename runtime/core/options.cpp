@@ -1,13 +1,13 @@
 #include "runtime/core/options.hpp"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-
 #include <algorithm>
-#include <boost/program_options.hpp>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+
+#include <boost/program_options.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/ini_file.hpp"
@@ -23,7 +23,6 @@ std::string with_hyphens(std::string name) {
   std::replace(name.begin(), name.end(), '_', '-');
   return name;
 }
-
 
 std::string in_capitals(std::string name) {
   for (char& c : name) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
@@ -195,8 +194,7 @@ Option& OptionTable::add(const std::string& section, const std::string& key, Byt
     if (target.min > target.max) throw UsageError(fmt::format("'{}' is an empty range", text));
   };
   option.show_ = [&target] {
-    return target.min == target.max ? exact_size(target.min)
-                                    : exact_size(target.min) + ":" + exact_size(target.max);
+    return target.min == target.max ? exact_size(target.min) : exact_size(target.min) + ":" + exact_size(target.max);
   };
   return option;
 }
@@ -253,9 +251,8 @@ void OptionTable::parse(const OptionSources& sources) {
     const auto declare = [&](const std::string& name) {
       auto* value = po::value<std::string>();
       if (option->is_flag_) value->implicit_value("true");
-      const std::string spelled = option->short_ && name.find('.') == std::string::npos
-                                      ? fmt::format("{},{}", name, option->short_)
-                                      : name;
+      const std::string spelled =
+          option->short_ && name.find('.') == std::string::npos ? fmt::format("{},{}", name, option->short_) : name;
       known.add_options()(spelled.c_str(), value, "");
       by_flag[name] = option.get();
     };
@@ -317,7 +314,9 @@ std::string OptionTable::help() const {
   };
   list(own_section_, "Options [default]:");
   list("run", "Options of every command:");
-  text += "\nAny option of the configuration file is also a flag, --section.key VALUE; `supernode config` prints them all.\n";
+  text +=
+      "\nAny option of the configuration file is also a flag, --section.key VALUE; `supernode config` prints them "
+      "all.\n";
   return text;
 }
 

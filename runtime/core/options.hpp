@@ -1,6 +1,7 @@
 #pragma once
 // Options: each exists once, as a struct member with its default, and one line that describes it.
-// Precedence: command line > environment > configuration file > default. An unknown name anywhere is an error naming it.
+// Precedence: command line > environment > configuration file > default. An unknown name anywhere is an error naming
+// it.
 //
 //   struct PoolConfig { Bytes capacity{64 << 20}; double evict_above = 0.9; };
 //   void describe(OptionTable& o, PoolConfig& c) {
@@ -66,9 +67,9 @@ class Option {
 
 /// Where values come from, gathered on one rank so that all ranks parse the same text.
 struct OptionSources {
-  std::vector<std::string> arguments;                          ///< after the command's name
+  std::vector<std::string> arguments;                            ///< after the command's name
   std::vector<std::pair<std::string, std::string>> environment;  ///< SUPERNODE_X__Y variables
-  std::string file_name, file_text;                            ///< empty name: no file
+  std::string file_name, file_text;                              ///< empty name: no file
 };
 
 /// The variables of this process named SUPERNODE_<SECTION>__<KEY>.

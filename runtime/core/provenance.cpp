@@ -1,15 +1,15 @@
 #include "runtime/core/provenance.hpp"
 
+#include <algorithm>
+#include <cstdlib>
+#include <ctime>
+#include <map>
+
 #include <H5public.h>
 #include <fmt/format.h>
 #include <hwloc.h>
 #include <mpi.h>
 #include <spdlog/version.h>
-
-#include <algorithm>
-#include <cstdlib>
-#include <ctime>
-#include <map>
 
 #include "runtime/core/mpi_call.hpp"
 

@@ -1,6 +1,6 @@
 #pragma once
-// Counter-based random numbers: the n-th draw of a stream is a function of (seed, stream, n), so results do not depend on
-// which rank draws or in what order.
+// Counter-based random numbers: the n-th draw of a stream is a function of (seed, stream, n), so results do not depend
+// on which rank draws or in what order.
 
 #include <cstdint>
 
@@ -26,9 +26,7 @@ class Random {
   /// In [0, 1), 53 bits.
   constexpr double uniform() { return static_cast<double>((*this)() >> 11) * 0x1.0p-53; }
   /// In [0, n), n > 0; the bias of n / 2^64 is below anything measurable here.
-  constexpr std::uint64_t below(std::uint64_t n) {
-    return (*this)() % n;
-  }
+  constexpr std::uint64_t below(std::uint64_t n) { return (*this)() % n; }
 
  private:
   std::uint64_t key_;

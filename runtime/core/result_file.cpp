@@ -1,12 +1,12 @@
 #include "runtime/core/result_file.hpp"
 
-#include <fmt/format.h>
-#include <hdf5.h>
-
 #include <filesystem>
 #include <functional>
 #include <numeric>
 #include <utility>
+
+#include <fmt/format.h>
+#include <hdf5.h>
 
 #include "runtime/core/error.hpp"
 

@@ -1,13 +1,13 @@
 #include "runtime/core/session.hpp"
 
-#include <mpi.h>
-#include <unistd.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <initializer_list>
 #include <string_view>
 #include <thread>
+
+#include <mpi.h>
+#include <unistd.h>
 
 #include "runtime/core/error.hpp"
 

@@ -5,8 +5,8 @@
 
 namespace supernode {
 
-/// MPI_Init_thread (FUNNELED) in the constructor, MPI_Finalize in the destructor. Create it first and keep every MPI object
-/// in an inner scope.
+/// MPI_Init_thread (FUNNELED) in the constructor, MPI_Finalize in the destructor. Create it first and keep every MPI
+/// object in an inner scope.
 class Session {
  public:
   /// Sets the Open MPI parameters that one-sided communication needs (see platform_defaults), then initialises MPI.
@@ -17,9 +17,10 @@ class Session {
   Session& operator=(const Session&) = delete;
 };
 
-/// Open MPI 4 over TCP has one working one-sided component (osc/pt2pt), which Debian's configuration switches off, and its
-/// default within a host crashes in 64-bit compare-and-swap: choose osc sm,pt2pt unless the user chose one, or the host has
-/// an RDMA device, or the library is another. Also lets idle ranks yield when ranks outnumber cores. Before MPI_Init.
+/// Open MPI 4 over TCP has one working one-sided component (osc/pt2pt), which Debian's configuration switches off, and
+/// its default within a host crashes in 64-bit compare-and-swap: choose osc sm,pt2pt unless the user chose one, or the
+/// host has an RDMA device, or the library is another. Also lets idle ranks yield when ranks outnumber cores. Before
+/// MPI_Init.
 void platform_defaults();
 
 /// What the launcher's environment says of this process before MPI runs: rank 0 and size 1 without a launcher.

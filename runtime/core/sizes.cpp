@@ -1,9 +1,9 @@
 #include "runtime/core/sizes.hpp"
 
-#include <fmt/format.h>
-
 #include <cctype>
 #include <charconv>
+
+#include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
 
@@ -18,12 +18,22 @@ std::uint64_t parse_size(std::string_view text) {
   int shift = 0;
   if (!unit.empty()) {
     switch (std::toupper(static_cast<unsigned char>(unit.front()))) {
-      case 'K': shift = 10; break;
-      case 'M': shift = 20; break;
-      case 'G': shift = 30; break;
-      case 'T': shift = 40; break;
-      case 'B': break;
-      default: throw bad();
+      case 'K':
+        shift = 10;
+        break;
+      case 'M':
+        shift = 20;
+        break;
+      case 'G':
+        shift = 30;
+        break;
+      case 'T':
+        shift = 40;
+        break;
+      case 'B':
+        break;
+      default:
+        throw bad();
     }
     const bool plain_bytes = shift == 0;
     unit.remove_prefix(1);

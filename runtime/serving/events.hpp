@@ -1,5 +1,6 @@
 #pragma once
-// What happens in a serving run, and what the coordinator orders. Plain data; times are on the run's clock, whichever it is.
+// What happens in a serving run, and what the coordinator orders. Plain data; times are on the run's clock, whichever
+// it is.
 
 #include <cstdint>
 #include <variant>
@@ -17,7 +18,8 @@ struct DieId {
   friend bool operator==(const DieId&, const DieId&) = default;
 };
 
-// ---- events -----------------------------------------------------------------------------------------------------------
+// ---- events
+// -----------------------------------------------------------------------------------------------------------
 
 /// A request of the trace has arrived.
 struct Arrived {
@@ -28,10 +30,10 @@ struct Arrived {
 struct PrefillResult {
   std::size_t request = 0;
   std::int32_t first_token = 0;
-  int hit_tokens = 0;       ///< prompt tokens loaded from the pool
-  int computed_tokens = 0;  ///< prompt tokens computed; hit + computed = prompt
-  Nanoseconds pool = 0;     ///< lookup and load
-  Nanoseconds exchange = 0; ///< dispatch and combine within the step
+  int hit_tokens = 0;        ///< prompt tokens loaded from the pool
+  int computed_tokens = 0;   ///< prompt tokens computed; hit + computed = prompt
+  Nanoseconds pool = 0;      ///< lookup and load
+  Nanoseconds exchange = 0;  ///< dispatch and combine within the step
 };
 
 /// One die of a prefill instance has finished its part of a batch.
@@ -62,7 +64,8 @@ struct Event {
   std::variant<Arrived, PrefillReported, KvArrived, DecodeReported> what;
 };
 
-// ---- commands ---------------------------------------------------------------------------------------------------------
+// ---- commands
+// ---------------------------------------------------------------------------------------------------------
 
 /// A batch for a prefill instance: for each of its dies the requests it prefills (maybe none: the dies step together).
 struct StartPrefill {
@@ -89,7 +92,8 @@ struct StartDecode {
 
 using Command = std::variant<StartPrefill, FetchKv, StartDecode>;
 
-// ---- the seams of the coordinator's loop --------------------------------------------------------------------------------
+// ---- the seams of the coordinator's loop
+// --------------------------------------------------------------------------------
 
 /// Where events come from, in order of time. On the wall clock they come as they happen; on a modelled clock the source
 /// holds them back until none earlier can follow.

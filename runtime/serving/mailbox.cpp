@@ -37,7 +37,8 @@ void Mailbox::flush(double deadline_s) {
         return outgoing_.empty();
       },
       deadline_s,
-      [&] { return fmt::format("rank {}: rank {} did not take a message", comm_->rank(), outgoing_.front().to); }, true);
+      [&] { return fmt::format("rank {}: rank {} did not take a message", comm_->rank(), outgoing_.front().to); },
+      true);
 }
 
 void Mailbox::collect_sent() {

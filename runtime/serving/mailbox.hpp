@@ -16,8 +16,8 @@ struct Message {
   std::vector<std::byte> bytes;
 };
 
-/// Owns the bytes of a message until MPI has sent them. Messages from one rank to another arrive in the order of sending.
-/// Borrowed communicator: it must outlive the mailbox, and nothing else may receive on it.
+/// Owns the bytes of a message until MPI has sent them. Messages from one rank to another arrive in the order of
+/// sending. Borrowed communicator: it must outlive the mailbox, and nothing else may receive on it.
 class Mailbox {
  public:
   explicit Mailbox(const Communicator& comm) : comm_(&comm) {}

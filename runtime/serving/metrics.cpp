@@ -1,9 +1,9 @@
 #include "runtime/serving/metrics.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <charconv>
+
+#include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/statistics.hpp"
@@ -187,7 +187,8 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
   count("Prompt tokens from the pool:", r["pool"]["hit_tokens"]);
   count("Prompt tokens computed:", r["pool"]["computed_tokens"]);
   number("Hit rate (% of prompt tokens):", Json(r["pool"]["hit_rate"].get<double>() * 100));
-  for (const auto& [reason, blocks] : r["pool"]["miss_reasons"].items()) count("Blocks missed, " + reason + ":", blocks);
+  for (const auto& [reason, blocks] : r["pool"]["miss_reasons"].items())
+    count("Blocks missed, " + reason + ":", blocks);
   text += fmt::format("{:-^60}\n", " Mean time of a request by part (ms) ");
   double sum = 0;
   for (const auto& [part, value] : r["parts_ms"].items()) {

@@ -45,8 +45,8 @@ struct MetricsOptions {
 /// "ttft:2000" and the like into goodput_ms. @throws UsageError naming the item.
 std::map<std::string, double> parse_goodput(const std::vector<std::string>& items);
 
-/// The `results` object of `serve`. @param clock "wall" or "modelled" @param dies prefill and decode dies together; two are
-/// an NPU
+/// The `results` object of `serve`. @param clock "wall" or "modelled" @param dies prefill and decode dies together; two
+/// are an NPU
 Json serving_results(const std::vector<Request>& requests, const std::vector<RequestRecord>& records,
                      const PoolFigures& pool, const MetricsOptions& options, const std::string& clock, int dies);
 

@@ -8,10 +8,14 @@ namespace supernode::serving {
 
 std::string_view to_string(Role role) {
   switch (role) {
-    case Role::coordinator: return "coordinator";
-    case Role::prefill: return "prefill";
-    case Role::decode: return "decode";
-    case Role::cache: return "cache";
+    case Role::coordinator:
+      return "coordinator";
+    case Role::prefill:
+      return "prefill";
+    case Role::decode:
+      return "decode";
+    case Role::cache:
+      return "cache";
   }
   return "";
 }

@@ -3,11 +3,14 @@
 //
 // A request passes: queue -> prefill -> hand-over of its KV -> decoding -> done. Instances are equal peers and keep no
 // request's past, so a request goes to the least loaded one, wherever its cache blocks lie.
-//   - An idle prefill instance takes requests from the head of the queue until `max_prefill_tokens`; within the instance
+//   - An idle prefill instance takes requests from the head of the queue until `max_prefill_tokens`; within the
+//   instance
 //     each goes to the die with the fewest prompt tokens.
-//   - A request is taken only when a decode die has KV room for its prompt and whole output; the room is reserved then, so
+//   - A request is taken only when a decode die has KV room for its prompt and whole output; the room is reserved then,
+//   so
 //     decoding never runs out of it. The head of the queue waits for room; nothing overtakes it, so nothing starves.
-//   - A decode instance iterates while it has requests. Requests whose KV has arrived join at the next iteration, unless
+//   - A decode instance iterates while it has requests. Requests whose KV has arrived join at the next iteration,
+//   unless
 //     the last iteration exceeded the TPOT objective and others are running.
 
 #include <deque>
@@ -24,22 +27,22 @@ namespace supernode::serving {
 struct RequestRecord {
   Nanoseconds arrived = 0;
   Nanoseconds prefill_started = 0;
-  Nanoseconds first_token = 0;     ///< the coordinator has the first token
-  Nanoseconds decode_joined = 0;   ///< start of the first iteration that includes it
+  Nanoseconds first_token = 0;    ///< the coordinator has the first token
+  Nanoseconds decode_joined = 0;  ///< start of the first iteration that includes it
   Nanoseconds finished = 0;
   Nanoseconds pool = 0;              ///< within prefill
   Nanoseconds prefill_exchange = 0;  ///< within prefill
   Nanoseconds decode_exchange = 0;   ///< within decoding
   int hit_tokens = 0, computed_tokens = 0;
-  std::vector<std::int32_t> tokens;          ///< the output
-  std::vector<Nanoseconds> token_times;      ///< when the coordinator had each
+  std::vector<std::int32_t> tokens;      ///< the output
+  std::vector<Nanoseconds> token_times;  ///< when the coordinator had each
   bool done = false;
 };
 
 class Scheduler {
  public:
-  /// @param requests outlives the scheduler. @param max_concurrency requests between arrival and end that are let out of the
-  /// queue at a time; 0: no limit.
+  /// @param requests outlives the scheduler. @param max_concurrency requests between arrival and end that are let out
+  /// of the queue at a time; 0: no limit.
   Scheduler(const ServingConfig& config, const std::vector<Request>& requests, int max_concurrency = 0);
 
   /// Takes one event, in order of time, and returns what is to be done. O(dies) for an iteration, O(1) else.

@@ -1,9 +1,9 @@
 #include "runtime/serving/trace.hpp"
 
-#include <fmt/format.h>
-
 #include <charconv>
 #include <cstdio>
+
+#include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/json.hpp"
@@ -76,7 +76,8 @@ double parse_timestamp(const Lines& lines, std::string_view text) {
   int year = 0, month = 0, day = 0, hour = 0, minute = 0, used = 0;
   double second = 0;
   const std::string copy(text);
-  if (std::sscanf(copy.c_str(), "%4d-%2d-%2d %2d:%2d:%lf%n", &year, &month, &day, &hour, &minute, &second, &used) != 6 ||
+  if (std::sscanf(copy.c_str(), "%4d-%2d-%2d %2d:%2d:%lf%n", &year, &month, &day, &hour, &minute, &second, &used) !=
+          6 ||
       used != static_cast<int>(copy.size()) || month < 1 || month > 12 || day < 1 || day > 31 || hour > 23 ||
       minute > 59 || !(second >= 0 && second < 61))
     throw lines.bad(fmt::format("'{}' is not a time like 2023-11-16 18:15:46.6805900", text));
@@ -125,7 +126,8 @@ Trace parse_trace(std::string_view text, const std::string& source, std::size_t 
   } else if (text.empty()) {
     throw UsageError(fmt::format("{}: the trace is empty", source));
   } else {
-    throw UsageError(fmt::format("{}:1: neither a Mooncake trace (JSON lines) nor an Azure trace ({})", source, azure_header));
+    throw UsageError(
+        fmt::format("{}:1: neither a Mooncake trace (JSON lines) nor an Azure trace ({})", source, azure_header));
   }
   double start = 0, previous = 0;
   while ((max_requests == 0 || trace.requests.size() < max_requests) && lines.next()) {

@@ -19,8 +19,8 @@ struct TraceRequest {
 };
 
 struct Trace {
-  std::string format;        ///< "mooncake" or "azure"
-  int block_tokens = 0;      ///< tokens that one hash id stands for; 0 without hash ids
+  std::string format;                  ///< "mooncake" or "azure"
+  int block_tokens = 0;                ///< tokens that one hash id stands for; 0 without hash ids
   std::vector<TraceRequest> requests;  ///< by arrival
 };
 

@@ -1,9 +1,9 @@
 #include "runtime/serving/wall_fleet.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <numeric>
+
+#include <fmt/format.h>
 
 #include "runtime/core/clock.hpp"
 #include "runtime/core/deadline.hpp"
@@ -54,14 +54,17 @@ Event WallFleet::decode(const Message& message) {
   owed.since_s = wall_now().value;
   ByteReader reader(message.bytes);
   switch (static_cast<MessageKind>(message.tag)) {
-    case MessageKind::prefill_reported: return {now(), PrefillReported{die, reader.get_all<PrefillResult>()}};
-    case MessageKind::kv_arrived: return {now(), KvArrived{die, reader.get<std::size_t>()}};
+    case MessageKind::prefill_reported:
+      return {now(), PrefillReported{die, reader.get_all<PrefillResult>()}};
+    case MessageKind::kv_arrived:
+      return {now(), KvArrived{die, reader.get<std::size_t>()}};
     case MessageKind::decode_reported: {
       DecodeReported report{die, reader.get<Nanoseconds>(), {}};
       report.tokens = reader.get_all<DecodeReported::Token>();
       return {now(), std::move(report)};
     }
-    default: panic(fmt::format("the coordinator got message {} from rank {}", message.tag, message.source));
+    default:
+      panic(fmt::format("the coordinator got message {} from rank {}", message.tag, message.source));
   }
 }
 
@@ -144,8 +147,9 @@ void WallFleet::check_owed() const {
   for (const auto& [rank, owed] : owed_) {
     if (owed.count == 0 || now_s - owed.since_s < deadline_s_) continue;
     const Part part = part_of(config_, rank);
-    throw TimeoutError(fmt::format("rank 0 (coordinator): rank {} ({} instance {}, die {}) did not report {} within {} s",
-                                   rank, to_string(part.role), part.instance, part.die, owed.what, deadline_s_));
+    throw TimeoutError(
+        fmt::format("rank 0 (coordinator): rank {} ({} instance {}, die {}) did not report {} within {} s", rank,
+                    to_string(part.role), part.instance, part.die, owed.what, deadline_s_));
   }
 }
 

@@ -29,6 +29,10 @@ enum class MessageKind : int {
   stopped,
 };
 
+/// Tag of a request's KV on the transfer communicator: MPI guarantees tags up to 32767, and a decode die never has that
+/// many transfers from one prefill die under way.
+constexpr int kv_tag(std::int64_t request) { return static_cast<int>(request % 32768); }
+
 /// What a prefill die gets: its requests of a batch.
 struct PrefillBatch {
   struct Item {

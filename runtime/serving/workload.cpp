@@ -1,10 +1,10 @@
 #include "runtime/serving/workload.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
 #include <string_view>
+
+#include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/random.hpp"
@@ -12,19 +12,21 @@
 namespace supernode::serving {
 namespace {
 
-constexpr std::string_view words[] = {
-    "the",   "and",  "of",    "my",    "lord", "king", "love", "night", "shall", "thou",  "good", "sir",   "heart", "death",
-    "sweet", "fair", "speak", "heaven", "hand", "eyes", "come", "go",    "he",    "she",   "is",   "with",  "not",   "a",
-    "to",    "in",   "crown", "blood", "friend", "noble", "day", "world", "sword", "mine", "grace", "queen"};
+constexpr std::string_view words[] = {"the",    "and",    "of",   "my",    "lord",  "king",  "love",  "night",
+                                      "shall",  "thou",   "good", "sir",   "heart", "death", "sweet", "fair",
+                                      "speak",  "heaven", "hand", "eyes",  "come",  "go",    "he",    "she",
+                                      "is",     "with",   "not",  "a",     "to",    "in",    "crown", "blood",
+                                      "friend", "noble",  "day",  "world", "sword", "mine",  "grace", "queen"};
 
-/// `count` tokens of the stream (seed, stream). A byte vocabulary gets words and line breaks, which is what a text model
-/// expects; any other gets uniform ids.
+/// `count` tokens of the stream (seed, stream). A byte vocabulary gets words and line breaks, which is what a text
+/// model expects; any other gets uniform ids.
 void append_tokens(std::vector<std::int32_t>& tokens, std::size_t count, std::uint64_t seed, std::uint64_t stream,
                    int vocabulary) {
   Random random(seed, stream);
   const std::size_t end = tokens.size() + count;
   if (vocabulary != 256) {
-    while (tokens.size() < end) tokens.push_back(static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(vocabulary))));
+    while (tokens.size() < end)
+      tokens.push_back(static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(vocabulary))));
     return;
   }
   while (tokens.size() < end) {
@@ -67,11 +69,13 @@ std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& op
     if (source.hash_ids.empty()) {
       append_tokens(request.prompt, static_cast<std::size_t>(length), options.seed, request_streams + i, vocabulary);
     } else {
-      for (std::size_t b = 0; b < source.hash_ids.size() && request.prompt.size() < static_cast<std::size_t>(length); ++b) {
+      for (std::size_t b = 0; b < source.hash_ids.size() && request.prompt.size() < static_cast<std::size_t>(length);
+           ++b) {
         const auto end = static_cast<std::size_t>(std::llround(block * static_cast<double>(b + 1)));
         // Rounding may leave the last block a token short of the rounded prompt; it then reaches to the prompt's end.
         const bool last = b + 1 == source.hash_ids.size();
-        const std::size_t stop = last ? static_cast<std::size_t>(length) : std::min(end, static_cast<std::size_t>(length));
+        const std::size_t stop =
+            last ? static_cast<std::size_t>(length) : std::min(end, static_cast<std::size_t>(length));
         if (stop > request.prompt.size())
           append_tokens(request.prompt, stop - request.prompt.size(), options.seed,
                         static_cast<std::uint64_t>(source.hash_ids[b]) & (request_streams - 1), vocabulary);

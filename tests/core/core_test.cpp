@@ -69,8 +69,9 @@ TEST_CASE("draws depend on seed, stream and counter only") {
 }
 
 TEST_CASE("a wait ends at its deadline with the words it was given") {
-  CHECK_THROWS_WITH(wait_until([] { return false; }, 0.05, [] { return std::string("rank 1 heard nothing from rank 2"); }),
-                    Contains("rank 1 heard nothing from rank 2"));
+  CHECK_THROWS_WITH(
+      wait_until([] { return false; }, 0.05, [] { return std::string("rank 1 heard nothing from rank 2"); }),
+      Contains("rank 1 heard nothing from rank 2"));
   int turns = 0;
   wait_until([&] { return ++turns == 100; }, 10, [] { return std::string(); });
   CHECK(turns == 100);

@@ -115,7 +115,8 @@ TEST_CASE("every request ends, with all its tokens, and its parts add up exactly
     CHECK(r.hit_tokens + r.computed_tokens == 100);
     const PartTimes parts = parts_of(r);
     CHECK(parts.sum() == r.finished - r.arrived);
-    for (const Nanoseconds part : {parts.queue, parts.pool, parts.prefill, parts.handover, parts.decode, parts.exchange})
+    for (const Nanoseconds part :
+         {parts.queue, parts.pool, parts.prefill, parts.handover, parts.decode, parts.exchange})
       CHECK(part >= 0);
     CHECK(std::is_sorted(r.token_times.begin(), r.token_times.end()));
   }
@@ -187,10 +188,18 @@ TEST_CASE("roles follow the sizes, and a wrong world is told the right one") {
   for (int rank = 0; rank < world_size(config); ++rank) {
     const Part part = part_of(config, rank);
     switch (part.role) {
-      case Role::coordinator: CHECK(rank == 0); break;
-      case Role::prefill: CHECK(prefill_rank(config, part.instance, part.die) == rank); break;
-      case Role::decode: CHECK(decode_rank(config, part.instance, part.die) == rank); break;
-      case Role::cache: CHECK(cache_rank(config, part.die) == rank); break;
+      case Role::coordinator:
+        CHECK(rank == 0);
+        break;
+      case Role::prefill:
+        CHECK(prefill_rank(config, part.instance, part.die) == rank);
+        break;
+      case Role::decode:
+        CHECK(decode_rank(config, part.instance, part.die) == rank);
+        break;
+      case Role::cache:
+        CHECK(cache_rank(config, part.die) == rank);
+        break;
     }
   }
   CHECK_NOTHROW(check_world_size(config, 14));

@@ -14,11 +14,10 @@ using namespace supernode::serving;
 using Catch::Matchers::Contains;
 
 namespace {
-const std::string mooncake =
-    R"({"timestamp": 1000, "input_length": 1500, "output_length": 10, "hash_ids": [0, 1, 2]})"
-    "\n"
-    R"({"timestamp": 1500, "input_length": 1100, "output_length": 20, "hash_ids": [0, 1, 7]})"
-    "\n";
+const std::string mooncake = R"({"timestamp": 1000, "input_length": 1500, "output_length": 10, "hash_ids": [0, 1, 2]})"
+                             "\n"
+                             R"({"timestamp": 1500, "input_length": 1100, "output_length": 20, "hash_ids": [0, 1, 7]})"
+                             "\n";
 const std::string azure =
     "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
     "2023-12-31 23:59:59.5000000,374,44\r\n"
@@ -77,7 +76,8 @@ TEST_CASE("equal hash ids are equal tokens at every length scale") {
   const auto shared = static_cast<std::ptrdiff_t>(std::llround(1024 * scale));
   CHECK(requests[0].prompt.size() == static_cast<std::size_t>(std::llround(1500 * scale)));
   CHECK(std::equal(requests[0].prompt.begin(), requests[0].prompt.begin() + shared, requests[1].prompt.begin()));
-  CHECK_FALSE(std::equal(requests[0].prompt.begin(), requests[0].prompt.begin() + std::min<std::ptrdiff_t>(shared + 3, 12),
+  CHECK_FALSE(std::equal(requests[0].prompt.begin(),
+                         requests[0].prompt.begin() + std::min<std::ptrdiff_t>(shared + 3, 12),
                          requests[1].prompt.rbegin()));
   for (const Request& request : requests)
     for (const std::int32_t token : request.prompt) CHECK((token >= 0 && token < vocabulary));
@@ -98,7 +98,8 @@ TEST_CASE("requests without hash ids share nothing, and times scale") {
 }
 
 TEST_CASE("a request beyond the model is refused by number") {
-  CHECK_THROWS_WITH(make_workload(parse_trace(azure, "a"), {}, 1000, 450), Contains("request 1: 396 prompt + 109 output"));
+  CHECK_THROWS_WITH(make_workload(parse_trace(azure, "a"), {}, 1000, 450),
+                    Contains("request 1: 396 prompt + 109 output"));
 }
 
 TEST_CASE("the real traces parse") {

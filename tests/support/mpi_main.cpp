@@ -1,8 +1,9 @@
 // Catch2 under MPI: rank 0 reports on stdout, the others only when they fail; all ranks exit with the same code.
 #define CATCH_CONFIG_RUNNER
-#include <catch2/catch.hpp>
 #include <cstdio>
 #include <sstream>
+
+#include <catch2/catch.hpp>
 
 #include "runtime/core/session.hpp"
 #include "tests/support/mpi_fixture.hpp"
@@ -14,7 +15,8 @@ namespace {
 struct VerdictListener : Catch::TestEventListenerBase {
   using TestEventListenerBase::TestEventListenerBase;
   void testCaseEnded(const Catch::TestCaseStats& stats) override {
-    const int failed = supernode::test::count_failed(static_cast<int>(stats.totals.assertions.failed), stats.testInfo.name);
+    const int failed =
+        supernode::test::count_failed(static_cast<int>(stats.totals.assertions.failed), stats.testInfo.name);
     const auto& world = supernode::test::world();
     if (failed > 0 && world.rank() == 0)
       std::fprintf(stderr, "'%s': FAILED on %d of %d ranks\n", stats.testInfo.name.c_str(), failed, world.size());

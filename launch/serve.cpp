@@ -1,0 +1,159 @@
+// supernode serve: replays a trace of requests on a deployment of coordinator, prefill, decode and cache ranks.
+#include <fmt/format.h>
+
+#include "collectives/token_exchange.hpp"
+#include "launch/commands.hpp"
+#include "moe/checkpoint.hpp"
+#include "moe/model_path.hpp"
+#include "runtime/core/agreement.hpp"
+#include "runtime/core/error.hpp"
+#include "runtime/core/files.hpp"
+#include "runtime/core/sizes.hpp"
+#include "runtime/emulation/config_path.hpp"
+#include "runtime/serving/roles.hpp"
+#include "runtime/serving/server.hpp"
+
+namespace supernode::launch {
+namespace {
+
+class ServeCommand : public Command {
+ public:
+  void describe(OptionTable& t) override {
+    t.add("serve", "model", model_, "checkpoint directory");
+    t.add("serve", "trace", trace_, "Mooncake (JSON lines) or Azure (CSV) trace: a file, or a name in configs/traces");
+    t.add("serve", "max_requests", max_requests_, "requests taken from the trace's start; 0: all").range(0, 1e9);
+    t.add("serve", "time_scale", workload_.time_scale, "arrival times are multiplied by this; 0: all at once")
+        .range(0, 1e9);
+    t.add("serve", "length_scale", workload_.length_scale, "prompt, output and block lengths are multiplied by this")
+        .range(1e-6, 1e3);
+    t.add("serve", "request_rate", workload_.request_rate,
+          "requests/s of a Poisson process that replaces the trace's arrivals; 0: as traced")
+        .range(0, 1e9);
+    t.add("serve", "max_concurrency", max_concurrency_, "requests in flight; 0: no limit").range(0, 1e9);
+    t.add("serve", "seed", workload_.seed, "of prompt tokens, arrivals and sampling");
+    t.add("serve", "machine", machine_, "clock: 'wall'").choices({"wall"});
+    t.add("serve", "compute", compute_, "'real': the model computes every token").choices({"real"});
+    t.add("serve", "dtype", dtype_, "type of the model's matrices").choices({"f32"});
+    t.add("serve", "temperature", sampler_.temperature, "0: greedy").range(0, 1e3);
+    t.add("serve", "top_p", sampler_.top_p, "nucleus sampling, (0, 1]").range(1e-9, 1);
+    t.add("serve", "goodput", goodput_, "objectives in ms that a good request meets, as ttft:2000,tpot:50,e2el:9000");
+    t.add("serve", "metric_percentiles", percentiles_, "percentiles of the latencies");
+    t.add("serve", "save_detailed", metrics_.save_detailed, "each request in the JSON results");
+    t.add("serve", "save_tokens", metrics_.save_tokens, "with --save-detailed: prompt and output token ids too");
+    t.add("serve", "dry_run", dry_run_, "print the plan (ranks per role, memory per rank) and stop");
+    serving::describe(t, options_.serving);
+    pool::describe(t, options_.pool);
+  }
+
+  int run(const Context& context) override {
+    const Communicator& world = *context.world;
+    options_.checkpoint = moe::find_model(model_);
+    options_.type = moe::parse_compute_type(dtype_);
+    options_.sampler = sampler_;
+    options_.sampler.seed = workload_.seed;
+    options_.max_concurrency = max_concurrency_;
+    options_.deadline_s = context.run.deadline;
+    // Whatever is wrong with options, files or sizes is found by rank 0 before anyone loads a model.
+    std::vector<serving::Request> requests;
+    std::string plan;
+    on_root(world, [&] {
+      metrics_.goodput_ms = serving::parse_goodput(goodput_);
+      metrics_.percentiles.assign(percentiles_.begin(), percentiles_.end());
+      for (const int p : percentiles_)
+        if (p < 0 || p > 100) throw UsageError(fmt::format("--metric-percentiles: {} is outside [0, 100]", p));
+      const moe::ModelConfig model = moe::Checkpoint(options_.checkpoint).config();
+      if (dry_run_) {
+        plan = plan_text(model);
+        return;
+      }
+      serving::check_world_size(options_.serving, world.size());
+      if (trace_.empty()) throw UsageError("--trace is missing: name a trace file");
+      const std::string path = emulation::config_path("traces", trace_, ".jsonl");
+      const serving::Trace trace = serving::parse_trace(read_file(path), path, max_requests_);
+      requests = serving::make_workload(trace, workload_, model.vocab_size,
+                                        serving::max_request_length(options_.serving, model));
+    });
+    if (dry_run_) {
+      report(context, "serve", Json{{"plan", plan}}, plan);
+      return static_cast<int>(ExitCode::good);
+    }
+
+    const serving::ServeOutcome outcome = serving::serve(world, options_, requests);
+    Json results;
+    std::string text;
+    std::vector<Samples> samples;
+    if (context.is_root()) {
+      const serving::ServingConfig& s = options_.serving;
+      const int dies = s.prefill_instances * s.prefill_dies + s.decode_instances * s.decode_dies;
+      results = serving::serving_results(requests, outcome.records, outcome.pool, metrics_, "wall", dies);
+      text = serving::serving_text(results, metrics_);
+      samples = request_samples(outcome.records);
+    }
+    report(context, "serve", results, text, samples);
+    return static_cast<int>(ExitCode::good);
+  }
+
+ private:
+  /// One row a request: arrival, queue, pool, prefill, handover, decode, exchange, e2e in ms, then token counts.
+  static std::vector<Samples> request_samples(const std::vector<serving::RequestRecord>& records) {
+    Samples rows{"requests", {}, {records.size(), 11}};
+    for (const serving::RequestRecord& r : records) {
+      const serving::PartTimes p = serving::parts_of(r);
+      for (const serving::Nanoseconds value :
+           {r.arrived, p.queue, p.pool, p.prefill, p.handover, p.decode, p.exchange, r.finished - r.arrived})
+        rows.values.push_back(static_cast<double>(value) / 1e6);
+      for (const std::size_t count :
+           {static_cast<std::size_t>(r.hit_tokens), static_cast<std::size_t>(r.computed_tokens), r.tokens.size()})
+        rows.values.push_back(static_cast<double>(count));
+    }
+    return {std::move(rows)};
+  }
+
+  std::string plan_text(const moe::ModelConfig& model) const {
+    const serving::ServingConfig& s = options_.serving;
+    const auto exchange_bytes = [&](int dies) {
+      collectives::ExchangeConfig exchange;
+      exchange.max_tokens = s.max_batch_tokens;
+      exchange.hidden = model.hidden_size;
+      exchange.topk = model.topk;
+      exchange.num_experts = model.n_routed_experts;
+      return model.n_routed_experts > 0 ? collectives::exchange_buffer_bytes(exchange, dies) : std::size_t{0};
+    };
+    const double kv_token = static_cast<double>(model.n_layers) * model.kv_width() * sizeof(float);
+    std::string text =
+        fmt::format("# {} ranks: mpirun -n {} supernode serve ...\n", serving::world_size(s), serving::world_size(s));
+    text += fmt::format("{:<13} {:>7}  {}\n", "#role", "ranks", "memory per rank, weights apart");
+    text += fmt::format("{:<13} {:>7}  -\n", "coordinator", 1);
+    text +=
+        fmt::format("{:<13} {:>7}  exchange {}, KV {} for {} tokens\n", "prefill", s.prefill_instances * s.prefill_dies,
+                    format_size(static_cast<double>(exchange_bytes(s.prefill_dies))),
+                    format_size(kv_token * s.max_prefill_tokens), s.max_prefill_tokens);
+    text +=
+        fmt::format("{:<13} {:>7}  exchange {}, KV {} for {} tokens\n", "decode", s.decode_instances * s.decode_dies,
+                    format_size(static_cast<double>(exchange_bytes(s.decode_dies))),
+                    format_size(kv_token * s.decode_kv_tokens), s.decode_kv_tokens);
+    text +=
+        fmt::format("{:<13} {:>7}  pool {}\n", "cache", s.cache_ranks,
+                    s.cache_ranks > 0 ? format_size(static_cast<double>(pool::window_bytes(options_.pool))) : "none");
+    return text;
+  }
+
+  std::string model_ = moe::default_model;
+  std::string trace_;
+  std::uint64_t max_requests_ = 0;
+  int max_concurrency_ = 0;
+  std::string machine_ = "wall", compute_ = "real", dtype_ = "f32";
+  std::vector<std::string> goodput_;
+  std::vector<int> percentiles_{99};
+  bool dry_run_ = false;
+  serving::WorkloadOptions workload_;
+  serving::MetricsOptions metrics_;
+  moe::SamplerOptions sampler_;
+  serving::ServeOptions options_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_serve() { return std::make_unique<ServeCommand>(); }
+
+}  // namespace supernode::launch

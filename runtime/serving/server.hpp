@@ -1,0 +1,41 @@
+#pragma once
+// A serving run: every rank of the world plays its part until the last request is done.
+
+#include <string>
+#include <vector>
+
+#include "memory_pool/config.hpp"
+#include "moe/sampler.hpp"
+#include "moe/transformer.hpp"
+#include "runtime/core/communicator.hpp"
+#include "runtime/serving/metrics.hpp"
+#include "runtime/serving/scheduler.hpp"
+#include "runtime/serving/serving_config.hpp"
+
+namespace supernode::serving {
+
+/// Equal on all ranks.
+struct ServeOptions {
+  ServingConfig serving;
+  pool::PoolConfig pool;
+  std::string checkpoint;  ///< model directory
+  moe::ComputeType type = moe::ComputeType::f32;
+  moe::SamplerOptions sampler;
+  int max_concurrency = 0;  ///< requests in flight; 0: no limit
+  double deadline_s = 120;
+};
+
+struct ServeOutcome {
+  std::vector<RequestRecord> records;  ///< by request; on rank 0 only
+  PoolFigures pool;                    ///< on rank 0 only
+};
+
+/// Longest prompt + output that the deployment takes, tokens.
+int max_request_length(const ServingConfig& serving, const moe::ModelConfig& model);
+
+/// Serves `requests` (which matter on rank 0 only) on the wall clock. Collective over `world`, whose size is
+/// world_size().
+/// @throws AgreedError for a wrong world size or a bad checkpoint; TimeoutError when a peer goes silent.
+ServeOutcome serve(const Communicator& world, const ServeOptions& options, const std::vector<Request>& requests);
+
+}  // namespace supernode::serving
