@@ -59,6 +59,12 @@ Layer read_layer(Checkpoint& checkpoint, int index, const ExpertRange& mine, Gem
   return layer;
 }
 
+/// The user's limit on positions replaces the model's.
+ModelConfig with_limit(ModelConfig config, int max_positions) {
+  if (max_positions > 0) config.max_positions = max_positions;
+  return config;
+}
+
 }  // namespace
 
 struct Transformer::Impl {
@@ -102,7 +108,7 @@ struct Transformer::Impl {
 
 Transformer::Impl::Impl(Checkpoint& checkpoint, const TransformerOptions& o, const ExpertRange& mine)
     : options(o),
-      config(checkpoint.config()),
+      config(with_limit(checkpoint.config(), o.max_positions)),
       gemm(o.threads),
       rope(config),
       embedding(checkpoint.read("model.embed_tokens.weight", {config.vocab_size, config.hidden_size})),

@@ -1,0 +1,326 @@
+// The whole model on 1 to 8 ranks against figures of an independent implementation, and against itself.
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "collectives/algorithms.hpp"
+#include "moe/model_options.hpp"
+#include "moe/sampler.hpp"
+#include "moe/tokenizer.hpp"
+#include "moe/transformer.hpp"
+#include "runtime/core/error.hpp"
+#include "tests/moe/golden.hpp"
+#include "tests/support/mpi_fixture.hpp"
+
+namespace supernode::moe {
+namespace {
+using test::Golden;
+using test::max_difference;
+using test::world;
+
+constexpr double golden_tolerance = 2e-5;
+
+/// The sequences of a golden file that live on this rank, teacher-forced.
+class Forced {
+ public:
+  Forced(Transformer& model, const Golden& golden, int rank, int size) : model_(model), golden_(golden) {
+    for (std::size_t i = static_cast<std::size_t>(rank); i < Golden::batch; i += static_cast<std::size_t>(size)) {
+      sequences.push_back(i);
+      caches.push_back(model.make_cache());
+      logits.emplace_back();
+    }
+  }
+
+  /// The next `count` tokens of each sequence in one step.
+  void step(std::size_t count) {
+    std::vector<SequenceChunk> chunks;
+    for (std::size_t i = 0; i < sequences.size(); ++i)
+      chunks.push_back({&caches[i], golden_.tokens(sequences[i]).subspan(position_, count), true});
+    const StepResult result = model_.forward(chunks);
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      const auto rows = result.logits.subspan(i * count * Golden::vocab, count * Golden::vocab);
+      logits[i].insert(logits[i].end(), rows.begin(), rows.end());
+    }
+    position_ += count;
+  }
+
+  /// Chunks of `count` until `end`.
+  Forced& until(std::size_t end, std::size_t count) {
+    while (position_ < end) step(std::min(count, end - position_));
+    return *this;
+  }
+
+  double worst_against_golden() const {
+    double worst = 0;
+    for (std::size_t i = 0; i < sequences.size(); ++i)
+      for (std::size_t p = 0; p < position_; ++p)
+        worst = std::max(worst, max_difference(std::span(logits[i]).subspan(p * Golden::vocab, Golden::vocab),
+                                               golden_.logits(sequences[i], p)));
+    return worst;
+  }
+
+  std::vector<std::size_t> sequences;
+  std::vector<KvCache> caches;
+  std::vector<std::vector<float>> logits;
+
+ private:
+  Transformer& model_;
+  const Golden& golden_;
+  std::size_t position_ = 0;
+};
+
+Forced force(Transformer& model, const Golden& golden, std::size_t prefill = Golden::prefill, std::size_t chunk = 1) {
+  Forced forced(model, golden, world().rank(), world().size());
+  forced.step(prefill);
+  forced.until(Golden::length, chunk);
+  return forced;
+}
+
+TransformerOptions options_with(const std::string& exchange) {
+  TransformerOptions options;
+  options.max_batch_tokens = 64;
+  options.exchange = exchange;
+  options.deadline = 60;
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("logits equal the reference's, by every exchange algorithm with the same bits") {
+  for (const char* name : {"tiny", "yarn"}) {
+    const Golden golden(name);
+    std::vector<std::vector<float>> first;
+    for (const collectives::AlgorithmEntry& algorithm : collectives::algorithms()) {
+      INFO(name << ", " << algorithm.name);
+      Transformer model(golden.directory(), options_with(std::string(algorithm.name)), world());
+      const Forced forced = force(model, golden);
+      CHECK(forced.worst_against_golden() < golden_tolerance);
+      if (first.empty()) first = forced.logits;
+      CHECK(forced.logits == first);
+    }
+  }
+}
+
+TEST_CASE("layers and gates equal the reference's") {
+  for (const char* name : {"tiny", "yarn"}) {
+    const Golden golden(name);
+    Transformer model(golden.directory(), options_with("auto"), world());
+    Forced forced(model, golden, world().rank(), world().size());
+    int layers = 0;
+    model.set_observer([&](const LayerTrace& trace) {
+      const std::string prefix = "layers." + std::to_string(trace.layer);
+      const std::vector<float> out = golden.values(prefix + ".out");
+      const std::size_t width = Golden::prefill * Golden::hidden;
+      for (std::size_t i = 0; i < forced.sequences.size(); ++i)
+        CHECK(max_difference(trace.output.subspan(i * width, width),
+                             std::span(out).subspan(forced.sequences[i] * width, width)) < golden_tolerance);
+      ++layers;
+      if (trace.expert_ids.empty()) {
+        CHECK(trace.layer == 0);
+        return;
+      }
+      const std::vector<std::int32_t> ids = golden.integers(prefix + ".gate.indices");
+      const std::vector<float> weights = golden.values(prefix + ".gate.weights");
+      for (std::size_t r = 0; r < static_cast<std::size_t>(trace.rows); ++r) {
+        const std::size_t row = forced.sequences[r / Golden::prefill] * Golden::prefill + r % Golden::prefill;
+        // The reference lists the chosen experts in no order.
+        std::map<std::int32_t, float> expected, mine;
+        for (std::size_t k = 0; k < Golden::topk; ++k) {
+          expected[ids[row * Golden::topk + k]] = weights[row * Golden::topk + k];
+          mine[trace.expert_ids[r * Golden::topk + k]] = trace.expert_weights[r * Golden::topk + k];
+        }
+        for (const auto& [expert, weight] : expected) CHECK(mine[expert] == Approx(weight).epsilon(1e-5));
+        CHECK(mine.size() == Golden::topk);
+      }
+    });
+    forced.step(Golden::prefill);
+    CHECK(layers == (forced.sequences.empty() ? 0 : 4));
+    model.set_observer({});
+  }
+}
+
+TEST_CASE("many ranks give what one rank gives") {
+  const Golden golden("tiny");
+  const Communicator alone = world().split(world().rank(), 0);
+  Transformer model(golden.directory(), options_with("auto"), world());
+  Transformer single(golden.directory(), options_with("auto"), alone);
+  const Forced together = force(model, golden);
+  Forced by_itself(single, golden, world().rank(), world().size());
+  by_itself.step(Golden::prefill);
+  by_itself.until(Golden::length, 1);
+  for (std::size_t i = 0; i < together.sequences.size(); ++i)
+    CHECK(max_difference(together.logits[i], by_itself.logits[i]) < 1e-5);
+  // And the same run again gives the same bits.
+  CHECK(force(model, golden).logits == together.logits);
+}
+
+TEST_CASE("chunked prefill at every size, slices and both ways of attention give the same logits") {
+  const Golden golden("yarn");
+  Transformer model(golden.directory(), options_with("auto"), world());
+  const Forced whole = force(model, golden, Golden::length);
+  for (std::size_t chunk = 1; chunk < Golden::length; ++chunk) {
+    const Forced pieces = force(model, golden, chunk, chunk);
+    for (std::size_t i = 0; i < whole.sequences.size(); ++i)
+      CHECK(max_difference(pieces.logits[i], whole.logits[i]) < 1e-5);
+  }
+  for (const AttentionPath path : {AttentionPath::plain, AttentionPath::absorbed}) {
+    TransformerOptions options = options_with("auto");
+    options.attention = path;
+    options.max_batch_tokens = 7;  // sequences are cut in odd places
+    Transformer other(golden.directory(), options, world());
+    const Forced pieces = force(other, golden, 13, 3);
+    for (std::size_t i = 0; i < whole.sequences.size(); ++i)
+      CHECK(max_difference(pieces.logits[i], whole.logits[i]) < 1e-5);
+  }
+}
+
+TEST_CASE("a sequence's logits do not depend on the other sequences in the step") {
+  const Golden golden("tiny");
+  const Communicator alone = world().split(world().rank(), 0);
+  Transformer model(golden.directory(), options_with("auto"), alone);
+  Forced all(model, golden, 0, 1);
+  all.step(Golden::prefill);
+  all.until(Golden::length, 1);
+  for (int i = 0; i < static_cast<int>(Golden::batch); ++i) {
+    Forced one(model, golden, i, Golden::batch);
+    one.step(Golden::prefill);
+    one.until(Golden::length, 1);
+    CHECK(one.logits[0] == all.logits[static_cast<std::size_t>(i)]);
+  }
+}
+
+TEST_CASE("a cache handed over as bytes continues with the same bits") {
+  const Golden golden("tiny");
+  Transformer model(golden.directory(), options_with("auto"), world());
+  Forced forced(model, golden, world().rank(), world().size());
+  forced.step(Golden::prefill);
+  std::vector<KvCache> copies;
+  for (const KvCache& cache : forced.caches) {
+    KvCache copy = model.make_cache();
+    for (int first = 0; first < cache.length(); first += 5) {
+      const int count = std::min(5, cache.length() - first);
+      std::vector<std::byte> bytes(static_cast<std::size_t>(count) * cache.bytes_per_token());
+      cache.export_tokens(first, count, bytes);
+      copy.import_tokens(first, count, bytes);
+    }
+    copies.push_back(std::move(copy));
+  }
+  forced.until(Golden::length, 1);
+  const auto expected = forced.logits;
+  Forced resumed(model, golden, world().rank(), world().size());
+  resumed.step(Golden::prefill);
+  std::swap(resumed.caches, copies);
+  resumed.until(Golden::length, 1);
+  CHECK(resumed.logits == expected);
+}
+
+TEST_CASE("a truncated cache forgets: the next tokens are computed anew") {
+  const Golden golden("tiny");
+  Transformer model(golden.directory(), options_with("auto"), world());
+  Forced forced(model, golden, world().rank(), world().size());
+  forced.step(Golden::prefill);
+  std::vector<SequenceChunk> wrong;
+  const std::vector<std::int32_t> noise{1, 2, 3};
+  for (KvCache& cache : forced.caches) wrong.push_back({&cache, noise});
+  model.forward(wrong);
+  for (KvCache& cache : forced.caches) cache.truncate(static_cast<int>(Golden::prefill));
+  forced.until(Golden::length, 1);
+  CHECK(forced.worst_against_golden() < golden_tolerance);
+}
+
+TEST_CASE("statistics, idle steps and ranks without sequences") {
+  const Golden golden("tiny");
+  TransformerOptions options = options_with("auto");
+  options.max_batch_tokens = 8;
+  Transformer model(golden.directory(), options, world());
+  CHECK(model.forward({}).idle);
+  KvCache cache = model.make_cache();
+  const SequenceChunk chunk{&cache, golden.tokens(0), false};
+  const bool mine = world().rank() == world().size() - 1;
+  const StepResult result = model.forward({&chunk, mine ? 1u : 0u});
+  CHECK_FALSE(result.idle);
+  CHECK(result.n_rows == (mine ? 1 : 0));
+  CHECK(model.last_step().slices == 3);
+  CHECK(model.last_step().tokens == (mine ? 20 : 0));
+  CHECK(model.last_step().total() > 0);
+  if (mine) CHECK(max_difference(result.row(0), golden.logits(0, 19)) < golden_tolerance);
+}
+
+TEST_CASE("wrong chunks of one rank are refused on all, and the model goes on") {
+  const Golden golden("tiny");
+  Transformer model(golden.directory(), options_with("auto"), world());
+  const bool mine = world().rank() == 0;
+  KvCache cache = model.make_cache();
+  const std::vector<std::int32_t> outside{1, 256}, negative{-1}, longer(65, 0);
+  const auto refused = [&](std::span<const std::int32_t> tokens, const std::string& message) {
+    const SequenceChunk chunk{&cache, tokens};
+    CHECK_THROWS_AS(model.forward({&chunk, mine ? 1u : 0u}), AgreedError);
+    CHECK_THROWS_WITH(model.forward({&chunk, mine ? 1u : 0u}), Catch::Contains(message));
+  };
+  refused(outside, "token 256 is outside the vocabulary of 256");
+  refused(negative, "token -1 is outside");
+  refused(longer, "65 tokens; the model holds 64");
+  refused({}, "the prompt is empty");
+  const SequenceChunk twice[] = {{&cache, golden.tokens(0)}, {&cache, golden.tokens(0)}};
+  CHECK_THROWS_WITH(model.forward({twice, mine ? 2u : 0u}), Catch::Contains("used twice"));
+  CHECK(cache.length() == 0);
+  CHECK(force(model, golden).worst_against_golden() < golden_tolerance);
+}
+
+TEST_CASE("a bad checkpoint or option is refused on all ranks") {
+  namespace fs = std::filesystem;
+  const Golden golden("tiny");
+  CHECK_THROWS_WITH(Transformer("/no/such/model", {}, world()), Catch::Contains("no such folder"));
+  TransformerOptions options;
+  options.type = ComputeType::int8;
+  CHECK_THROWS_WITH(Transformer(golden.directory(), options, world()), Catch::Contains("int8"));
+  options = options_with("telepathy");
+  CHECK_THROWS_WITH(Transformer(golden.directory(), options, world()), Catch::Contains("telepathy"));
+
+  // An expert that only one rank reads is missing: all ranks hear of it.
+  const fs::path folder = fs::temp_directory_path() / "supernode-moe-model-test";
+  if (world().rank() == 0) {
+    fs::remove_all(folder);
+    fs::create_directories(folder);
+    fs::copy(golden.directory() + "/config.json", folder);
+    const SafetensorsFile whole(golden.directory() + "/model.safetensors");
+    std::vector<TensorToWrite> kept;
+    for (const auto& [name, view] : whole.tensors())
+      if (name != "model.layers.2.mlp.experts.15.up_proj.weight")
+        kept.push_back({name, view.type, view.shape, view.bytes});
+    write_safetensors((folder / "model.safetensors").string(), kept);
+  }
+  world().barrier();
+  CHECK_THROWS_WITH(Transformer(folder.string(), options_with("auto"), world()),
+                    Catch::Contains("model.safetensors: no tensor 'model.layers.2.mlp.experts.15.up_proj.weight'"));
+  world().barrier();
+  if (world().rank() == 0) fs::remove_all(folder);
+}
+
+TEST_CASE("the model that is shipped continues a prompt as the reference does") {
+  // 200 bytes of greedy continuation by the reference implementation, in f32 on the BF16 weights.
+  const std::string prompt = "ROMEO:\n";
+  const std::string expected =
+      "I will not speak the sea of the sea of the sea\nThat we have shown the sea of the seatest straight.\n\n"
+      "KING RICHARD III:\nThe senators are the state of the streets,\nAnd then the sea of the sea of the sea,";
+  Transformer model(find_model(default_model), options_with("auto"), world());
+  const Tokenizer tokenizer(model.config());
+  if (world().rank() != 0) {
+    while (!model.forward({}).idle) {
+    }
+  } else {
+    std::vector<std::int32_t> tokens = tokenizer.encode(prompt);
+    KvCache cache = model.make_cache();
+    std::size_t fed = 0;
+    while (tokens.size() < prompt.size() + expected.size()) {
+      const SequenceChunk chunk{&cache, std::span<const std::int32_t>(tokens).subspan(fed)};
+      const StepResult step = model.forward({&chunk, 1});
+      fed = tokens.size();
+      tokens.push_back(most_likely(step.row(0)));
+    }
+    model.forward({});
+    CHECK(tokenizer.decode(tokens) == prompt + expected);
+  }
+}
+
+}  // namespace supernode::moe
