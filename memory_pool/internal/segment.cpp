@@ -30,10 +30,13 @@ Segment::Segment(const Communicator& comm, const std::vector<int>& owners, std::
     OwnedInfo info;
     SUPERNODE_MPI(MPI_Info_create(info.out()));
     SUPERNODE_MPI(MPI_Info_set(info.get(), "alloc_shared_noncontig", "true"));
-    SUPERNODE_MPI(MPI_Win_allocate_shared(size, 1, info.get(), comm.get(), &memory, window_.out()));
-  } else {
-    SUPERNODE_MPI(MPI_Win_allocate(size, 1, MPI_INFO_NULL, comm.get(), &memory, window_.out()));
+    // Refused where the user has chosen one-sided components without shared memory; then messages must do.
+    const int code = MPI_Win_allocate_shared(size, 1, info.get(), comm.get(), &memory, window_.out());
+    shared_ = comm.max(static_cast<long long>(code != MPI_SUCCESS)) == 0;
+    if (!shared_ && transport == "shared")
+      throw EnvironmentError("pool.transport = shared: this MPI refuses MPI_Win_allocate_shared; use rma or auto");
   }
+  if (!shared_) SUPERNODE_MPI(MPI_Win_allocate(size, 1, MPI_INFO_NULL, comm.get(), &memory, window_.out()));
   SUPERNODE_MPI(MPI_Win_set_errhandler(window_.get(), MPI_ERRORS_RETURN));
   SUPERNODE_MPI(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_.get()));
 
@@ -58,6 +61,15 @@ Segment::Segment(const Communicator& comm, const std::vector<int>& owners, std::
   }
   SUPERNODE_MPI(MPI_Win_sync(window_.get()));
   comm.barrier();
+  if (!shared_) {
+    // The first transfer to an owner sets up a connection and may block in it: do that now, while all are here.
+    std::byte first{};
+    for (const int owner : owners) {
+      OwnedRequest request;
+      SUPERNODE_MPI(MPI_Rget(&first, 1, MPI_BYTE, owner, 0, 1, MPI_BYTE, window_.get(), request.out()));
+    }
+    comm.barrier();
+  }
 }
 
 Segment::~Segment() {
@@ -114,13 +126,19 @@ void Transfers::put(int owner, std::uint64_t offset, std::span<const std::byte> 
   }
   Staged& transfer = in_flight_.emplace_back();
   transfer.owner = owner;
+  transfer.staging.reserve(source.size() + 1);  // it must not move any more
   transfer.staging.assign(source.begin(), source.end());
   for (std::size_t start = 0; start < source.size(); start += largest_transfer) {
     const int count = count_cast(std::min(largest_transfer, source.size() - start));
     const auto place = static_cast<MPI_Aint>(segment_->displacement_[rank] + offset + start);
     SUPERNODE_MPI(MPI_Rput(transfer.staging.data() + start, count, MPI_BYTE, owner, place, count, MPI_BYTE,
                            segment_->window_.get(), &transfer.requests.emplace_back(MPI_REQUEST_NULL)));
-  }
+  }  // Open MPI's osc/pt2pt gathers small puts and sends them with the next flush, which may block, or with the next request-
+  // based get, which does not. The byte itself is not looked at.
+  transfer.staging.push_back({});
+  SUPERNODE_MPI(MPI_Rget(&transfer.staging.back(), 1, MPI_BYTE, owner,
+                         static_cast<MPI_Aint>(segment_->displacement_[rank] + offset), 1, MPI_BYTE,
+                         segment_->window_.get(), &transfer.requests.emplace_back(MPI_REQUEST_NULL)));
 }
 
 bool Transfers::test() {

@@ -20,7 +20,8 @@ namespace supernode::pool::internal {
 class Segment {
  public:
   /// Collective. `owners` allocate `bytes`, zeroed in front up to `zeroed`; `transport` as PoolConfig::transport.
-  /// @throws UsageError on every rank for "shared" across hosts.
+  /// "auto" is shared where that is possible.
+  /// @throws on every rank for "shared" where it is not possible: UsageError across hosts, EnvironmentError else.
   Segment(const Communicator& comm, const std::vector<int>& owners, std::uint64_t bytes, std::uint64_t zeroed,
           const std::string& transport);
   /// Collective; nothing may be in flight (abandoned_in_flight() is false).
