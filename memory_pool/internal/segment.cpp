@@ -133,8 +133,9 @@ void Transfers::put(int owner, std::uint64_t offset, std::span<const std::byte> 
     const auto place = static_cast<MPI_Aint>(segment_->displacement_[rank] + offset + start);
     SUPERNODE_MPI(MPI_Rput(transfer.staging.data() + start, count, MPI_BYTE, owner, place, count, MPI_BYTE,
                            segment_->window_.get(), &transfer.requests.emplace_back(MPI_REQUEST_NULL)));
-  }  // Open MPI's osc/pt2pt gathers small puts and sends them with the next flush, which may block, or with the next request-
-  // based get, which does not. The byte itself is not looked at.
+  }
+  // Open MPI's osc/pt2pt gathers small puts and sends them with the next flush, which may block, or with the next get
+  // that has a request, which does not. The byte itself is not looked at.
   transfer.staging.push_back({});
   SUPERNODE_MPI(MPI_Rget(&transfer.staging.back(), 1, MPI_BYTE, owner,
                          static_cast<MPI_Aint>(segment_->displacement_[rank] + offset), 1, MPI_BYTE,
