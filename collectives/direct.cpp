@@ -76,12 +76,13 @@ class Segment {
 };
 
 /// A window of memory shared by the ranks of a host; pages come into being when they are touched.
-OwnedWindow allocate_shared(std::size_t bytes, const Communicator& comm, std::byte** mine) {
+OwnedWindow allocate_shared(std::size_t bytes, const Communicator& comm) {
   OwnedInfo info;
   SUPERNODE_MPI(MPI_Info_create(info.out()));
   SUPERNODE_MPI(MPI_Info_set(info.get(), "alloc_shared_noncontig", "true"));
   OwnedWindow window;
-  if (MPI_Win_allocate_shared(static_cast<MPI_Aint>(bytes), 1, info.get(), comm.get(), mine, window.out()) !=
+  std::byte* mine = nullptr;  // asked for again, as everyone's
+  if (MPI_Win_allocate_shared(static_cast<MPI_Aint>(bytes), 1, info.get(), comm.get(), &mine, window.out()) !=
       MPI_SUCCESS)
     throw EnvironmentError("exchange algorithm 'direct': no shared memory of " +
                            format_size(static_cast<double>(bytes)) + " for each of " + std::to_string(comm.size()) +
@@ -93,16 +94,19 @@ class Direct final : public ExchangeAlgorithm {
  public:
   Direct(const ExchangeSetup& setup, const Communicator& comm)
       : setup_(setup), segment_(setup), segments_(setup.n_ranks), to_(setup.n_ranks) {
-    std::byte* mine = nullptr;
-    window_ = allocate_shared(segment_.bytes(), comm, &mine);
+    window_ = allocate_shared(segment_.bytes() + line_bytes, comm);
     for (int rank = 0; rank < setup.n_ranks; ++rank) {
       MPI_Aint size = 0;
       int unit = 0;
       SUPERNODE_MPI(MPI_Win_shared_query(window_.get(), rank, &size, &unit, &segments_[rank]));
+      // Open MPI puts a segment anywhere in a page; all processes see it at the same place in the page.
+      const auto address = reinterpret_cast<std::uintptr_t>(segments_[rank]);
+      segments_[rank] += whole_lines(address) - address;
     }
     for (const Phase phase : {Phase::dispatch, Phase::combine})
       for (int set = 0; set < n_round_sets; ++set)
-        for (int source = 0; source < setup.n_ranks; ++source) new (mine + segment_.flag(phase, set, source)) Flag{0};
+        for (int source = 0; source < setup.n_ranks; ++source)
+          new (segments_[setup.rank] + segment_.flag(phase, set, source)) Flag{0};
     comm.barrier();  // nobody writes a flag before it exists
   }
 
@@ -196,7 +200,7 @@ std::string direct_obstacle(const ExchangeShape& shape) {
          std::to_string(shape.hosts) + " (take alltoallv or auto)";
 }
 
-std::size_t direct_buffer_bytes(const ExchangeSetup& setup) { return Segment(setup).bytes(); }
+std::size_t direct_buffer_bytes(const ExchangeSetup& setup) { return Segment(setup).bytes() + line_bytes; }
 
 std::unique_ptr<ExchangeAlgorithm> make_direct(const ExchangeSetup& setup, const Communicator& comm) {
   return std::make_unique<Direct>(setup, comm);

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "collectives/algorithms.hpp"
+#include "collectives/layout.hpp"
 #include "collectives/routing.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/random.hpp"
@@ -149,6 +150,29 @@ TEST_CASE("ranks may hold no expert, and widths need not fill vectors or lines")
         exchange.combine(std::move(tokens), sums, out);
         CHECK(out == expected_out(mine, hidden, topk, exchange.experts(), Payload::f32, Payload::f32));
       }
+}
+
+TEST_CASE("messages larger than the cache arrive too") {
+  constexpr int hidden = 16384;
+  for (const AlgorithmEntry& entry : algorithms()) {
+    TokenExchange exchange(world(), small_config(std::string(entry.name), hidden));
+    const auto all = make_tokens("uniform", max_tokens, hidden, world().size(), 1);
+    const RankTokens& mine = all[world().rank()];
+    DispatchedTokens tokens = exchange.dispatch(mine.rows, mine.expert_ids, mine.weights);
+    // Rows go back as they came, so that a token returns as often as ranks have it.
+    std::vector<float> sums(static_cast<std::size_t>(tokens.n_rows()) * hidden), out(mine.rows.size());
+    tokens.copy_rows_f32(sums);
+    exchange.combine(std::move(tokens), sums, out);
+    SendPlan plan(exchange.experts(), topk, max_tokens);
+    plan.build(mine.expert_ids);
+    long long wrong = 0;
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      float expected = 0;
+      for (std::size_t k = 0; k < plan.sends_of(static_cast<int>(i / hidden)).size(); ++k) expected += mine.rows[i];
+      wrong += out[i] != expected;
+    }
+    CHECK(wrong == 0);
+  }
 }
 
 TEST_CASE("many rounds with ranks out of step reuse their slots safely") {
