@@ -8,6 +8,7 @@ std::span<const CommandEntry> commands() {
        make_serve},
       {"generate", "generate", "continue a prompt", true, make_generate},
       {"eval", "eval", "score a text: nats per token and perplexity", true, make_eval},
+      {"bench exchange", "bench_exchange", "time token dispatch and combine by algorithm", true, make_bench_exchange},
       {"topo", "topo", "the emulated machine rank by rank, and the hosts", true, make_topo},
       {"config", "config", "print the effective configuration as a file", false, make_config},
   };

@@ -32,16 +32,16 @@ class WallFleet : public EventSource, public CommandSink {
   void send(int rank, MessageKind kind, std::vector<std::byte> bytes);
   void expect_report(int rank, const char* what);
   Event decode(const Message& message);
-  void keep_alive();
-  /// @throws TimeoutError when a worker owes a report for too long.
-  void check_owed() const;
+  /// Now and then tells the workers that the coordinator is there, and looks at what they owe.
+  /// @throws TimeoutError when one owes a report for too long.
+  void watch();
 
   const ServingConfig& config_;
   const std::vector<Request>& requests_;
   Mailbox& mailbox_;
   const double deadline_s_;
   const double start_s_;
-  double last_keep_alive_s_;
+  double last_watch_s_;
   std::vector<std::size_t> by_arrival_;  ///< requests in order of arrival
   std::size_t next_arrival_ = 0;
   struct Owed {

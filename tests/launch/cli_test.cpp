@@ -1,0 +1,237 @@
+// The program as its users meet it: started from a shell, judged by stdout, stderr and exit code.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <vector>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "runtime/core/files.hpp"
+#include "runtime/core/json.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace supernode;
+using Catch::Matchers::Contains;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct Outcome {
+  int code = -1;
+  std::string out, err;
+  /// Our own lines on stderr; a launcher adds some of its own.
+  std::vector<std::string> complaints() const {
+    std::vector<std::string> lines;
+    std::size_t begin = 0;
+    while (begin < err.size()) {
+      const auto end = std::min(err.find('\n', begin), err.size());
+      const std::string line = err.substr(begin, end - begin);
+      if (line.starts_with("supernode:")) lines.push_back(line);
+      begin = end + 1;
+    }
+    return lines;
+  }
+};
+
+/// A folder for this process, gone at its end.
+const fs::path& scratch() {
+  struct Folder {
+    fs::path path = fs::temp_directory_path() / ("supernode-cli-" + std::to_string(::getpid()));
+    Folder() { fs::create_directories(path); }
+    ~Folder() { fs::remove_all(path); }
+  };
+  static const Folder folder;
+  return folder.path;
+}
+
+std::string scratch_file(const std::string& name, const std::string& content) {
+  const fs::path path = scratch() / name;
+  fs::create_directories(path.parent_path());
+  std::ofstream(path, std::ios::binary) << content;
+  return path.string();
+}
+
+Outcome shell(const std::string& command) {
+  const std::string out = (scratch() / "out").string(), err = (scratch() / "err").string();
+  const int status = std::system((command + " > " + out + " 2> " + err + " < /dev/null").c_str());
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128, read_file(out), read_file(err)};
+}
+
+/// @param ranks 0: without a launcher
+Outcome supernode_on(int ranks, const std::string& arguments, const std::string& before = "") {
+  const std::string launcher =
+      ranks == 0 ? "" : SUPERNODE_MPIRUN " " + std::to_string(ranks) + " " SUPERNODE_MPIRUN_FLAGS " ";
+  return shell("cd " SUPERNODE_SOURCE_DIR " && " + before + " timeout 120 " + launcher + SUPERNODE_BINARY " " +
+               arguments);
+}
+
+Json json_of(const Outcome& outcome) {
+  INFO(outcome.err);
+  REQUIRE(outcome.code == 0);
+  return parse_json(outcome.out, "stdout");
+}
+
+}  // namespace
+
+TEST_CASE("help and version need no launcher, for every command") {
+  const Outcome help = supernode_on(0, "--help");
+  CHECK(help.code == 0);
+  for (const char* command : {"serve", "generate", "eval", "bench exchange", "topo", "config"}) {
+    CHECK_THAT(help.out, Contains(command));
+    const Outcome own = supernode_on(0, std::string(command) + " --help");
+    CHECK(own.code == 0);
+    CHECK_THAT(own.out, Contains("Options of every command:"));
+  }
+  CHECK(supernode_on(0, "").code == 0);
+  CHECK_THAT(supernode_on(0, "--version").out, Contains("supernode 0."));
+  const Outcome many = supernode_on(3, "--help");
+  CHECK(many.out == help.out);
+}
+
+TEST_CASE("config prints a file that gives the same configuration") {
+  const Outcome first = supernode_on(0, "config --serving.decode-dies 7 --pool.capacity 3M");
+  REQUIRE(first.code == 0);
+  CHECK_THAT(first.out, Contains("decode_dies = 7") && Contains("capacity = 3M"));
+  const std::string path = scratch_file("printed.ini", first.out);
+  const Outcome second = supernode_on(0, "config --config " + path);
+  CHECK(second.code == 0);
+  // The one difference is where it was read from.
+  std::string expected = first.out;
+  const auto place = expected.find("config = \n");
+  REQUIRE(place != std::string::npos);
+  expected.replace(place, 10, "config = " + path + "\n");
+  CHECK(second.out == expected);
+  CHECK_THAT(supernode_on(0, "config", "SUPERNODE_SERVING__DECODE_DIES=9").out, Contains("decode_dies = 9"));
+}
+
+TEST_CASE("topo shows every rank on the emulated machine and on its host") {
+  const Json topo = json_of(supernode_on(3, "topo --format json"));
+  CHECK(topo["schema"] == "supernode.topo/1");
+  CHECK(topo["env"]["ranks"] == 3);
+  CHECK(topo["results"]["machine"]["dies"] == 768);
+  REQUIRE(topo["results"]["ranks"].size() == 3);
+  CHECK(topo["results"]["ranks"][2]["npu"] == 1);
+}
+
+TEST_CASE("serve completes a small trace, and its figures add up") {
+  const std::string output = (scratch() / "serve.h5").string();
+  const Json document = json_of(supernode_on(
+      8,
+      "serve --config configs/quickstart.ini --max-requests 12 --time-scale 0.1 --save-detailed --save-tokens "
+      "--format json --output " +
+          output));
+  const Json& results = document["results"];
+  CHECK(results["completed"] == 12);
+  CHECK(results["failed"] == 0);
+  const Json& pool = results["pool"];
+  CHECK(pool["hit_tokens"].get<int>() > 0);
+  CHECK(pool["hit_tokens"].get<int>() + pool["computed_tokens"].get<int>() == results["total_input_tokens"].get<int>());
+  CHECK(fs::file_size(output) > 1000);
+  const Json* hit = nullptr;
+  for (const Json& request : results["requests"]) {
+    CHECK(request["hit_tokens"].get<int>() + request["computed_tokens"].get<int>() ==
+          request["input_tokens"].get<int>());
+    double sum = 0;
+    for (const auto& [part, value] : request["parts_ms"].items()) {
+      CHECK(value.get<double>() >= 0);
+      sum += value.get<double>();
+    }
+    CHECK(sum == Approx(request["e2el_ms"].get<double>()).epsilon(1e-12));
+    if (request["hit_tokens"].get<int>() > 0 && request["output_tokens"].get<int>() > 4) hit = &request;
+  }
+  // What was served with a prefix from the pool is what the model says to the whole prompt at once.
+  REQUIRE(hit);
+  std::string ids;
+  for (const Json& token : (*hit)["prompt_token_ids"])
+    ids += (ids.empty() ? "" : ",") + std::to_string(token.get<int>());
+  const Json generated = json_of(supernode_on(2, "generate --format json --prompt-tokens " + ids + " --max-tokens " +
+                                                     std::to_string((*hit)["output_tokens"].get<int>())));
+  CHECK(generated["results"]["tokens"] == (*hit)["output_token_ids"]);
+  // Results are never overwritten.
+  const Outcome again = supernode_on(1, "topo --output " + output);
+  CHECK(again.code == 2);
+  CHECK_THAT(again.err, Contains("never overwritten"));
+}
+
+TEST_CASE("bad input gets one clear line and exit code 2") {
+  const std::string serve = "serve --config configs/quickstart.ini --trace ";
+  const std::string good_trace = read_file(test::source_path("configs/traces/quickstart.jsonl"));
+  const std::string model_dir = test::source_path("configs/models/shakespeare-moe");
+  const std::string config_text = read_file(model_dir + "/config.json");
+
+  const auto model_with = [&](const std::string& name, const std::string& config, bool weights) {
+    scratch_file(name + "/config.json", config);
+    if (weights) {
+      const fs::path link = scratch() / name / "model.safetensors";
+      fs::remove(link);
+      fs::create_symlink(model_dir + "/model.safetensors", link);
+    }
+    return (scratch() / name).string();
+  };
+  const std::string half_weights = model_with("half", config_text, false);
+  scratch_file("half/model.safetensors", read_file(model_dir + "/model.safetensors").substr(0, 1'000'000));
+  const std::string no_shard = model_with("no-shard", config_text, false);
+  scratch_file("no-shard/model.safetensors.index.json",
+               R"({"weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}})");
+
+  struct Row {
+    int ranks;
+    std::string arguments, expected;
+  };
+  const std::vector<Row> rows{
+      // traces
+      {8, serve + "/nowhere.jsonl", "/nowhere.jsonl"},
+      {8, serve + scratch_file("empty.jsonl", ""), "the trace is empty"},
+      {8, serve + scratch_file("cut.jsonl", good_trace.substr(0, good_trace.size() - 40)), "is the file truncated?"},
+      {8, serve + scratch_file("garbage.jsonl", std::string("\x7f\x45\x4c\x46\x00\x01", 6)), "garbage.jsonl:1"},
+      {8, serve + "configs", "configs"},
+      {8, "serve --serving.max-model-len 100", "--trace is missing"},
+      // sizes
+      {3, "serve --config configs/quickstart.ini", "needs 8 ranks"},
+      {8, "serve --config configs/quickstart.ini --length-scale 1", "exceed the limit"},
+      {2, "generate --prompt " + std::string(5000, 'x'), "4096"},
+      {1, "generate --prompt-tokens 1,2,999", "999"},
+      // configurations
+      {2, "topo --config /nowhere.ini", "/nowhere.ini"},
+      {2, "topo --config " + scratch_file("odd.ini", "[serving]\nodd = 1\n"), "odd.ini:2: [serving] odd: unknown key"},
+      {2, "topo --config " + scratch_file("cut.ini", "[serving]\ndecode_dies ="), "cut.ini:2"},
+      {2, "topo --config " + scratch_file("garbage.ini", "\x01\x02\x03"), "garbage.ini:1"},
+      {1, "topo --config configs", "directory"},
+      // options
+      {2, "generate --unknown 1", "unknown option '--unknown'"},
+      {2, "generate --max-tokens many", "--max-tokens"},
+      {0, "generat", "unknown command 'generat'"},
+      {0, "bench nothing", "unknown command 'bench nothing'"},
+      {0, "config --serving.decode-dies 0", "--serving.decode-dies"},
+      {2, "bench exchange --algorithm fastest", "fastest"},
+      {2, "topo --machine nowhere", "nowhere"},
+      // checkpoints
+      {2, "generate --prompt x --model /nowhere", "/nowhere"},
+      {2, "generate --prompt x --model " + model_with("empty-config", "", true), "config.json"},
+      {2, "generate --prompt x --model " + model_with("cut-config", config_text.substr(0, 100), true), "config.json"},
+      {2, "generate --prompt x --model " + model_with("odd-config", "[1, 2]", true), "config.json"},
+      {2, "generate --prompt x --model " + model_with("no-weights", config_text, false), "model.safetensors"},
+      {2, "generate --prompt x --model " + half_weights, "model.safetensors"},
+      {2, "generate --prompt x --model " + no_shard, "model-00001-of-00002.safetensors"},
+      {8, serve + "quickstart --model " + half_weights, "model.safetensors"},
+      {2, "eval --text /nowhere.txt", "/nowhere.txt"},
+      {1, "eval --text " + scratch_file("short.txt", ""), "short.txt"},
+  };
+  for (const Row& row : rows) {
+    const Outcome outcome = supernode_on(row.ranks, row.arguments);
+    INFO(row.ranks << " ranks: " << row.arguments.substr(0, 200) << "\n" << outcome.err);
+    CHECK(outcome.code == 2);
+    CHECK(outcome.complaints().size() == 1);
+    CHECK_THAT(outcome.err, Contains(row.expected));
+    CHECK(outcome.out.empty());
+  }
+}
+
+TEST_CASE("a result file on a full or read-only place is exit code 3") {
+  const Outcome outcome = supernode_on(2, "topo --output /proc/results.h5");
+  CHECK(outcome.code == 3);
+  CHECK(outcome.complaints().size() == 1);
+  CHECK_THAT(outcome.err, Contains("/proc/results.h5"));
+}
