@@ -17,6 +17,13 @@ struct Die {
   double bf16_tflops = 0;
   double memory_gb = 0;  ///< 1e9 B
   double memory_gbps = 0;
+  double gemm_efficiency = 0;       ///< of the peak, matrix products with enough rows
+  double operand_exposure = 0;      ///< share of the shorter of arithmetic and operand reads that is not hidden
+  double attention_efficiency = 0;  ///< of the peak, fused attention bound by arithmetic
+  double memory_efficiency = 0;     ///< of memory_gbps, operators bound by memory
+  double vector_efficiency = 0;     ///< of memory_gbps, elementwise operators
+  double operator_start_us = 0;     ///< between two dependent operators of a stream
+  double graph_launch_us = 0;       ///< host work before a graph that was not prepared ahead
 };
 
 /// The network that carries expert parallelism and pooled memory (UB on CloudMatrix384).
@@ -27,6 +34,24 @@ struct Fabric {
   int ports_per_switch = 0;    ///< of a second-tier switch chip
   double die_to_die_gbps = 0;  ///< inside an NPU
   double die_to_die_us = 0;
+  double read_efficiency = 0;  ///< of the raw bandwidth, reads from another die
+  double write_efficiency = 0;
+  double host_read_factor = 0;  ///< reads from host DRAM, relative to reads from a die
+  double host_write_factor = 0;
+  double distance_factor = 0;  ///< bandwidth across nodes, relative to inside a node
+  double read_us = 0;          ///< of a small read from a die in the same node
+  double write_us = 0;
+  double host_saves_us = 0;  ///< how much sooner host DRAM answers than a die
+  double second_hop_us = 0;  ///< added across nodes
+};
+
+/// Token dispatch and combine on this machine.
+struct ExchangeCosts {
+  double dispatch_start_us = 0;  ///< launch, routing, barrier among the local cores, flags
+  double combine_start_us = 0;
+  double skew_us = 0;          ///< mean lateness of a peer; a dispatch waits for the latest of all
+  double staged_start_us = 0;  ///< added to each phase that goes through the copy engine instead of direct writes
+  int filling_cores = 0;       ///< vector cores that together fill the die's fabric link
 };
 
 /// Rates of the slower planes and of storage.
@@ -37,6 +62,9 @@ struct Slow {
   double dram_gb = 0;            ///< of a node
   double ssd_gbps = 0;           ///< storage tier behind a node's DRAM
   double object_store_gbps = 0;  ///< of one bucket, shared by all readers
+  double object_store_efficiency = 0;
+  double vpc_efficiency = 0;   ///< share of vpc_gbps that pooled blocks get
+  double pool_request_us = 0;  ///< software path of one block of one layer, client side
 };
 
 /// The whole machine. load_machine() is the only maker; members may be changed afterwards for what-if questions.
@@ -49,6 +77,7 @@ struct Machine {
   int cpus_per_node = 0;
   Die die;
   Fabric fabric;
+  ExchangeCosts exchange;
   Slow slow;
 
   int dies() const { return nodes * npus_per_node * dies_per_npu; }

@@ -1,0 +1,46 @@
+#pragma once
+// One decode iteration of an instance: attention data parallel, experts expert parallel, one die as all.
+
+#include <string>
+
+#include "runtime/emulation/moe_stage.hpp"
+#include "runtime/emulation/streams.hpp"
+
+namespace supernode::emulation {
+
+struct DecodeSetup {
+  ExpertLayout layout;
+  ExpertLoad load;
+  ExchangeChoices exchange;
+  double requests_per_die = 1;
+  double kv_tokens = 1;              ///< mean context of a request, cached
+  bool mtp = true;                   ///< one speculative token a request and iteration
+  double acceptance = 0.7;           ///< of the speculative token
+  int microbatches = 0;              ///< 1, 2, or 0 for the faster of both
+  bool prepared_graphs = true;       ///< all graphs of a step prepared at once, sampling on the die
+  double attention_share = 2.0 / 3;  ///< of the cores while two microbatches overlap; the MoE stream has the rest
+};
+
+struct DecodeResult {
+  int microbatches = 1;
+  ModelTime attention_stream, moe_stream;  ///< of a microbatch and layer
+  ModelTime layer;                         ///< of a MoE layer, in the steady state
+  ModelTime iteration;
+  ModelTime tpot;  ///< iteration / (tokens it yields for a request)
+  double tokens_per_s_per_npu = 0;
+  double skew = 1;
+  double memory_bytes = 0;  ///< of a die: weights, cache, exchange buffers
+  Terms attention, other;   ///< parts of attention_stream; everything of the iteration that is not a MoE layer
+  MoeStage moe;             ///< parts of moe_stream
+  std::string limit;        ///< what a faster machine should improve first
+  Timeline timeline{{"attention", "moe"}};
+};
+
+/// @throws std::invalid_argument for a layout that does not fit the model, or microbatches other than 0, 1, 2.
+DecodeResult decode_iteration(const Machine& machine, const ModelShape& model, const DecodeSetup& setup);
+
+/// Attention of one layer with the weights absorbed, for `requests` requests of `tokens / requests` new tokens each.
+Terms decode_attention(const Machine& machine, const ModelShape& model, double tokens, double requests,
+                       double kv_tokens, CoreShare share = {});
+
+}  // namespace supernode::emulation

@@ -1,0 +1,44 @@
+#pragma once
+// How unevenly experts are used, and what a placement makes of it. Loads are shares of all token-expert pairs.
+
+#include <span>
+#include <string>
+#include <vector>
+
+namespace supernode::emulation {
+
+/// Shape of the load over the routed experts, the same in every MoE layer or one row a layer.
+struct ExpertLoad {
+  /// [layers][experts] relative loads; empty: all equal.
+  std::vector<std::vector<double>> layers;
+  /// Relative standard deviation of what a slot gets, over a long time, around what its placement was computed for.
+  double drift = 0;
+  /// Relative standard deviation of an expert's share from request to request; a batch of n requests has it / sqrt(n).
+  /// Both 0: the published "perfect balance".
+  double request_spread = 0;
+};
+
+/// Recorded counts, {"logical_count": [[..]..]}; all-zero rows (dense layers) are left out.
+/// @throws UsageError naming the source for text that is not that, negative counts or uneven rows.
+ExpertLoad parse_expert_load(const std::string& text, const std::string& source);
+
+/// weight(rank i) = 1 / (i + 1)^alpha.
+ExpertLoad zipf_load(int experts, double alpha);
+
+/// Copies of each expert when `slots` >= experts are given out one by one, each to the largest load per copy.
+std::vector<int> replicate(std::span<const double> loads, int slots);
+
+/// Load of the busiest die over the mean, when slots are dealt heaviest first to the least loaded die with room.
+/// @param slots total, a multiple of `dies`
+double placed_skew(std::span<const double> loads, int slots, int dies);
+
+/// Expected largest of n standard normal values (Blom's approximation); 0 for n = 1.
+double expected_maximum(int n);
+
+/// Busiest die over mean for the whole load: mean over layers of the placed skew, and beside it the drift and the
+/// chance of small numbers: sd * expected_maximum(dies), sd^2 = (drift^2 + request_spread^2 / requests + 1 /
+/// rows_per_slot) / slots per die; both parts join in quadrature. >= 1.
+/// @param rows_per_slot expected token rows of a slot in one exchange, > 0; @param requests they come from, > 0
+double expert_skew(const ExpertLoad& load, int slots, int dies, double rows_per_slot, double requests);
+
+}  // namespace supernode::emulation

@@ -1,0 +1,103 @@
+#include "runtime/emulation/moe_stage.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include <fmt/format.h>
+
+#include "runtime/emulation/exchange.hpp"
+
+namespace supernode::emulation {
+namespace {
+
+/// Gate and up projection, down projection, for `groups` experts of `rows` rows each. SwiGLU and quantisation run on
+/// the vector cores while the product's tiles come out, and hide behind it.
+void add_ffn(Terms& terms, const Machine& machine, const std::string& name, double groups, double rows, double hidden,
+             double ffn, CoreShare share) {
+  terms.add(name + " gate_up", gemm_time(machine, {groups, rows, 2 * ffn, hidden, true}, share));
+  terms.add(name + " down", gemm_time(machine, {groups, rows, hidden, ffn, true}, share));
+}
+
+}  // namespace
+
+double ExpertLayout::weight_bytes(const ModelShape& model) const {
+  const double routed = std::ceil(slots_per_die(model)) * model.expert_weights();
+  return shared_dies > 0 ? std::max(routed, model.shared_experts * model.expert_weights())
+                         : routed + model.shared_experts * model.expert_weights();
+}
+
+void ExpertLayout::check(const ModelShape& model) const {
+  if (dies < 1 || shared_dies < 0 || redundant < 0 || routed_dies() < 1)
+    throw std::invalid_argument(fmt::format("{} dies cannot give {} to shared experts", dies, shared_dies));
+  if (slots(model) % routed_dies() != 0)
+    throw std::invalid_argument(fmt::format("{} routed experts and {} redundant ones do not divide over {} dies",
+                                            model.experts, redundant, routed_dies()));
+}
+
+double dispatch_message_bytes(double hidden, bool early_quantisation) {
+  return early_quantisation ? std::ceil((hidden + 4) / 512) * 512 : 2 * hidden;
+}
+
+double combine_message_bytes(double hidden) { return 2 * hidden; }
+
+double exchange_buffer_bytes(int ranks, double tokens, int topk, int experts_per_die, double message_bytes) {
+  return ranks * tokens * std::min(topk, experts_per_die) * message_bytes;
+}
+
+MoeStage moe_stage(const Machine& machine, const ModelShape& model, const ExpertLayout& layout, const ExpertLoad& load,
+                   const ExchangeChoices& choices, double tokens, double requests, CoreShare share) {
+  layout.check(model);
+  MoeStage stage;
+  const double per_die = layout.slots_per_die(model);
+  const double rows_per_slot = tokens * layout.dies * model.topk / layout.slots(model);
+  if (tokens > 0) stage.skew = expert_skew(load, layout.slots(model), layout.routed_dies(), rows_per_slot, requests);
+
+  const double hidden = model.hidden;
+  stage.gate.add("norm, quantise", vector_time(machine, tokens * hidden * (2 + 2 + 1), share));
+  stage.gate.add("gate", gemm_time(machine, {1, tokens, 1.0 * model.experts, hidden, false}, share));
+  stage.gate.add("starts", start_time(machine, 2));
+
+  // Copies that leave a die: one a chosen expert, and one to the shared expert where that lives elsewhere.
+  const bool remote_shared = layout.shared_dies > 0 && model.shared_experts > 0;
+  const double copies = model.topk + (remote_shared ? model.shared_experts : 0);
+  const double hot_rows = stage.skew * rows_per_slot * per_die;  // of the busiest routed die
+  const double shared_rows = remote_shared ? tokens * layout.dies / layout.shared_dies : tokens;
+  const double busiest = remote_shared ? std::max(hot_rows, shared_rows) : hot_rows;
+  const double hot = tokens > 0 ? busiest / (tokens * copies) : 1;
+
+  const double row = dispatch_message_bytes(hidden, choices.early_quantisation);
+  const ExchangeStyle out{Phase::dispatch, layout.dies, share.vector, choices.direct_writes};
+  stage.dispatch.add("dispatch", exchange_time(machine, out, tokens * copies * row, 1, hot));
+
+  if (!choices.early_quantisation)
+    stage.experts.add("quantise", vector_time(machine, busiest * hidden * (2 + 1), share));
+  Terms routed, shared;
+  add_ffn(routed, machine, "routed", per_die, hot_rows / per_die, hidden, model.expert_ffn, share);
+  if (model.shared_experts > 0)
+    add_ffn(shared, machine, "shared", model.shared_experts, shared_rows, hidden, model.expert_ffn, share);
+  const auto take = [&](const Terms& terms) {
+    for (const auto& [name, time] : terms.parts()) stage.experts.add(name, time);
+  };
+  if (!remote_shared) {
+    take(routed);
+    take(shared);
+  } else {
+    take(routed.total() < shared.total() ? shared : routed);
+  }
+  stage.experts.add("starts", start_time(machine, 2));
+
+  const ExchangeStyle back{Phase::combine, layout.dies, share.vector, choices.direct_writes};
+  stage.combine.add("combine", exchange_time(machine, back, tokens * copies * combine_message_bytes(hidden), hot, 1));
+  return stage;
+}
+
+Terms dense_stage(const Machine& machine, const ModelShape& model, double tokens, CoreShare share) {
+  Terms terms;
+  terms.add("norm, quantise", vector_time(machine, tokens * model.hidden * (2 + 2 + 1), share));
+  add_ffn(terms, machine, "dense", 1, tokens, model.hidden, model.dense_ffn, share);
+  terms.add("starts", start_time(machine, 3));
+  return terms;
+}
+
+}  // namespace supernode::emulation
