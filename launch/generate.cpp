@@ -114,11 +114,18 @@ class GenerateCommand : public Command {
     return stream_ ? "\n" : prompt_ + outcome.text + "\n";
   }
 
+  /// All ranks hold the same tokens, so all of them refuse the same.
+  static void check_tokens(const moe::Transformer& model, std::span<const std::int32_t> tokens) {
+    moe::KvCache none = model.make_cache();
+    moe::check_chunk(model.config(), {&none, tokens});
+  }
+
   Outcome continue_prompt(const Context& context, moe::Transformer& model) {
     const moe::Tokenizer tokenizer(model.config());
     Tokens tokens =
         prompt_tokens_.empty() ? tokenizer.encode(prompt_) : Tokens(prompt_tokens_.begin(), prompt_tokens_.end());
     const std::size_t prompt_length = tokens.size();
+    check_tokens(model, tokens);
     if (prompt_length + static_cast<std::size_t>(max_tokens_) > static_cast<std::size_t>(model.config().max_positions))
       throw UsageError(
           fmt::format("--max-tokens: {} prompt tokens and {} new ones; the model holds {} "
@@ -171,6 +178,7 @@ class GenerateCommand : public Command {
     const std::size_t prefill = prefill_ == 0 ? n : static_cast<std::size_t>(prefill_);
     if (prefill > n) throw UsageError(fmt::format("--prefill: {} positions, but sequences have {}", prefill, n));
 
+    for (std::size_t i = 0; i < table.batch; ++i) check_tokens(model, table.sequence(i));
     std::vector<std::size_t> mine;
     for (std::size_t i = rank; i < table.batch; i += size) mine.push_back(i);
     std::vector<moe::KvCache> caches;

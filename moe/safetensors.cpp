@@ -195,7 +195,8 @@ void write_safetensors(const std::string& path, std::span<const TensorToWrite> t
   bool good = std::fwrite(&length, sizeof length, 1, file) == 1;
   good = good && std::fwrite(text.data(), 1, text.size(), file) == text.size();
   for (const TensorToWrite& tensor : tensors)
-    good = good && std::fwrite(tensor.data.data(), 1, tensor.data.size(), file) == tensor.data.size();
+    if (!tensor.data.empty())
+      good = good && std::fwrite(tensor.data.data(), 1, tensor.data.size(), file) == tensor.data.size();
   good = (std::fclose(file) == 0) && good;
   if (!good) {
     std::filesystem::remove(path);
