@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <exception>
 #include <utility>
 
 #include "collectives/internal/algorithm.hpp"
@@ -111,9 +112,9 @@ TokenExchange::TokenExchange(const Communicator& comm, const ExchangeConfig& con
 }
 
 TokenExchange::~TokenExchange() {
-  // Freeing windows and finishing requests waits for peers that have been found silent: leave them to the process's
-  // end.
-  if (impl_ && impl_->failed) static_cast<void>(impl_.release());
+  // Freeing windows and finishing requests waits for peers, which may have been found silent or know nothing of the
+  // error that ends this rank: leave them to the process's end.
+  if (impl_ && (impl_->failed || std::uncaught_exceptions() > 0)) static_cast<void>(impl_.release());
 }
 
 TokenExchange::TokenExchange(TokenExchange&&) noexcept = default;

@@ -1,5 +1,7 @@
 #include "memory_pool/pool.hpp"
 
+#include <exception>
+
 #include "memory_pool/internal/pool_core.hpp"
 #include "runtime/core/deadline.hpp"
 #include "runtime/core/log.hpp"
@@ -34,6 +36,11 @@ Pool::Pool(const Communicator& comm, std::vector<int> owners, const PoolConfig& 
     : core_(std::make_unique<internal::PoolCore>(comm, std::move(owners), config)) {}
 
 Pool::~Pool() {
+  if (std::uncaught_exceptions() > 0) {
+    // An error is on its way out of this rank alone: meeting the others here would only hide it.
+    static_cast<void>(core_.release());
+    return;
+  }
   try {
     if (leave_together(*core_)) return;
     log(LogLevel::error, "rank {} closed its pool, but others did not within {} s", core_->comm.rank(),

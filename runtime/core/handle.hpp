@@ -1,6 +1,7 @@
 #pragma once
 // Move-only owners of MPI objects: one template, a traits struct for each kind.
 
+#include <exception>
 #include <utility>
 
 #include <mpi.h>
@@ -8,6 +9,8 @@
 namespace supernode {
 
 /// Owns one MPI handle and releases it in its destructor. Null when default-constructed or moved from.
+/// While an exception unwinds the stack nothing is released: that may wait for a peer that is gone or knows of no
+/// error, and then nobody would ever read the message. The process is about to end.
 template <class Traits>
 class Handle {
  public:
@@ -23,7 +26,9 @@ class Handle {
   }
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;
-  ~Handle() { reset(); }
+  ~Handle() {
+    if (std::uncaught_exceptions() == 0) reset();
+  }
 
   type get() const noexcept { return raw_; }
   explicit operator bool() const noexcept { return raw_ != Traits::null(); }

@@ -96,7 +96,7 @@ void Option::assign(const std::string& text, const std::string& origin) {
         throw bad(fmt::format("'{}' is unknown; known: {}", item, fmt::join(choices_, " ")));
   }
   try {
-    parse_(text);
+    for (const auto& parse : targets_) parse(text);
   } catch (const UsageError& error) {
     throw bad(error.what());
   }
@@ -108,7 +108,10 @@ void Option::assign(const std::string& text, const std::string& origin) {
 
 Option& OptionTable::append(const std::string& section, const std::string& key, const std::string& help,
                             std::string type) {
-  expect(!find(section, key), "option described twice: " + section + "." + key);
+  if (Option* known = find(section, key)) {
+    expect(known->type_ == type, "option described with two types: " + section + "." + key);
+    return *known;
+  }
   options_.push_back(std::make_unique<Option>());
   Option& option = *options_.back();
   option.section_ = section;
@@ -127,14 +130,14 @@ Option* OptionTable::find(std::string_view section, std::string_view key) {
 Option& OptionTable::add(const std::string& section, const std::string& key, bool& target, const std::string& help) {
   Option& option = append(section, key, help, "bool");
   option.is_flag_ = true;
-  option.parse_ = [&target](const std::string& text) { target = parse_bool(text); };
+  option.targets_.push_back([&target](const std::string& text) { target = parse_bool(text); });
   option.show_ = [&target] { return std::string(target ? "true" : "false"); };
   return option;
 }
 
 Option& OptionTable::add(const std::string& section, const std::string& key, int& target, const std::string& help) {
   Option& option = append(section, key, help, "integer");
-  option.parse_ = [&target](const std::string& text) { target = parse_number<int>(text, "an integer"); };
+  option.targets_.push_back([&target](const std::string& text) { target = parse_number<int>(text, "an integer"); });
   option.show_ = [&target] { return std::to_string(target); };
   option.number_ = [&target] { return static_cast<double>(target); };
   return option;
@@ -143,7 +146,8 @@ Option& OptionTable::add(const std::string& section, const std::string& key, int
 Option& OptionTable::add(const std::string& section, const std::string& key, std::int64_t& target,
                          const std::string& help) {
   Option& option = append(section, key, help, "integer");
-  option.parse_ = [&target](const std::string& text) { target = parse_number<std::int64_t>(text, "an integer"); };
+  option.targets_.push_back(
+      [&target](const std::string& text) { target = parse_number<std::int64_t>(text, "an integer"); });
   option.show_ = [&target] { return std::to_string(target); };
   option.number_ = [&target] { return static_cast<double>(target); };
   return option;
@@ -152,9 +156,8 @@ Option& OptionTable::add(const std::string& section, const std::string& key, std
 Option& OptionTable::add(const std::string& section, const std::string& key, std::uint64_t& target,
                          const std::string& help) {
   Option& option = append(section, key, help, "integer");
-  option.parse_ = [&target](const std::string& text) {
-    target = parse_number<std::uint64_t>(text, "a non-negative integer");
-  };
+  option.targets_.push_back(
+      [&target](const std::string& text) { target = parse_number<std::uint64_t>(text, "a non-negative integer"); });
   option.show_ = [&target] { return std::to_string(target); };
   option.number_ = [&target] { return static_cast<double>(target); };
   return option;
@@ -162,7 +165,7 @@ Option& OptionTable::add(const std::string& section, const std::string& key, std
 
 Option& OptionTable::add(const std::string& section, const std::string& key, double& target, const std::string& help) {
   Option& option = append(section, key, help, "number");
-  option.parse_ = [&target](const std::string& text) { target = parse_number<double>(text, "a number"); };
+  option.targets_.push_back([&target](const std::string& text) { target = parse_number<double>(text, "a number"); });
   option.show_ = [&target] { return fmt::format("{}", target); };
   option.number_ = [&target] { return target; };
   return option;
@@ -171,14 +174,14 @@ Option& OptionTable::add(const std::string& section, const std::string& key, dou
 Option& OptionTable::add(const std::string& section, const std::string& key, std::string& target,
                          const std::string& help) {
   Option& option = append(section, key, help, "text");
-  option.parse_ = [&target](const std::string& text) { target = text; };
+  option.targets_.push_back([&target](const std::string& text) { target = text; });
   option.show_ = [&target] { return target; };
   return option;
 }
 
 Option& OptionTable::add(const std::string& section, const std::string& key, Bytes& target, const std::string& help) {
   Option& option = append(section, key, help, "size");
-  option.parse_ = [&target](const std::string& text) { target.value = parse_size(text); };
+  option.targets_.push_back([&target](const std::string& text) { target.value = parse_size(text); });
   option.show_ = [&target] { return exact_size(target.value); };
   option.number_ = [&target] { return static_cast<double>(target.value); };
   return option;
@@ -187,12 +190,12 @@ Option& OptionTable::add(const std::string& section, const std::string& key, Byt
 Option& OptionTable::add(const std::string& section, const std::string& key, BytesRange& target,
                          const std::string& help) {
   Option& option = append(section, key, help, "size:size");
-  option.parse_ = [&target](const std::string& text) {
+  option.targets_.push_back([&target](const std::string& text) {
     const auto colon = text.find(':');
     target.min = parse_size(text.substr(0, colon));
     target.max = colon == std::string::npos ? target.min : parse_size(text.substr(colon + 1));
     if (target.min > target.max) throw UsageError(fmt::format("'{}' is an empty range", text));
-  };
+  });
   option.show_ = [&target] {
     return target.min == target.max ? exact_size(target.min) : exact_size(target.min) + ":" + exact_size(target.max);
   };
@@ -202,7 +205,7 @@ Option& OptionTable::add(const std::string& section, const std::string& key, Byt
 Option& OptionTable::add(const std::string& section, const std::string& key, std::vector<std::string>& target,
                          const std::string& help) {
   Option& option = append(section, key, help, "list");
-  option.parse_ = [&target](const std::string& text) { target = split_list(text); };
+  option.targets_.push_back([&target](const std::string& text) { target = split_list(text); });
   option.show_ = [&target] { return fmt::format("{}", fmt::join(target, ",")); };
   return option;
 }
@@ -210,11 +213,11 @@ Option& OptionTable::add(const std::string& section, const std::string& key, std
 Option& OptionTable::add(const std::string& section, const std::string& key, std::vector<int>& target,
                          const std::string& help) {
   Option& option = append(section, key, help, "list");
-  option.parse_ = [&target](const std::string& text) {
+  option.targets_.push_back([&target](const std::string& text) {
     std::vector<int> values;
     for (const std::string& item : split_list(text)) values.push_back(parse_number<int>(item, "an integer"));
     target = std::move(values);
-  };
+  });
   option.show_ = [&target] { return fmt::format("{}", fmt::join(target, ",")); };
   return option;
 }

@@ -60,7 +60,7 @@ class Option {
   std::vector<std::string> choices_;
   double low_ = -std::numeric_limits<double>::infinity();
   double high_ = std::numeric_limits<double>::infinity();
-  std::function<void(const std::string&)> parse_;  ///< throws UsageError without origin
+  std::vector<std::function<void(const std::string&)>> targets_;  ///< one a target; throws UsageError without origin
   std::function<std::string()> show_;
   std::function<double()> number_;  ///< null unless numeric
 };
@@ -81,7 +81,8 @@ class OptionTable {
   /// @param own_section section whose options are flags without prefix; "run" always is.
   explicit OptionTable(std::string own_section) : own_section_(std::move(own_section)) {}
 
-  /// `target` holds the default now and the effective value after parse(); it must outlive the table.
+  /// `target` holds the default now and the effective value after parse(); it must outlive the table. Commands that
+  /// share a module's options describe them each with their own struct: every target of an option gets its value.
   Option& add(const std::string& section, const std::string& key, bool& target, const std::string& help);
   Option& add(const std::string& section, const std::string& key, int& target, const std::string& help);
   Option& add(const std::string& section, const std::string& key, std::int64_t& target, const std::string& help);

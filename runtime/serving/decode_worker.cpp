@@ -1,3 +1,4 @@
+#include <exception>
 #include <list>
 #include <map>
 
@@ -28,6 +29,12 @@ struct Transfer {
 class DecodeWorker {
  public:
   explicit DecodeWorker(const WorkerContext& context) : context_(context), inbox_(context) {}
+  ~DecodeWorker() {
+    // As in Mailbox: what MPI may still write into outlives an error.
+    if (std::uncaught_exceptions() > 0) new std::list<Transfer>(std::move(transfers_));
+  }
+  DecodeWorker(const DecodeWorker&) = delete;
+  DecodeWorker& operator=(const DecodeWorker&) = delete;
 
   void run() {
     for (;;) {

@@ -1,11 +1,18 @@
 #include "runtime/serving/mailbox.hpp"
 
+#include <exception>
+
 #include <fmt/format.h>
 
 #include "runtime/core/deadline.hpp"
 #include "runtime/core/mpi_call.hpp"
 
 namespace supernode::serving {
+
+Mailbox::~Mailbox() {
+  // While an error unwinds, requests are not waited for (handle.hpp), so MPI still reads these bytes: they must stay.
+  if (std::uncaught_exceptions() > 0) new std::list<Outgoing>(std::move(outgoing_));
+}
 
 void Mailbox::send(int to, int tag, std::vector<std::byte> bytes) {
   collect_sent();

@@ -21,6 +21,9 @@ struct Message {
 class Mailbox {
  public:
   explicit Mailbox(const Communicator& comm) : comm_(&comm) {}
+  ~Mailbox();
+  Mailbox(const Mailbox&) = delete;
+  Mailbox& operator=(const Mailbox&) = delete;
 
   /// Does not wait. The bytes are kept here until they are gone.
   void send(int to, int tag, std::vector<std::byte> bytes);

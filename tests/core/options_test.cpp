@@ -106,3 +106,15 @@ TEST_CASE("help names flags, limits and defaults of the own section") {
   describe(table, e);
   CHECK_THAT(table.help(), Contains("--num-tokens, -n INTEGER") && Contains("[128]") && Contains("one of: fast slow"));
 }
+
+TEST_CASE("a module's options may be described by several commands") {
+  Example first, second;
+  OptionTable table("bench_x");
+  describe(table, first);
+  describe(table, second);
+  table.parse({{"--pool.alpha", "3", "--num-tokens", "7"}, {}, "", ""});
+  CHECK(first.alpha == 3);
+  CHECK(second.alpha == 3);
+  CHECK(second.tokens == 7);
+  CHECK(table.help().find("--num-tokens") == table.help().rfind("--num-tokens"));
+}
