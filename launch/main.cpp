@@ -167,7 +167,9 @@ int leave_together(const Communicator& farewell, int code, const std::string& me
         },
         patience, [] { return std::string("peers missing"); }, true);
   } catch (const TimeoutError&) {
-    std::fprintf(stderr, "supernode: rank %d: %s\n", farewell.rank(), message.c_str());
+    // Messages of waits name their rank themselves.
+    const std::string who = message.starts_with("rank ") ? "" : fmt::format("rank {}: ", farewell.rank());
+    std::fprintf(stderr, "supernode: %s%s\n", who.c_str(), message.c_str());
     std::fflush(nullptr);
     MPI_Abort(MPI_COMM_WORLD, code);
   }
