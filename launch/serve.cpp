@@ -33,7 +33,7 @@ class ServeCommand : public Command {
     t.add("serve", "seed", workload_.seed, "of prompt tokens, arrivals and sampling");
     t.add("serve", "machine", machine_, "clock: 'wall'").choices({"wall"});
     t.add("serve", "compute", compute_, "'real': the model computes every token").choices({"real"});
-    t.add("serve", "dtype", dtype_, "type of the model's matrices").choices({"f32"});
+    t.add("serve", "dtype", dtype_, "type of the model's matrices").choices({"f32", "bf16", "int8"});
     t.add("serve", "temperature", sampler_.temperature, "0: greedy").range(0, 1e3);
     t.add("serve", "top_p", sampler_.top_p, "nucleus sampling, (0, 1]").range(1e-9, 1);
     t.add("serve", "goodput", goodput_, "objectives in ms that a good request meets, as ttft:2000,tpot:50,e2el:9000");

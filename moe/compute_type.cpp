@@ -6,6 +6,10 @@
 
 namespace supernode::moe {
 
+std::string name_of(ComputeType type) {
+  return type == ComputeType::f32 ? "f32" : type == ComputeType::bf16 ? "bf16" : "int8";
+}
+
 ComputeType parse_compute_type(const std::string& name) {
   if (name == "f32") return ComputeType::f32;
   if (name == "bf16") return ComputeType::bf16;

@@ -17,6 +17,15 @@ struct SequenceChunk {
   bool all_logits = false;               ///< logits at every position, not only the last
 };
 
+/// Work for the MTP module: positions cache->length() and on of one sequence. Row i of `hidden` is what forward() gave
+/// for position p, tokens[i] the token at p + 1; the guess is for p + 2.
+struct DraftChunk {
+  KvCache* cache = nullptr;              ///< from make_draft_cache(); at most once in a step
+  std::span<const float> hidden;         ///< [tokens, hidden_size]
+  std::span<const std::int32_t> tokens;  ///< at least one
+  bool all_logits = false;               ///< guesses at every position, not only the last
+};
+
 /// @throws UsageError unless the chunk may be computed: see Transformer::forward. Local.
 void check_chunk(const ModelConfig& config, const SequenceChunk& chunk);
 

@@ -11,11 +11,8 @@
 #include "collectives/expert_partition.hpp"
 #include "collectives/token_exchange.hpp"
 #include "moe/checkpoint.hpp"
-#include "moe/internal/attention.hpp"
-#include "moe/internal/feed_forward.hpp"
-#include "moe/internal/gemm.hpp"
 #include "moe/internal/kernels.hpp"
-#include "moe/internal/moe_block.hpp"
+#include "moe/internal/layer.hpp"
 #include "moe/internal/step_plan.hpp"
 #include "runtime/core/agreement.hpp"
 #include "runtime/core/clock.hpp"
@@ -28,35 +25,8 @@ namespace {
 std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
 
 void check_options(const TransformerOptions& options) {
-  if (options.type != ComputeType::f32) throw UsageError("type: bf16 and int8 are not implemented yet; use f32");
   if (options.max_batch_tokens < 1) throw UsageError("max_batch_tokens: at least 1");
   if (options.threads < 1) throw UsageError("threads: at least 1");
-}
-
-struct ExpertRange {
-  int first = 0, count = 0;
-};
-
-/// One of the model's layers: normalise, attend, add; normalise, feed forward, add.
-struct Layer {
-  std::vector<float> attention_norm, feed_forward_norm;
-  Attention attention;
-  std::unique_ptr<FeedForward> dense;  ///< this or
-  std::unique_ptr<MoeBlock> experts;   ///< that
-};
-
-Layer read_layer(Checkpoint& checkpoint, int index, const ExpertRange& mine, Gemm& gemm) {
-  const ModelConfig& c = checkpoint.config();
-  const std::string prefix = fmt::format("model.layers.{}.", index);
-  Layer layer{checkpoint.read(prefix + "input_layernorm.weight", {c.hidden_size}),
-              checkpoint.read(prefix + "post_attention_layernorm.weight", {c.hidden_size}),
-              Attention(checkpoint, prefix + "self_attn.", gemm), nullptr, nullptr};
-  if (c.is_moe_layer(index)) {
-    layer.experts = std::make_unique<MoeBlock>(checkpoint, prefix + "mlp.", mine.first, mine.count, gemm);
-  } else {
-    layer.dense = std::make_unique<FeedForward>(checkpoint, prefix + "mlp.", c.intermediate_size, gemm);
-  }
-  return layer;
 }
 
 /// The user's limit on positions replaces the model's.
@@ -65,17 +35,35 @@ ModelConfig with_limit(ModelConfig config, int max_positions) {
   return config;
 }
 
+/// What rows travel as: to the experts, and their sums back.
+struct Payloads {
+  collectives::Payload there, back;
+};
+Payloads payloads_of(ComputeType type) {
+  using collectives::Payload;
+  if (type == ComputeType::f32) return {Payload::f32, Payload::f32};
+  return {type == ComputeType::int8 ? Payload::int8 : Payload::bf16, Payload::bf16};
+}
+
 }  // namespace
 
 struct Transformer::Impl {
   Impl(Checkpoint& checkpoint, const TransformerOptions& o, const ExpertRange& mine);
 
+  void prepare();
   /// Checks this rank's chunks and agrees on the number of slices; 0 when no rank has tokens.
   int agree_on_slices(std::span<const SequenceChunk> chunks);
-  void run_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks);
-  void run_layers(int rows);
+  /// All slices of a step of the main model, or with `drafts` (as many as chunks) of the MTP module.
+  StepResult run(std::span<const SequenceChunk> chunks, std::span<const DraftChunk> drafts, bool draft);
+  /// Lays out the slice's rows in the caches and fills `hidden` with embedded tokens.
+  int begin_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks, const TokenEmbedding& rows_of);
+  /// The MTP module's input from `hidden`, which holds embedded tokens, and the chunks' hidden rows.
+  void join(const StepPlan::Slice& slice, std::span<const DraftChunk> drafts, int rows);
+  void run_layer(Layer& layer, int cache_layer, int rows);
   void run_feed_forward(Layer& layer, int rows);
-  void write_logits(const StepPlan::Slice& slice);
+  void trace(const Layer& layer, int index, int rows);
+  void normalise(const float* from, const std::vector<float>& weight, int rows, float* to) const;
+  void write_logits(const StepPlan::Slice& slice, const std::vector<float>& norm, const PackedMatrix& product_of_head);
 
   /// Adds the time since the last lap to `part`.
   void lap(double& part) {
@@ -89,9 +77,11 @@ struct Transformer::Impl {
   Communicator comm;
   Gemm gemm;
   Rope rope;
-  std::vector<float> embedding, final_norm;
+  TokenEmbedding embedding;
+  std::vector<float> final_norm;
   PackedMatrix head;
   std::vector<Layer> layers;
+  std::unique_ptr<MtpModule> mtp;                        ///< null: not there or not wanted
   std::unique_ptr<collectives::TokenExchange> exchange;  ///< null for a model without routed experts
 
   AttentionScratch attention_scratch;
@@ -99,6 +89,9 @@ struct Transformer::Impl {
   std::unique_ptr<MoeScratch> moe_scratch;
   Buffer<float> hidden, normed, update;  ///< [max_batch_tokens, hidden_size]
   Buffer<float> logits;                  ///< grows with the rows asked for
+  Buffer<float> all_hidden;              ///< with an MTP module: [tokens of a step, hidden_size]
+  Buffer<float> joined;                  ///< with an MTP module: [max_batch_tokens, 2 hidden_size]
+  std::vector<SequenceChunk> draft_chunks;
   StepPlan plan;
   std::vector<AttentionSpan> spans;
   StepStatistics statistics;
@@ -111,27 +104,45 @@ Transformer::Impl::Impl(Checkpoint& checkpoint, const TransformerOptions& o, con
       config(with_limit(checkpoint.config(), o.max_positions)),
       gemm(o.threads),
       rope(config),
-      embedding(checkpoint.read("model.embed_tokens.weight", {config.vocab_size, config.hidden_size})),
+      embedding(checkpoint, "model.embed_tokens.weight", o.type),
       final_norm(checkpoint.read("model.norm.weight", {config.hidden_size})),
-      head(gemm.pack(config.tied_embeddings
-                         ? embedding
-                         : checkpoint.read("lm_head.weight", {config.vocab_size, config.hidden_size}),
-                     config.vocab_size, config.hidden_size)),
+      head(gemm.pack(checkpoint.read(config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight",
+                                     {config.vocab_size, config.hidden_size}),
+                     config.vocab_size, config.hidden_size, at_least_bf16(o.type))),
       attention_scratch(config, o.max_batch_tokens),
       feed_forward_scratch(
           std::max({config.intermediate_size, config.moe_intermediate_size * std::max(1, config.n_shared_experts)})),
       hidden(product(o.max_batch_tokens, config.hidden_size)),
       normed(hidden.size()),
       update(hidden.size()) {
-  for (int index = 0; index < config.n_layers; ++index) layers.push_back(read_layer(checkpoint, index, mine, gemm));
+  for (int index = 0; index < config.n_layers; ++index) layers.emplace_back(checkpoint, index, mine, o.type, gemm);
+  if (o.mtp && config.n_mtp_layers > 0) {
+    mtp = std::make_unique<MtpModule>(checkpoint, mine, o.type, gemm);
+    joined = Buffer<float>(2 * hidden.size());
+  }
+  prepare();
 }
 
-Transformer::Transformer(const std::string& checkpoint_dir, const TransformerOptions& options, const Communicator& ep) {
-  auto checkpoint = collectively(ep, [&] {
-    check_options(options);
-    return Checkpoint(checkpoint_dir);
-  });
+void Transformer::Impl::prepare() {
+  for (const Layer& layer : layers) layer.prepare(options.max_batch_tokens, gemm);
+  gemm.prepare(head, options.max_batch_tokens);
+  if (!mtp) return;
+  mtp->layer.prepare(options.max_batch_tokens, gemm);
+  gemm.prepare(mtp->join, options.max_batch_tokens);
+  if (mtp->head) gemm.prepare(*mtp->head, options.max_batch_tokens);
+}
+
+Transformer::Transformer(const std::string& checkpoint_dir, const TransformerOptions& options, const Communicator& ep)
+    : Transformer(collectively(ep,
+                               [&] {
+                                 check_options(options);
+                                 return Checkpoint(checkpoint_dir);
+                               }),
+                  options, ep) {}
+
+Transformer::Transformer(Checkpoint checkpoint, const TransformerOptions& options, const Communicator& ep) {
   impl_ = collectively(ep, [&] {
+    check_options(options);
     const collectives::ExpertPartition partition(checkpoint.config().n_routed_experts, ep.size());
     return std::make_unique<Impl>(checkpoint, options,
                                   ExpertRange{partition.first(ep.rank()), partition.count(ep.rank())});
@@ -139,11 +150,14 @@ Transformer::Transformer(const std::string& checkpoint_dir, const TransformerOpt
   Impl& m = *impl_;
   m.comm = ep.duplicate();
   if (m.config.n_routed_experts == 0) return;
+  const Payloads payloads = payloads_of(options.type);
   m.exchange = std::make_unique<collectives::TokenExchange>(
       m.comm, collectives::ExchangeConfig{.max_tokens = options.max_batch_tokens,
                                           .hidden = m.config.hidden_size,
                                           .topk = m.config.topk,
                                           .num_experts = m.config.n_routed_experts,
+                                          .dispatch_payload = payloads.there,
+                                          .combine_payload = payloads.back,
                                           .algorithm = options.exchange,
                                           .deadline_s = options.deadline});
   m.moe_scratch = std::make_unique<MoeScratch>(m.config, options.max_batch_tokens, ep.size());
@@ -159,6 +173,15 @@ void Transformer::set_observer(std::function<void(const LayerTrace&)> observer) 
   impl_->observer = std::move(observer);
 }
 KvCache Transformer::make_cache() const { return KvCache(impl_->config.n_layers, impl_->config.kv_width()); }
+
+KvCache Transformer::make_draft_cache() const { return KvCache(1, impl_->config.kv_width()); }
+bool Transformer::can_draft() const { return impl_->mtp != nullptr; }
+
+void Transformer::record_products() { impl_->gemm.start_recording(); }
+ProductTimes Transformer::replay_products() {
+  impl_->gemm.stop_recording();
+  return {impl_->gemm.replay(), impl_->gemm.recorded_operations()};
+}
 
 int Transformer::Impl::agree_on_slices(std::span<const SequenceChunk> chunks) {
   std::exception_ptr failure;
@@ -188,21 +211,60 @@ int Transformer::Impl::agree_on_slices(std::span<const SequenceChunk> chunks) {
   return agreed[0];
 }
 
-StepResult Transformer::forward(std::span<const SequenceChunk> chunks) {
-  Impl& m = *impl_;
-  m.statistics = {};
-  m.lap_start = wall_now().value;
-  const int slices = m.agree_on_slices(chunks);
-  m.statistics.slices = slices;
-  m.lap(m.statistics.exchange);
+StepResult Transformer::forward(std::span<const SequenceChunk> chunks) { return impl_->run(chunks, {}, false); }
 
-  m.logits.grow(product(m.plan.logit_rows(), m.config.vocab_size));
-  for (int i = 0; i < slices; ++i) m.run_slice(m.plan.slice(i), chunks);
-  return {m.logits.span().first(product(m.plan.logit_rows(), m.config.vocab_size)), m.plan.logit_rows(),
-          m.config.vocab_size, slices == 0};
+StepResult Transformer::draft(std::span<const DraftChunk> chunks) {
+  Impl& m = *impl_;
+  expect(m.mtp != nullptr, "Transformer::draft without an MTP module");
+  m.draft_chunks.clear();
+  for (const DraftChunk& chunk : chunks) {
+    expect(chunk.hidden.size() == chunk.tokens.size() * static_cast<std::size_t>(m.config.hidden_size),
+           "Transformer::draft: hidden is not [tokens, hidden_size]");
+    m.draft_chunks.push_back({chunk.cache, chunk.tokens, chunk.all_logits});
+  }
+  return m.run(m.draft_chunks, chunks, true);
 }
 
-void Transformer::Impl::run_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks) {
+StepResult Transformer::Impl::run(std::span<const SequenceChunk> chunks, std::span<const DraftChunk> drafts,
+                                  bool draft) {
+  const auto width = static_cast<std::size_t>(config.hidden_size);
+  statistics = {};
+  lap_start = wall_now().value;
+  const int slices = agree_on_slices(chunks);
+  statistics.slices = slices;
+  lap(statistics.exchange);
+
+  logits.grow(product(plan.logit_rows(), config.vocab_size));
+  const bool keep_hidden = mtp && !draft;
+  std::size_t tokens = 0;
+  if (keep_hidden) {
+    for (const SequenceChunk& chunk : chunks) tokens += chunk.tokens.size();
+    all_hidden.grow(tokens * width);
+  }
+  for (int i = 0; i < slices; ++i) {
+    const StepPlan::Slice& slice = plan.slice(i);
+    const int rows = begin_slice(slice, chunks, draft && mtp->embedding ? *mtp->embedding : embedding);
+    if (draft) {
+      join(slice, drafts, rows);
+      run_layer(mtp->layer, 0, rows);
+      write_logits(slice, mtp->final_norm, mtp->head ? *mtp->head : head);
+    } else {
+      for (std::size_t index = 0; index < layers.size(); ++index) {
+        run_layer(layers[index], static_cast<int>(index), rows);
+        if (observer && rows > 0) trace(layers[index], static_cast<int>(index), rows);
+      }
+      if (keep_hidden)
+        normalise(hidden.data(), final_norm, rows,
+                  all_hidden.data() + static_cast<std::size_t>(statistics.tokens - rows) * width);
+      write_logits(slice, final_norm, head);
+    }
+  }
+  return {logits.span().first(product(plan.logit_rows(), config.vocab_size)), plan.logit_rows(), config.vocab_size,
+          all_hidden.span().first(tokens * width), slices == 0};
+}
+
+int Transformer::Impl::begin_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks,
+                                   const TokenEmbedding& rows_of) {
   const auto width = static_cast<std::size_t>(config.hidden_size);
   const std::size_t half = static_cast<std::size_t>(rope.half());
   spans.clear();
@@ -213,64 +275,77 @@ void Transformer::Impl::run_slice(const StepPlan::Slice& slice, std::span<const 
     chunk.cache->extend(piece.count);
     spans.push_back({chunk.cache, start, piece.count, static_cast<int>(row)});
     for (int i = 0; i < piece.count; ++i, ++row) {
-      const auto token = static_cast<std::size_t>(chunk.tokens[static_cast<std::size_t>(piece.first + i)]);
-      std::memcpy(hidden.data() + row * width, embedding.data() + token * width, width * sizeof(float));
+      rows_of.copy_row(chunk.tokens[static_cast<std::size_t>(piece.first + i)], hidden.data() + row * width);
       rope.angles(start + i, {attention_scratch.cosines.data() + row * half, half},
                   {attention_scratch.sines.data() + row * half, half});
     }
   }
   statistics.tokens += static_cast<int>(row);
   lap(statistics.other);
-  run_layers(static_cast<int>(row));
-  write_logits(slice);
+  return static_cast<int>(row);
+}
+
+void Transformer::Impl::join(const StepPlan::Slice& slice, std::span<const DraftChunk> drafts, int rows) {
+  const auto width = static_cast<std::size_t>(config.hidden_size);
+  const auto eps = static_cast<float>(config.rms_norm_eps);
+  std::size_t row = 0;
+  for (const StepPlan::Piece& piece : slice.pieces) {
+    const float* from = drafts[static_cast<std::size_t>(piece.chunk)].hidden.data();
+    for (int i = 0; i < piece.count; ++i, ++row) {
+      float* to = joined.data() + 2 * row * width;
+      rms_norm(hidden.data() + row * width, mtp->token_norm.data(), eps, width, to);
+      rms_norm(from + static_cast<std::size_t>(piece.first + i) * width, mtp->hidden_norm.data(), eps, width,
+               to + width);
+    }
+  }
+  gemm.multiply(mtp->join, joined.data(), rows, hidden.data());
+  lap(statistics.dense);
+}
+
+void Transformer::Impl::normalise(const float* from, const std::vector<float>& weight, int rows, float* to) const {
+  const auto width = static_cast<std::size_t>(config.hidden_size);
+  const auto eps = static_cast<float>(config.rms_norm_eps);
+  for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
+    rms_norm(from + r * width, weight.data(), eps, width, to + r * width);
+}
+
+void Transformer::Impl::run_layer(Layer& layer, int cache_layer, int rows) {
+  const std::size_t values = product(rows, config.hidden_size);
+  if (rows > 0) {
+    normalise(hidden.data(), layer.attention_norm, rows, normed.data());
+    lap(statistics.other);
+    layer.attention.forward(spans, cache_layer, normed.data(), rows, rope, options.attention, gemm, attention_scratch,
+                            update.data());
+    lap(statistics.attention);
+    add(update.data(), values, hidden.data());
+    normalise(hidden.data(), layer.feed_forward_norm, rows, normed.data());
+    lap(statistics.other);
+  }
+  run_feed_forward(layer, rows);
+  if (rows == 0) return;
+  add(update.data(), values, hidden.data());
   lap(statistics.other);
 }
 
-void Transformer::Impl::run_layers(int rows) {
-  const auto width = static_cast<std::size_t>(config.hidden_size);
-  const auto eps = static_cast<float>(config.rms_norm_eps);
-  const auto normalise = [&](const std::vector<float>& weight) {
-    for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
-      rms_norm(hidden.data() + r * width, weight.data(), eps, width, normed.data() + r * width);
-  };
-  const auto add_update = [&] { add(update.data(), static_cast<std::size_t>(rows) * width, hidden.data()); };
-
-  for (std::size_t index = 0; index < layers.size(); ++index) {
-    Layer& layer = layers[index];
-    if (rows > 0) {
-      normalise(layer.attention_norm);
-      layer.attention.forward(spans, static_cast<int>(index), normed.data(), rows, rope, options.attention, gemm,
-                              attention_scratch, update.data());
-      add_update();
-      lap(statistics.attention);
-      normalise(layer.feed_forward_norm);
-    }
-    run_feed_forward(layer, rows);
-    if (rows == 0) continue;
-    add_update();
-    lap(statistics.other);
-    if (observer) {
-      LayerTrace trace{
-          static_cast<int>(index), rows, hidden.span().first(static_cast<std::size_t>(rows) * width), {}, {}};
-      if (layer.experts) {
-        trace.expert_ids = moe_scratch->expert_ids.span().first(product(rows, config.topk));
-        trace.expert_weights = moe_scratch->expert_weights.span().first(product(rows, config.topk));
-      }
-      observer(trace);
-    }
+void Transformer::Impl::trace(const Layer& layer, int index, int rows) {
+  LayerTrace trace{index, rows, hidden.span().first(product(rows, config.hidden_size)), {}, {}};
+  if (layer.experts) {
+    trace.expert_ids = moe_scratch->expert_ids.span().first(product(rows, config.topk));
+    trace.expert_weights = moe_scratch->expert_weights.span().first(product(rows, config.topk));
   }
+  observer(trace);
 }
 
 void Transformer::Impl::run_feed_forward(Layer& layer, int rows) {
   if (layer.dense) {
     layer.dense->forward(normed.data(), rows, gemm, feed_forward_scratch, update.data());
-    lap(statistics.other);
+    lap(statistics.dense);
     return;
   }
   // Every rank takes part in the exchange, also one without tokens.
   MoeBlock& block = *layer.experts;
   block.route(normed.data(), rows, gemm, *moe_scratch);
-  lap(statistics.other);
+  lap(statistics.gate);
   const std::size_t values = product(rows, config.hidden_size), choices = product(rows, config.topk);
   collectives::DispatchedTokens received =
       exchange->dispatch(normed.span().first(values), moe_scratch->expert_ids.span().first(choices),
@@ -282,21 +357,21 @@ void Transformer::Impl::run_feed_forward(Layer& layer, int rows) {
   exchange->combine(std::move(received), moe_scratch->sums.span().first(sums), update.span().first(values));
   lap(statistics.exchange);
   block.add_shared(normed.data(), rows, gemm, feed_forward_scratch, *moe_scratch, update.data());
+  lap(statistics.dense);
 }
 
-void Transformer::Impl::write_logits(const StepPlan::Slice& slice) {
+void Transformer::Impl::write_logits(const StepPlan::Slice& slice, const std::vector<float>& norm,
+                                     const PackedMatrix& product_of_head) {
   const auto width = static_cast<std::size_t>(config.hidden_size);
-  const auto eps = static_cast<float>(config.rms_norm_eps);
   int row = 0;
   for (const StepPlan::Piece& piece : slice.pieces) {
     const int first_wanted = row + piece.count - piece.logit_count;
-    for (int i = 0; i < piece.logit_count; ++i)
-      rms_norm(hidden.data() + static_cast<std::size_t>(first_wanted + i) * width, final_norm.data(), eps, width,
-               normed.data() + static_cast<std::size_t>(i) * width);
-    gemm.multiply(head, normed.data(), piece.logit_count,
+    normalise(hidden.data() + static_cast<std::size_t>(first_wanted) * width, norm, piece.logit_count, normed.data());
+    gemm.multiply(product_of_head, normed.data(), piece.logit_count,
                   logits.data() + product(piece.first_logit_row, config.vocab_size));
     row += piece.count;
   }
+  lap(statistics.head);
 }
 
 }  // namespace supernode::moe

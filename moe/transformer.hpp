@@ -16,8 +16,10 @@
 
 namespace supernode::moe {
 
+class Checkpoint;
+
 struct TransformerOptions {
-  ComputeType type = ComputeType::f32;  ///< of the matrices; only f32 is implemented
+  ComputeType type = ComputeType::f32;  ///< of the matrices; see README.md
   /// Tokens of a rank that go through the layers at once. Sizes all buffers, those of the exchange too; a step with
   /// more tokens is cut into slices.
   int max_batch_tokens = 256;
@@ -26,13 +28,16 @@ struct TransformerOptions {
   int threads = 1;                ///< of oneDNN in this process
   int max_positions = 0;          ///< longest sequence; 0: the model's own. Beyond that RoPE is extrapolated
   AttentionPath attention = AttentionPath::automatic;
+  bool mtp = false;  ///< load the MTP module, if the model has one, and keep hidden rows for it
 };
 
-/// What forward() returns. Valid until the next forward().
+/// What forward() and draft() return. Valid until the next call of either, `hidden` until the next forward().
 struct StepResult {
   /// [n_rows, vocab]: for each chunk in order one row (its last position), or one for each token with all_logits.
   std::span<const float> logits;
   int n_rows = 0, vocab_size = 0;
+  /// Of forward() with an MTP module: [tokens of all chunks, hidden_size], after the final norm. Else empty.
+  std::span<const float> hidden;
   /// No rank had a token: the loop of a rank that only lends its experts may end.
   bool idle = false;
 
@@ -44,10 +49,19 @@ struct StepResult {
 
 /// Where the wall time of a step went on this rank, s. `exchange` holds the waits for slower peers.
 struct StepStatistics {
-  double attention = 0, experts = 0, exchange = 0, other = 0;
-  int tokens = 0;  ///< of this rank
-  int slices = 0;  ///< agreed over the ranks
-  double total() const { return attention + experts + exchange + other; }
+  double attention = 0;  ///< projections and scores
+  double experts = 0;    ///< routed ones
+  double dense = 0;      ///< dense layers, shared experts, the MTP module's joining product
+  double gate = 0, head = 0, exchange = 0;
+  double other = 0;  ///< norms, embedding, additions
+  int tokens = 0;    ///< of this rank
+  int slices = 0;    ///< agreed over the ranks
+  double total() const { return attention + experts + dense + gate + head + exchange + other; }
+};
+
+/// Cost of matrix products alone.
+struct ProductTimes {
+  double seconds = 0, operations = 0;
 };
 
 /// What a layer did with a slice of this rank's tokens, for tests and for recording the load of experts.
@@ -67,6 +81,8 @@ class Transformer {
   /// with equal arguments; `ep` is duplicated and may go.
   /// @throws AgreedError (usage) for a bad checkpoint or option, on all ranks.
   Transformer(const std::string& checkpoint_dir, const TransformerOptions& options, const Communicator& ep);
+  /// The same from an open checkpoint. Collective.
+  Transformer(Checkpoint checkpoint, const TransformerOptions& options, const Communicator& ep);
   ~Transformer();
   Transformer(Transformer&&) noexcept;
   Transformer& operator=(Transformer&&) noexcept;
@@ -74,12 +90,26 @@ class Transformer {
   const ModelConfig& config() const;
   /// An empty cache of the right shape. Local.
   KvCache make_cache() const;
+  /// The same for the MTP module's layer.
+  KvCache make_draft_cache() const;
+  /// Whether there is an MTP module, so that draft() may be called.
+  bool can_draft() const;
 
   /// One step for the sequences of this rank. Collective over `ep`; a rank may pass no chunks. The number of exchange
   /// rounds (slices x MoE layers) is agreed by one small allreduce.
   /// @throws AgreedError (usage) on all ranks when a chunk of any rank is empty, holds an id outside the vocabulary or
   /// goes beyond max_position_embeddings; caches are then unchanged. TimeoutError when a peer stays away.
   StepResult forward(std::span<const SequenceChunk> chunks);
+
+  /// Guesses for the token after next by the MTP module: logits rows as forward() gives them. Collective over `ep` with
+  /// the same rules and errors.
+  StepResult draft(std::span<const DraftChunk> chunks);
+
+  /// Notes the calls of oneDNN in the steps that follow, until replay_products(). Local.
+  void record_products();
+  /// Repeats them, and nothing else, on the same memory. Caches and buffers must be as they were; the results of the
+  /// last step are overwritten. Local.
+  ProductTimes replay_products();
 
   const StepStatistics& last_step() const;
   /// Called after each layer and slice that has tokens of this rank; empty: none.

@@ -15,6 +15,9 @@ constexpr int query_block = 64;
 /// extra rows, whose results are thrown away: a query's result then does not depend on its neighbours.
 constexpr int spare_rows = 3;
 
+/// Tokens of a sequence in a decode step: the last one and one guess.
+constexpr int decode_tokens = 2;
+
 int whole_tiles(int rows) {
   const int rest = rows % 6;
   return rest >= 1 && rest <= 3 ? rows + 4 - rest : rows;
@@ -39,7 +42,8 @@ AttentionScratch::AttentionScratch(const ModelConfig& c, int max_rows)
   std::fill_n(q.data(), q.size(), 0.0f);
 }
 
-Attention::Attention(Checkpoint& checkpoint, const std::string& prefix, Gemm& gemm) : config_(checkpoint.config()) {
+Attention::Attention(Checkpoint& checkpoint, const std::string& prefix, ComputeType type, Gemm& gemm)
+    : config_(checkpoint.config()) {
   const ModelConfig& c = config_;
   const auto read = [&](const char* name, int n_out, int n_in) {
     return checkpoint.read(prefix + name + ".weight", {n_out, n_in});
@@ -49,30 +53,37 @@ Attention::Attention(Checkpoint& checkpoint, const std::string& prefix, Gemm& ge
   if (c.q_lora_rank > 0) {
     down = read("q_a_proj", c.q_lora_rank, c.hidden_size);
     q_norm_ = checkpoint.read(prefix + "q_a_layernorm.weight", {c.q_lora_rank});
-    q_up_ = gemm.pack(read("q_b_proj", q_width, c.q_lora_rank), q_width, c.q_lora_rank);
+    q_up_ = gemm.pack(read("q_b_proj", q_width, c.q_lora_rank), q_width, c.q_lora_rank, type);
   } else {
-    q_up_ = gemm.pack(read("q_proj", q_width, c.hidden_size), q_width, c.hidden_size);
+    q_up_ = gemm.pack(read("q_proj", q_width, c.hidden_size), q_width, c.hidden_size, type);
   }
   const std::vector<float> kv_down = read("kv_a_proj_with_mqa", c.kv_width(), c.hidden_size);
   down.insert(down.end(), kv_down.begin(), kv_down.end());
-  down_ = gemm.pack(down, c.q_lora_rank + c.kv_width(), c.hidden_size);
+  down_ = gemm.pack(down, c.q_lora_rank + c.kv_width(), c.hidden_size, type);
   kv_norm_ = checkpoint.read(prefix + "kv_a_layernorm.weight", {c.kv_lora_rank});
-  output_ = gemm.pack(read("o_proj", c.hidden_size, c.n_heads * c.v_dim), c.hidden_size, c.n_heads * c.v_dim);
+  output_ = gemm.pack(read("o_proj", c.hidden_size, c.n_heads * c.v_dim), c.hidden_size, c.n_heads * c.v_dim, type);
 
+  // The two ways use this matrix from different sides, so scales of its rows would make them differ.
+  const ComputeType up_type = at_least_bf16(type);
   const int up = c.nope_dim + c.v_dim;
   const std::vector<float> kv_up = read("kv_b_proj", c.n_heads * up, c.kv_lora_rank);
   std::vector<float> transposed(product(c.kv_lora_rank, c.nope_dim));
   for (int head = 0; head < c.n_heads; ++head) {
     const float* block = kv_up.data() + product(head * up, c.kv_lora_rank);
-    kv_up_.push_back(gemm.pack({block, product(up, c.kv_lora_rank)}, up, c.kv_lora_rank));
+    kv_up_.push_back(gemm.pack({block, product(up, c.kv_lora_rank)}, up, c.kv_lora_rank, up_type));
     for (int i = 0; i < c.nope_dim; ++i)
       for (int j = 0; j < c.kv_lora_rank; ++j)
         transposed[product(j, c.nope_dim) + static_cast<std::size_t>(i)] =
             block[product(i, c.kv_lora_rank) + static_cast<std::size_t>(j)];
-    key_up_t_.push_back(gemm.pack(transposed, c.kv_lora_rank, c.nope_dim));
+    key_up_t_.push_back(gemm.pack(transposed, c.kv_lora_rank, c.nope_dim, up_type));
     value_up_.push_back(gemm.pack({block + product(c.nope_dim, c.kv_lora_rank), product(c.v_dim, c.kv_lora_rank)},
-                                  c.v_dim, c.kv_lora_rank));
+                                  c.v_dim, c.kv_lora_rank, up_type));
   }
+}
+
+void Attention::prepare(int rows, Gemm& gemm) const {
+  for (const PackedMatrix* matrix : {&down_, &q_up_, &output_, &kv_up_.front(), &key_up_t_.front(), &value_up_.front()})
+    gemm.prepare(*matrix, rows);
 }
 
 void Attention::forward(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
@@ -126,6 +137,8 @@ void Attention::project(std::span<const AttentionSpan> spans, int layer, const f
 
 bool Attention::use_absorbed(const AttentionSpan& span, AttentionPath path) const {
   if (path != AttentionPath::automatic) return path == AttentionPath::absorbed;
+  // Decode is always absorbed, with a guess to verify or without: a token is then the same either way.
+  if (span.count <= decode_tokens) return true;
   // Multiplications of one head, without what both need.
   const ModelConfig& c = config_;
   const double queries = span.count, keys = span.start + span.count, lora = c.kv_lora_rank;
@@ -158,9 +171,9 @@ void Attention::plain(const AttentionSpan& span, int layer, float scale, Gemm& g
       const auto row = static_cast<std::ptrdiff_t>(span.first_row + first - span.start);
       const float* q = scratch.q.data() + row * q_stride + static_cast<std::ptrdiff_t>(head) * c.qk_dim();
       float* scores = scratch.scores.data();
-      Gemm::multiply_transposed(computed, end, c.nope_dim, 1, q, q_stride, key, up, 0, scores, end);
-      Gemm::multiply_transposed(computed, end, c.rope_dim, 1, q + c.nope_dim, q_stride, rotated, cache_stride, 1,
-                                scores, end);
+      gemm.multiply_transposed(computed, end, c.nope_dim, 1, q, q_stride, key, up, 0, scores, end);
+      gemm.multiply_transposed(computed, end, c.rope_dim, 1, q + c.nope_dim, q_stride, rotated, cache_stride, 1, scores,
+                               end);
       for (int i = 0; i < computed; ++i) {
         float* mine = scores + product(i, end);
         const int seen = std::min(first + i + 1, end);
@@ -168,9 +181,9 @@ void Attention::plain(const AttentionSpan& span, int layer, float scale, Gemm& g
         std::fill(mine + seen, mine + end, 0.0f);
       }
       // Spare rows fall on rows that are written later, or on the spare rows of the buffer.
-      Gemm::multiply_plain(computed, c.v_dim, end, scores, end, value, up,
-                           scratch.heads_out.data() + row * out_stride + static_cast<std::ptrdiff_t>(head) * c.v_dim,
-                           out_stride);
+      gemm.multiply_plain(computed, c.v_dim, end, scores, end, value, up,
+                          scratch.heads_out.data() + row * out_stride + static_cast<std::ptrdiff_t>(head) * c.v_dim,
+                          out_stride);
       first = end;
     }
   }
@@ -197,7 +210,7 @@ void Attention::absorbed(std::span<const AttentionSpan> spans, int layer, float 
                   lora * sizeof(float));
   }
   for (const AttentionSpan& span : spans)
-    attend_latents(span, layer, scale, span.first_row - spans.front().first_row, scratch);
+    attend_latents(span, layer, scale, span.first_row - spans.front().first_row, gemm, scratch);
   for (std::size_t head = 0; head < heads; ++head) {
     for (std::size_t i = 0; i < n_rows; ++i)
       std::memcpy(scratch.head_in.data() + i * lora, scratch.context.data() + (i * heads + head) * lora,
@@ -209,7 +222,7 @@ void Attention::absorbed(std::span<const AttentionSpan> spans, int layer, float 
   }
 }
 
-void Attention::attend_latents(const AttentionSpan& span, int layer, float scale, int row,
+void Attention::attend_latents(const AttentionSpan& span, int layer, float scale, int row, Gemm& gemm,
                                AttentionScratch& scratch) const {
   const ModelConfig& c = config_;
   const auto cache_stride = static_cast<std::ptrdiff_t>(span.cache->token_stride());
@@ -218,13 +231,13 @@ void Attention::attend_latents(const AttentionSpan& span, int layer, float scale
   // One query at a time: its result is then the same whether it came alone or with others.
   for (int i = 0; i < span.count; ++i) {
     const int keys = span.start + i + 1;
-    Gemm::multiply_transposed(c.n_heads, keys, c.kv_width(), 1,
-                              scratch.absorbed.data() + product(row + i, c.n_heads * c.kv_width()), c.kv_width(),
-                              cached, cache_stride, 0, scratch.scores.data(), keys);
+    gemm.multiply_transposed(c.n_heads, keys, c.kv_width(), 1,
+                             scratch.absorbed.data() + product(row + i, c.n_heads * c.kv_width()), c.kv_width(), cached,
+                             cache_stride, 0, scratch.scores.data(), keys);
     for (int head = 0; head < c.n_heads; ++head)
       softmax(scratch.scores.data() + product(head, keys), scale, static_cast<std::size_t>(keys));
-    Gemm::multiply_plain(c.n_heads, c.kv_lora_rank, keys, scratch.scores.data(), keys, cached, cache_stride,
-                         scratch.context.data() + product(row + i, c.n_heads * c.kv_lora_rank), c.kv_lora_rank);
+    gemm.multiply_plain(c.n_heads, c.kv_lora_rank, keys, scratch.scores.data(), keys, cached, cache_stride,
+                        scratch.context.data() + product(row + i, c.n_heads * c.kv_lora_rank), c.kv_lora_rank);
   }
 }
 

@@ -45,7 +45,10 @@ struct AttentionScratch {
 class Attention {
  public:
   /// Reads `prefix`.{q_a_proj, ...}. @throws UsageError as Checkpoint::read.
-  Attention(Checkpoint& checkpoint, const std::string& prefix, Gemm& gemm);
+  Attention(Checkpoint& checkpoint, const std::string& prefix, ComputeType type, Gemm& gemm);
+
+  /// Makes what products of up to `rows` rows need.
+  void prepare(int rows, Gemm& gemm) const;
 
   /// @param x [rows, hidden] normalised input; @param out [rows, hidden]
   /// @param layer of the caches that this layer's values go to. scratch.cosines and .sines hold the rows' angles.
@@ -59,7 +62,8 @@ class Attention {
   void plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const;
   void absorbed(std::span<const AttentionSpan> spans, int layer, float scale, Gemm& gemm,
                 AttentionScratch& scratch) const;
-  void attend_latents(const AttentionSpan& span, int layer, float scale, int row, AttentionScratch& scratch) const;
+  void attend_latents(const AttentionSpan& span, int layer, float scale, int row, Gemm& gemm,
+                      AttentionScratch& scratch) const;
 
   ModelConfig config_;
   PackedMatrix down_, q_up_, output_;

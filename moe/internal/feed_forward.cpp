@@ -11,25 +11,45 @@ FeedForwardScratch::FeedForwardScratch(int max_intermediate)
     : gate_up(2 * static_cast<std::size_t>(block_rows) * static_cast<std::size_t>(max_intermediate)),
       active(static_cast<std::size_t>(block_rows) * static_cast<std::size_t>(max_intermediate)) {}
 
-FeedForward::FeedForward(Checkpoint& checkpoint, const std::string& prefix, int intermediate, Gemm& gemm)
+FeedForward::FeedForward(Checkpoint& checkpoint, const std::string& prefix, int intermediate, ComputeType type,
+                         Gemm& gemm)
     : hidden_(checkpoint.config().hidden_size), intermediate_(intermediate) {
   std::vector<float> gate_up = checkpoint.read(prefix + "gate_proj.weight", {intermediate, hidden_});
   const std::vector<float> up = checkpoint.read(prefix + "up_proj.weight", {intermediate, hidden_});
   gate_up.insert(gate_up.end(), up.begin(), up.end());
-  gate_up_ = gemm.pack(gate_up, 2 * intermediate, hidden_);
-  down_ = gemm.pack(checkpoint.read(prefix + "down_proj.weight", {hidden_, intermediate}), hidden_, intermediate);
+  gate_up_ = gemm.pack(gate_up, 2 * intermediate, hidden_, type);
+  down_ = gemm.pack(checkpoint.read(prefix + "down_proj.weight", {hidden_, intermediate}), hidden_, intermediate, type);
 }
 
-void FeedForward::forward(const float* x, int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y) const {
+void FeedForward::prepare(int rows, Gemm& gemm) const {
+  gemm.prepare(gate_up_, std::min(rows, FeedForwardScratch::block_rows));
+  gemm.prepare(down_, std::min(rows, FeedForwardScratch::block_rows));
+}
+
+template <class Project>
+void FeedForward::by_blocks(int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y, Project&& project) const {
   const auto width = static_cast<std::size_t>(intermediate_);
   for (int first = 0; first < rows; first += FeedForwardScratch::block_rows) {
     const int count = std::min(rows - first, FeedForwardScratch::block_rows);
-    const auto offset = static_cast<std::ptrdiff_t>(first) * hidden_;
-    gemm.multiply(gate_up_, x + offset, count, scratch.gate_up.data());
+    project(first, count);
     for (std::size_t r = 0; r < static_cast<std::size_t>(count); ++r)
       silu_gate(scratch.gate_up.data() + 2 * r * width, width, scratch.active.data() + r * width);
-    gemm.multiply(down_, scratch.active.data(), count, y + offset);
+    gemm.multiply(down_, scratch.active.data(), count, y + static_cast<std::ptrdiff_t>(first) * hidden_);
   }
+}
+
+void FeedForward::forward(const float* x, int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y) const {
+  by_blocks(rows, gemm, scratch, y, [&](int first, int count) {
+    gemm.multiply(gate_up_, x + static_cast<std::ptrdiff_t>(first) * hidden_, count, scratch.gate_up.data());
+  });
+}
+
+void FeedForward::forward_quantised(const std::int8_t* x, const float* scales, int rows, Gemm& gemm,
+                                    FeedForwardScratch& scratch, float* y) const {
+  by_blocks(rows, gemm, scratch, y, [&](int first, int count) {
+    gemm.multiply_quantised(gate_up_, x + static_cast<std::ptrdiff_t>(first) * hidden_, scales + first, count,
+                            scratch.gate_up.data());
+  });
 }
 
 }  // namespace supernode::moe

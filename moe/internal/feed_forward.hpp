@@ -1,6 +1,7 @@
 #pragma once
 // The gated unit of dense layers, shared experts and routed experts: down(silu(gate(x)) * up(x)).
 
+#include <cstdint>
 #include <string>
 
 #include "moe/buffer.hpp"
@@ -23,12 +24,23 @@ struct FeedForwardScratch {
 class FeedForward {
  public:
   /// Reads `prefix`.{gate_proj, up_proj, down_proj}. @throws UsageError as Checkpoint::read.
-  FeedForward(Checkpoint& checkpoint, const std::string& prefix, int intermediate, Gemm& gemm);
+  FeedForward(Checkpoint& checkpoint, const std::string& prefix, int intermediate, ComputeType type, Gemm& gemm);
+
+  /// Makes what products of up to `rows` rows need.
+  void prepare(int rows, Gemm& gemm) const;
 
   /// @param x [rows, hidden], @param y [rows, hidden]; x and y may not overlap
   void forward(const float* x, int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y) const;
 
+  /// The same for rows that came quantised: row r is scales[r] * x[r, :]. Only for int8.
+  void forward_quantised(const std::int8_t* x, const float* scales, int rows, Gemm& gemm, FeedForwardScratch& scratch,
+                         float* y) const;
+
  private:
+  /// `project(first row, rows)` fills scratch.gate_up.
+  template <class Project>
+  void by_blocks(int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y, Project&& project) const;
+
   int hidden_, intermediate_;
   PackedMatrix gate_up_, down_;
 };

@@ -1,9 +1,12 @@
 #pragma once
 // Matrix products by oneDNN. Weights are packed once into the layout of the kernels.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+
+#include "moe/compute_type.hpp"
 
 namespace supernode::moe {
 
@@ -17,11 +20,15 @@ class PackedMatrix {
 
   int n_in() const { return n_in_; }
   int n_out() const { return n_out_; }
+  ComputeType type() const { return type_; }
+  /// Memory held, with padding, scales and compensation.
+  std::size_t bytes() const;
 
  private:
   friend class Gemm;
   struct Impl;
   int n_in_ = 0, n_out_ = 0;
+  ComputeType type_ = ComputeType::f32;
   std::unique_ptr<Impl> impl_;
 };
 
@@ -30,6 +37,12 @@ class PackedMatrix {
 /// A product x W^T is run as a 1x1 convolution over `rows` pixels: unlike oneDNN's matmul before AVX-512 that keeps the
 /// weights packed, is as fast at few rows as the memory allows, and gives each row bits that do not depend on how many
 /// rows are in the call.
+///
+/// Inputs and results are f32 whatever the type of the weights:
+///   f32   as they are
+///   bf16  weights rounded to bf16. Where oneDNN multiplies bf16, x is rounded too; elsewhere weights are held as bf16
+///         and widened panel by panel, x stays f32
+///   int8  weights as bytes with a scale per output, x as bytes with a scale per row, sums in 32-bit integers
 class Gemm {
  public:
   /// @param threads of oneDNN in this process. Ranks are processes, so more than 1 only where cores are to spare.
@@ -38,18 +51,32 @@ class Gemm {
   Gemm(const Gemm&) = delete;
   Gemm& operator=(const Gemm&) = delete;
 
-  /// @param weights [n_out, n_in] row-major
-  PackedMatrix pack(std::span<const float> weights, int n_out, int n_in);
+  /// @param weights [n_out, n_in] row-major, finite
+  PackedMatrix pack(std::span<const float> weights, int n_out, int n_in, ComputeType type);
   /// y[r, o] = sum_i x[r, i] W[o, i]. x [rows, n_in] and y [rows, n_out] dense; rows 0 allowed.
   void multiply(const PackedMatrix& weights, const float* x, int rows, float* y);
+  /// The same for rows that are quantised already: row r is scales[r] * x[r, :]. `weights` is int8.
+  void multiply_quantised(const PackedMatrix& weights, const std::int8_t* x, const float* scales, int rows, float* y);
+  /// Makes the kernels and buffers that products of up to `rows` rows with `weights` need, so that none of them is made
+  /// later.
+  void prepare(const PackedMatrix& weights, int rows);
 
   /// c [m, n] = alpha a [m, k] b^T + beta c, b [n, k]; row strides lda, ldb, ldc. For operands that change at every
   /// step.
-  static void multiply_transposed(int m, int n, int k, float alpha, const float* a, std::ptrdiff_t lda, const float* b,
-                                  std::ptrdiff_t ldb, float beta, float* c, std::ptrdiff_t ldc);
+  void multiply_transposed(int m, int n, int k, float alpha, const float* a, std::ptrdiff_t lda, const float* b,
+                           std::ptrdiff_t ldb, float beta, float* c, std::ptrdiff_t ldc);
   /// c [m, n] = a [m, k] b [k, n]
-  static void multiply_plain(int m, int n, int k, const float* a, std::ptrdiff_t lda, const float* b,
-                             std::ptrdiff_t ldb, float* c, std::ptrdiff_t ldc);
+  void multiply_plain(int m, int n, int k, const float* a, std::ptrdiff_t lda, const float* b, std::ptrdiff_t ldb,
+                      float* c, std::ptrdiff_t ldc);
+
+  /// From here on every call of oneDNN is noted; forgets what was noted before.
+  void start_recording();
+  void stop_recording();
+  /// Repeats the noted calls on the same memory, one after the other and nothing in between: what the products alone
+  /// cost. Overwrites the results of those calls; their operands must still be there. Returns seconds.
+  double replay();
+  /// Multiplications and additions of the noted calls.
+  double recorded_operations() const;
 
  private:
   struct Impl;

@@ -105,6 +105,15 @@ void softmax(float* x, float scale, std::size_t n) {
   map(n, x, [&](auto&& at) HWY_ATTR { return hn::Mul(at(x), factor); });
 }
 
+void dequantise(float row_scale, const float* scales, std::size_t n, float* y) {
+  const hn::RebindToSigned<D> integers;
+  const V factor = hn::Set(D(), row_scale);
+  map(n, y, [&](auto&& at) HWY_ATTR {
+    const V value = hn::ConvertTo(D(), hn::BitCast(integers, at(y)));
+    return hn::Mul(value, hn::Mul(factor, at(scales)));
+  });
+}
+
 void add(const float* x, std::size_t n, float* y) {
   map(n, y, [&](auto&& at) HWY_ATTR { return hn::Add(at(x), at(y)); });
 }
@@ -122,6 +131,7 @@ namespace supernode::moe {
 HWY_EXPORT(rms_norm);
 HWY_EXPORT(silu_gate);
 HWY_EXPORT(softmax);
+HWY_EXPORT(dequantise);
 HWY_EXPORT(add);
 HWY_EXPORT(add_scaled);
 
@@ -130,6 +140,9 @@ void rms_norm(const float* x, const float* weight, float eps, std::size_t n, flo
 }
 void silu_gate(const float* gate_up, std::size_t n, float* y) { HWY_DYNAMIC_DISPATCH(silu_gate)(gate_up, n, y); }
 void softmax(float* x, float scale, std::size_t n) { HWY_DYNAMIC_DISPATCH(softmax)(x, scale, n); }
+void dequantise(float row_scale, const float* scales, std::size_t n, float* y) {
+  HWY_DYNAMIC_DISPATCH(dequantise)(row_scale, scales, n, y);
+}
 void add(const float* x, std::size_t n, float* y) { HWY_DYNAMIC_DISPATCH(add)(x, n, y); }
 void add_scaled(float weight, const float* x, std::size_t n, float* y) {
   HWY_DYNAMIC_DISPATCH(add_scaled)(weight, x, n, y);

@@ -24,14 +24,20 @@ struct MoeScratch {
   Buffer<float> expert_weights;         ///< [max_tokens, topk]
   Buffer<float> sums;                   ///< [ranks * max_tokens, hidden]
   Buffer<float> expert_in, expert_out;  ///< [block_rows, hidden]
+  Buffer<std::int8_t> quantised_in;     ///< [block_rows, hidden] rows as they came, with
+  Buffer<float> row_scales;             ///< [block_rows]
   Buffer<float> shared_out;             ///< [max_tokens, hidden]
 };
 
 class MoeBlock {
  public:
-  /// Reads the gate, the shared experts and the routed experts [first, first + count) below `prefix`.
+  /// Reads the gate (always f32), the shared experts and the routed experts [first, first + count) below `prefix`.
   /// @throws UsageError as Checkpoint::read.
-  MoeBlock(Checkpoint& checkpoint, const std::string& prefix, int first_expert, int n_experts, Gemm& gemm);
+  MoeBlock(Checkpoint& checkpoint, const std::string& prefix, int first_expert, int n_experts, ComputeType type,
+           Gemm& gemm);
+
+  /// Makes what products need for up to `rows` own tokens.
+  void prepare(int rows, Gemm& gemm) const;
 
   /// Fills scratch.expert_ids and .expert_weights for x [rows, hidden].
   void route(const float* x, int rows, Gemm& gemm, MoeScratch& scratch) const;
@@ -42,6 +48,10 @@ class MoeBlock {
   void add_shared(const float* x, int rows, Gemm& gemm, FeedForwardScratch& ff, MoeScratch& scratch, float* out) const;
 
  private:
+  /// The expert's output for the received rows `rows`, at most block_rows, into scratch.expert_out.
+  void run_expert(const FeedForward& expert, const collectives::DispatchedTokens& tokens,
+                  std::span<const std::int32_t> rows, Gemm& gemm, FeedForwardScratch& ff, MoeScratch& scratch) const;
+
   int hidden_, n_experts_, topk_;
   PackedMatrix gate_;
   std::vector<float> bias_;              ///< [experts], or empty

@@ -104,7 +104,7 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, const
     context.transfer = &transfer;
     context.model = model.get();
     context.pool = shared_pool.get();
-    context.model_name = options.checkpoint + "/f32";
+    context.model_name = options.checkpoint + "/" + moe::name_of(options.type);
     context.sampler = options.sampler;
     context.part = part;
     context.deadline_s = options.deadline_s;

@@ -272,8 +272,8 @@ TEST_CASE("a bad checkpoint or option is refused on all ranks") {
   const Golden golden("tiny");
   CHECK_THROWS_WITH(Transformer("/no/such/model", {}, world()), Catch::Contains("no such folder"));
   TransformerOptions options;
-  options.type = ComputeType::int8;
-  CHECK_THROWS_WITH(Transformer(golden.directory(), options, world()), Catch::Contains("int8"));
+  options.max_batch_tokens = 0;
+  CHECK_THROWS_WITH(Transformer(golden.directory(), options, world()), Catch::Contains("max_batch_tokens"));
   options = options_with("telepathy");
   CHECK_THROWS_WITH(Transformer(golden.directory(), options, world()), Catch::Contains("telepathy"));
 
@@ -295,6 +295,22 @@ TEST_CASE("a bad checkpoint or option is refused on all ranks") {
                     Catch::Contains("model.safetensors: no tensor 'model.layers.2.mlp.experts.15.up_proj.weight'"));
   world().barrier();
   if (world().rank() == 0) fs::remove_all(folder);
+}
+
+TEST_CASE("bf16 and int8: the same bits by every exchange algorithm") {
+  const Golden golden("tiny");
+  for (const ComputeType type : {ComputeType::bf16, ComputeType::int8}) {
+    std::vector<std::vector<float>> first;
+    for (const collectives::AlgorithmEntry& algorithm : collectives::algorithms()) {
+      INFO(name_of(type) << ", " << algorithm.name);
+      TransformerOptions options = options_with(std::string(algorithm.name));
+      options.type = type;
+      Transformer model(golden.directory(), options, world());
+      const Forced forced = force(model, golden);
+      if (first.empty()) first = forced.logits;
+      CHECK(forced.logits == first);
+    }
+  }
 }
 
 TEST_CASE("the model that is shipped continues a prompt as the reference does") {
