@@ -12,6 +12,7 @@ std::unique_ptr<Command> make_bench_exchange();
 std::unique_ptr<Command> make_config();
 std::unique_ptr<Command> make_eval();
 std::unique_ptr<Command> make_generate();
+std::unique_ptr<Command> make_place();
 std::unique_ptr<Command> make_serve();
 std::unique_ptr<Command> make_topo();
 
