@@ -10,6 +10,8 @@ std::span<const CommandEntry> commands() {
       {"eval", "eval", "score a text: nats per token and perplexity", true, make_eval},
       {"bench exchange", "bench_exchange", "time token dispatch and combine by algorithm", true, make_bench_exchange},
       {"place", "place", "where experts and their copies go, from how often each was chosen", false, make_place},
+      {"bench pool", "bench_pool", "time the memory pool beside raw MPI and memcpy, or replay a trace's blocks", true,
+       make_bench_pool},
       {"topo", "topo", "the emulated machine rank by rank, and the hosts", true, make_topo},
       {"config", "config", "print the effective configuration as a file", false, make_config},
   };

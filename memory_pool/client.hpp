@@ -42,14 +42,15 @@ class Client {
   Pool& pool() { return pool_; }
 
   /// Which keys are there, [keys.size()], all owners asked in one round. Moves no payload. A hit may be gone by the
-  /// time of a get. Touches (below) are recorded for hits.
+  /// time of a get. Touches (below) are recorded for hits. Brings blocks that are only in files back to DRAM.
   std::vector<Found> lookup(std::span<const Key> keys);
   /// Copies the payload and verifies it: key, namespace, length, version and checksum. Retries torn reads.
   Found get(const Key& key, std::span<std::byte> destination);
   /// As get() for each item, with all transfers in flight together. [items.size()]
   std::vector<Found> get_batch(std::span<const GetItem> items);
 
-  /// Stores and waits: stored, already_there, full, quota, too_large, owner_down. `data` may be empty.
+  /// Stores and waits: stored (with a file tier: durable as PoolConfig::directory_sync says), not_durable,
+  /// already_there, full, quota, too_large, owner_down. `data` may be empty.
   Status put(const Key& key, std::span<const std::byte> data, PutMode mode = PutMode::keep);
   /// Queues a store and returns at once; progress() and waiting calls move it on. The outcome is only counted, in
   /// stats().

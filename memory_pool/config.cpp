@@ -24,9 +24,23 @@ void describe(OptionTable& table, PoolConfig& config) {
       .range(0.001, 3600);
   table.add(section, "lease", config.lease, "s a block is kept for a writer that does not publish").range(0.01, 86400);
   table.add(section, "retries", config.retries, "further attempts at a read that met a write").range(0, 1000);
+  table.add(section, "verify_below", config.verify_below,
+            "shared transport: blocks up to this size have their checksum compared at every read");
+  table
+      .add(section, "verify_every", config.verify_every,
+           "shared transport: larger blocks at every so many reads; 1: at all. Versions are compared always")
+      .range(1, 1 << 30);
   table.add(section, "store_buffer", config.store_buffer, "bytes that may wait in a client's store queue");
   table.add(section, "close_deadline", config.close_deadline, "s the pool's end waits for the other ranks")
       .range(1, 86400);
+  table.add(section, "directory", config.directory, "of the files under the DRAM; empty: none");
+  table.add(section, "directory_limit", config.directory_limit, "bytes of files of each cache rank").range(65536, 1e18);
+  table.add(section, "directory_segment", config.directory_segment, "bytes of one file, at most a quarter of the limit")
+      .range(4096, 1e12);
+  table
+      .add(section, "directory_sync", config.directory_sync,
+           "a store is acknowledged when it is published, written to its file, or synced to the disk")
+      .choices({"none", "write", "disk"});
   table.add(section, "transport", config.transport, "how payload moves: plain loads of shared memory, or MPI_Rget/Rput")
       .choices({"auto", "shared", "rma"});
 }

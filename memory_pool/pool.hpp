@@ -25,7 +25,8 @@ class Pool {
  public:
   /// Collective over `comm`, which is duplicated. `owners` (ranks of `comm`, no duplicates, at least one) and `config`
   /// are equal on all ranks. Each owner allocates window_bytes(config), all others nothing.
-  /// @throws UsageError for bad values, on every rank before any message; MpiError when the memory cannot be had.
+  /// @throws UsageError for bad values, on every rank before any message; MpiError when the memory cannot be had;
+  /// AgreedError, on every rank, when an owner cannot use PoolConfig::directory.
   Pool(const Communicator& comm, std::vector<int> owners, const PoolConfig& config);
   /// Collective. Stores still queued are dropped: drain() clients first. Clients must be gone.
   /// Waits at most PoolConfig::close_deadline for the other ranks, then aborts the job with a message naming this rank.

@@ -18,8 +18,9 @@ enum class Status : std::uint32_t {
   owner_down = 5,  ///< the owner did not answer within the deadline, or no owner is left
   removed = 6,     ///< a removal found the key
   not_there = 7,   ///< a removal, or the second half of a store, did not find what it names
+  not_durable = 8,  ///< published, but the file tier could not take it (a full disk): it lasts as long as the DRAM does
 };
-constexpr std::size_t status_count = 8;
+constexpr std::size_t status_count = 9;
 std::string_view to_string(Status status);
 
 /// Why a read found nothing.
@@ -86,6 +87,14 @@ struct OwnerStats {
   std::uint64_t conflicts = 0;  ///< evictions because a bucket was full, not the memory; part of `evictions`
   std::uint64_t expired = 0;    ///< blocks taken back from writers that never published
   std::uint64_t requests = 0;   ///< messages served
+  // The file tier; all 0 without one.
+  std::uint64_t promotions = 0;                          ///< blocks brought back to DRAM
+  std::uint64_t file_records = 0, file_bytes = 0;        ///< blocks that can be brought back; bytes of all files
+  std::uint64_t file_recovered = 0, file_cut = 0;        ///< at the start: intact records; stretches that were none
+  std::uint64_t file_corrupt = 0;                        ///< records dropped because of a wrong checksum
+  std::uint64_t file_foreign = 0;                        ///< files in the directory that are not the pool's
+  std::uint64_t file_forgotten = 0, file_cleanings = 0;  ///< blocks that gave way to the limit; files rewritten
+  std::uint64_t file_errors = 0;                         ///< blocks that could not be written
 };
 
 }  // namespace supernode::pool

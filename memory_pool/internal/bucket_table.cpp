@@ -9,8 +9,6 @@ namespace supernode::pool::internal {
 
 std::uint64_t sum_of(const Entry& entry) { return XXH3_64bits(&entry, offsetof(Entry, sum)); }
 
-std::uint64_t checksum_of(std::span<const std::byte> payload) { return XXH3_64bits(payload.data(), payload.size()); }
-
 std::uint64_t bucket_of(const Key& key, std::uint64_t buckets) {
   // Multiply and shift spreads evenly over any number; the odd constant keeps it apart from the ring's hash.
   const std::uint64_t hash = (key.low + 0x9e3779b97f4a7c15ull * key.high) * 0xd6e8feb86659fd93ull;
@@ -30,7 +28,7 @@ BucketFinding find_in(const Bucket& bucket, const Key& key, NamespaceId name_spa
     if (entry.sum != sum_of(entry)) {
       doubtful = true;
     } else if (entry.name_space == name_space && entry.state == EntryState::live) {
-      return {MissReason::none, entry};
+      return {MissReason::none, entry, static_cast<std::uint32_t>(&entry - bucket.entries.data())};
     } else if (entry.name_space == name_space && entry.state == EntryState::tombstone) {
       best.reason = MissReason::evicted;
     } else if (entry.state == EntryState::live && best.reason == MissReason::never_stored) {

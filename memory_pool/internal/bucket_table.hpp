@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 
+#include "memory_pool/internal/checksum.hpp"
 #include "memory_pool/key.hpp"
 #include "memory_pool/status.hpp"
 
@@ -39,8 +40,6 @@ struct Bucket {
 static_assert(sizeof(Bucket) == 1024);
 
 std::uint64_t sum_of(const Entry& entry);
-/// XXH3-64, as in Entry::checksum.
-std::uint64_t checksum_of(std::span<const std::byte> payload);
 
 /// The bucket of `key` among `buckets`. Independent of the ring's placement, and of the namespace, so that a reader can
 /// tell a key of another namespace from one that was never stored.
@@ -50,6 +49,7 @@ std::uint64_t bucket_of(const Key& key, std::uint64_t buckets);
 struct BucketFinding {
   MissReason reason = MissReason::never_stored;  ///< none: `entry` is live; torn: read the bucket again
   Entry entry;
+  std::uint32_t place = 0;  ///< of `entry` in its bucket
 };
 /// `bucket` is a private copy, perhaps taken during a write. Entries that fail their sum make the verdict `torn` unless
 /// the key is found intact.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/core/agreement.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/deadline.hpp"
 #include "runtime/core/log.hpp"
@@ -28,7 +29,11 @@ PoolCore::PoolCore(const Communicator& world, std::vector<int> owner_ranks, cons
       comm(world.duplicate()),
       segment(comm, owners, layout.total_bytes, layout.payload_offset, settings.transport),
       messenger(comm) {
-  if (!segment.local().empty()) shard.emplace(config, segment.local());
+  const auto place = std::find(owners.begin(), owners.end(), comm.rank()) - owners.begin();
+  const std::string directory = config.directory.empty() ? "" : config.directory + "/owner-" + std::to_string(place);
+  collectively(comm, [&] {
+    if (!segment.local().empty()) shard.emplace(config, segment.local(), directory);
+  });
   last_look_ = wall_now().value;
 }
 
@@ -36,7 +41,15 @@ bool PoolCore::progress() {
   const double now = wall_now().value;
   watched_ += std::min(now - last_look_, 0.05);
   last_look_ = now;
-  if (shard) shard->expire(now);
+  if (shard) {
+    shard->expire(now);
+    for (const Reply& reply : shard->settle(now)) {
+      const auto asker = deferred_.find(reply.later);
+      if (asker == deferred_.end()) continue;
+      answer(asker->second.rank, reply);
+      deferred_.erase(asker);
+    }
+  }
   return messenger.poll([this](int source, Tag tag, std::span<const std::byte> bytes) { handle(source, tag, bytes); });
 }
 
@@ -53,11 +66,25 @@ void PoolCore::handle(int source, Tag tag, std::span<const std::byte> bytes) {
   expect(bytes.size() >= sizeof request && shard, "a pool request of odd length, or to a rank that owns nothing");
   std::memcpy(&request, bytes.data(), sizeof request);
   std::array<Key, max_touches> keys;
-  const std::size_t count = request.kind == RequestKind::touch ? request.count : 0;
+  const bool has_keys = request.kind == RequestKind::touch || request.kind == RequestKind::promote;
+  const std::size_t count = has_keys ? request.count : 0;
   expect(count <= max_touches && bytes.size() == sizeof request + count * sizeof(Key), "a pool request of odd length");
   std::memcpy(keys.data(), bytes.data() + sizeof request, count * sizeof(Key));
   const Reply reply = serve(request, {keys.data(), count});
-  if (request.id != 0) messenger.send(source, Tag::reply, std::as_bytes(std::span(&reply, 1)));
+  if (request.id == 0) return;
+  if (reply.later != 0)
+    deferred_[reply.later] = {source, request.id};
+  else
+    answer(source, reply);
+}
+
+void PoolCore::answer(int rank, const Reply& reply) {
+  if (rank != comm.rank()) {
+    messenger.send(rank, Tag::reply, std::as_bytes(std::span(&reply, 1)));
+    return;
+  }
+  const auto awaited = awaited_.find(reply.id);
+  if (awaited != awaited_.end()) awaited->second = reply;
 }
 
 Reply PoolCore::serve(const Request& request, std::span<const Key> keys) {
@@ -68,13 +95,19 @@ Reply PoolCore::serve(const Request& request, std::span<const Key> keys) {
   return reply;
 }
 
-std::uint64_t PoolCore::ask(int owner, Request request) {
+std::uint64_t PoolCore::ask(int owner, Request request, std::span<const Key> keys) {
   request.id = ++last_id_;
-  std::optional<Reply>& reply = awaited_[request.id];
-  if (owner == comm.rank())
-    reply = serve(request, {});
-  else
-    messenger.send(owner, Tag::request, std::as_bytes(std::span(&request, 1)));
+  request.count = static_cast<std::uint32_t>(keys.size());
+  awaited_[request.id] = std::nullopt;
+  if (owner == comm.rank()) {
+    const Reply reply = serve(request, keys);
+    if (reply.later != 0)
+      deferred_[reply.later] = {owner, request.id};
+    else
+      answer(owner, reply);
+  } else {
+    messenger.send(owner, Tag::request, std::as_bytes(std::span(&request, 1)), std::as_bytes(keys));
+  }
   return request.id;
 }
 

@@ -25,7 +25,7 @@ struct PoolCore {
   bool progress();
 
   /// Sends a request and expects a reply, which take() will find. A request of a rank to itself is served at once.
-  std::uint64_t ask(int owner, Request request);
+  std::uint64_t ask(int owner, Request request, std::span<const Key> keys = {});
   /// The reply to `id`, once.
   std::optional<Reply> take(std::uint64_t id);
   /// No reply to `id` is wanted any more.
@@ -56,8 +56,14 @@ struct PoolCore {
  private:
   void handle(int source, Tag tag, std::span<const std::byte> bytes);
   Reply serve(const Request& request, std::span<const Key> keys);
+  void answer(int rank, const Reply& reply);
 
   std::unordered_map<std::uint64_t, std::optional<Reply>> awaited_;
+  struct Asker {
+    int rank;
+    std::uint64_t id;
+  };
+  std::unordered_map<std::uint64_t, Asker> deferred_;  ///< who waits for the reply of that number
   std::uint64_t last_id_ = 0;
   double watched_ = 0, last_look_ = 0;
 };

@@ -17,6 +17,7 @@ enum class RequestKind : std::uint32_t {
   touch = 5,     ///< name_space, count, followed by that many keys; no reply
   stats = 6,     ///< -> stats
   stop = 7,      ///< -> status
+  promote = 8,   ///< name_space, count, followed by that many keys -> found: which are in DRAM now
 };
 
 struct Request {
@@ -29,7 +30,7 @@ struct Request {
   std::uint64_t checksum = 0;
   std::uint32_t mode = 0;    ///< PutMode
   std::uint32_t verify = 0;  ///< publish: the owner checks the sum before it publishes
-  std::uint32_t count = 0;   ///< touch
+  std::uint32_t count = 0;   ///< touch, promote
   std::uint32_t unused = 0;
 };
 
@@ -40,11 +41,13 @@ struct Reply {
   std::uint64_t ticket = 0;
   std::uint64_t offset = 0;  ///< from the start of the payload area
   std::uint64_t version = 0;
+  std::uint64_t found = 0;  ///< promote: bit i stands for key i
+  std::uint64_t later = 0;  ///< not to be sent: the answer will come from Shard::settle() under this number
   OwnerStats stats;
 };
 static_assert(std::is_trivially_copyable_v<Request> && std::is_trivially_copyable_v<Reply>);
 
-constexpr std::size_t max_touches = 64;  ///< keys in one touch message
+constexpr std::size_t max_touches = 64;  ///< keys in one touch or promote message
 constexpr std::size_t max_request_bytes = sizeof(Request) + max_touches * sizeof(Key);
 
 }  // namespace supernode::pool::internal

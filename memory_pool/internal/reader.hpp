@@ -28,7 +28,9 @@ class Reader {
  private:
   struct Attempt;
   void read_slice(std::span<const GetItem> items, bool payload, std::span<Found> result);
+  bool is_intact(const Attempt& attempt, std::span<const std::byte> payload);
   bool wait(Transfers& transfers, std::vector<int>& silent);
+  bool promote(std::span<const GetItem> items, bool payload, std::span<Found> result);
   void touch(const Key& key);
   void send_touches(int owner, std::vector<Key>& keys);
 
@@ -37,6 +39,7 @@ class Reader {
   NamespaceId name_space_;
   std::map<int, std::vector<Key>> touches_;  ///< by owner
   double watched_at_flush_;
+  std::uint64_t large_reads_ = 0;
 };
 
 }  // namespace supernode::pool::internal

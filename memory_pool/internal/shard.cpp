@@ -6,13 +6,14 @@
 
 namespace supernode::pool::internal {
 
-Shard::Shard(const PoolConfig& config, std::span<std::byte> window) : config_(config) {
+Shard::Shard(const PoolConfig& config, std::span<std::byte> window, const std::string& directory) : config_(config) {
   const Layout layout = layout_of(config);
   expect(window.size() >= layout.total_bytes, "window smaller than its layout");
   index_ = BucketTable({reinterpret_cast<Bucket*>(window.data()), layout.buckets});
   payload_ = window.subspan(layout.payload_offset, layout.capacity);
   space_ = Allocator(layout.capacity, config.granule.value);
   order_ = EvictionOrder(index_.slots());
+  if (!directory.empty()) tier_ = std::make_unique<FileTier>(config, directory);
 }
 
 Reply Shard::serve(const Request& request, std::span<const Key> keys, double now) {
@@ -23,7 +24,7 @@ Reply Shard::serve(const Request& request, std::span<const Key> keys, double now
       reply = allocate(request, now);
       break;
     case RequestKind::publish:
-      reply = publish(request);
+      reply = publish(request, false);
       break;
     case RequestKind::abandon:
       abandon(request.ticket);
@@ -36,6 +37,9 @@ Reply Shard::serve(const Request& request, std::span<const Key> keys, double now
       break;
     case RequestKind::stats:
       reply.stats = stats();
+      break;
+    case RequestKind::promote:
+      reply = promote(request, keys);
       break;
     case RequestKind::stop:
       panic("a shard was asked to stop");
@@ -105,7 +109,7 @@ Status Shard::make_room(std::uint64_t bytes, NamespaceId name_space) {
   return Status::stored;
 }
 
-Reply Shard::publish(const Request& request) {
+Reply Shard::publish(const Request& request, bool promoted) {
   Reply reply;
   const auto found = tickets_.find(request.ticket);
   if (found == tickets_.end()) {
@@ -140,10 +144,87 @@ Reply Shard::publish(const Request& request) {
     order_.insert(*slot, ticket.name.name_space);
   }
   counters_.live += ticket.length;
-  ++counters_.stored;
   close(request.ticket);
   reply.status = Status::stored;
+  if (promoted) {
+    ++counters_.promotions;
+    return reply;
+  }
+  ++counters_.stored;
+  if (!tier_) return reply;
+  spoil(ticket.name);
+  const bool waits = config_.directory_sync != "none";
+  const bool taken =
+      tier_->store(++last_tag_, ticket.name, payload_.subspan(ticket.offset, ticket.length), request.checksum);
+  if (taken && waits) {
+    reply.later = last_tag_;
+    reply.id = request.id;
+    waiting_[last_tag_] = {reply, {}, {}};
+  } else if (waits) {
+    reply.status = Status::not_durable;
+  }
   return reply;
+}
+
+Reply Shard::promote(const Request& request, std::span<const Key> keys) {
+  Waiting waiting;
+  Reply& reply = waiting.reply;
+  reply.id = request.id;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    if (index_.find(keys[i], request.name_space)) {
+      reply.found |= std::uint64_t{1} << i;
+    } else if (tier_) {
+      waiting.names.push_back({keys[i], request.name_space});
+      waiting.places.push_back(i);
+    }
+  }
+  if (waiting.names.empty()) return reply;
+  reply.later = ++last_tag_;
+  tier_->load(last_tag_, waiting.names);
+  return (waiting_[last_tag_] = std::move(waiting)).reply;
+}
+
+/// A block from the file tier becomes live. False when there is no room.
+bool Shard::admit(const Name& name, const RecordLog::Payload& payload, double now) {
+  Request request;
+  request.key = name.key;
+  request.name_space = name.name_space;
+  request.length = payload.bytes.size();
+  const Reply block = allocate(request, now);
+  if (block.status == Status::already_there) return index_.find(name.key, name.name_space).has_value();
+  if (block.status != Status::stored) return false;
+  std::copy(payload.bytes.begin(), payload.bytes.end(), payload_.begin() + static_cast<long>(block.offset));
+  request.ticket = block.ticket;
+  request.checksum = payload.checksum;
+  return publish(request, true).status == Status::stored;
+}
+
+/// `name` gets another version, or none: what is being read from the file is out of date.
+void Shard::spoil(const Name& name) {
+  for (auto& [tag, waiting] : waiting_)
+    for (std::size_t i = 0; i < waiting.names.size(); ++i)
+      if (waiting.names[i] == name) waiting.places[i] = spoiled;
+}
+
+std::vector<Reply> Shard::settle(double now) {
+  std::vector<Reply> replies;
+  if (!tier_) return replies;
+  for (const FileTier::Done& done : tier_->poll()) {
+    const auto found = waiting_.find(done.tag);
+    if (found == waiting_.end()) continue;
+    Waiting waiting = std::move(found->second);
+    waiting_.erase(found);
+    if (waiting.reply.status == Status::stored && waiting.names.empty() && !done.good)
+      waiting.reply.status = Status::not_durable;
+    if (waiting.reply.status == Status::not_there && done.good) waiting.reply.status = Status::removed;
+    for (std::size_t i = 0; i < waiting.names.size(); ++i) {
+      const std::size_t place = waiting.places[i];
+      if (place == spoiled || !done.loaded[i]) continue;
+      if (admit(waiting.names[i], *done.loaded[i], now)) waiting.reply.found |= std::uint64_t{1} << place;
+    }
+    replies.push_back(waiting.reply);
+  }
+  return replies;
 }
 
 /// A slot for `name`, whatever it takes within its bucket; empty when all 16 entries are pinned.
@@ -205,6 +286,14 @@ Reply Shard::remove(const Request& request) {
     release(*slot);
     ++counters_.removed;
   }
+  if (tier_) {
+    const Name name{request.key, request.name_space};
+    spoil(name);
+    tier_->remove(++last_tag_, name);
+    reply.later = last_tag_;
+    reply.id = request.id;
+    waiting_[last_tag_] = {reply, {}, {}};
+  }
   return reply;
 }
 
@@ -232,6 +321,18 @@ OwnerStats Shard::stats() const {
   stats.entries = index_.live();
   stats.tombstones = index_.tombstones();
   stats.writing = tickets_.size();
+  if (tier_) {
+    const LogStats log = tier_->stats();
+    stats.file_records = log.records;
+    stats.file_bytes = log.file_bytes;
+    stats.file_recovered = log.recovered;
+    stats.file_cut = log.cut;
+    stats.file_corrupt = log.corrupt;
+    stats.file_foreign = log.foreign;
+    stats.file_forgotten = log.forgotten;
+    stats.file_cleanings = log.cleanings;
+    stats.file_errors = log.write_errors;
+  }
   return stats;
 }
 

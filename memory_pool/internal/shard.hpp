@@ -3,14 +3,18 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <vector>
 
 #include "memory_pool/config.hpp"
 #include "memory_pool/internal/allocator.hpp"
 #include "memory_pool/internal/bucket_table.hpp"
 #include "memory_pool/internal/eviction.hpp"
+#include "memory_pool/internal/file_tier.hpp"
 #include "memory_pool/internal/layout.hpp"
 #include "memory_pool/internal/protocol.hpp"
 
@@ -22,10 +26,13 @@ class Shard {
  public:
   Shard() = default;
   /// `window`: layout_of(config).total_bytes of zeroed memory, aligned to a cache line, outliving the shard.
-  Shard(const PoolConfig& config, std::span<std::byte> window);
+  /// `directory`: of the file tier; empty: none. @throws EnvironmentError when it cannot be used.
+  Shard(const PoolConfig& config, std::span<std::byte> window, const std::string& directory = {});
 
-  /// Serves one request. `keys`: of a touch. `now`: s, steady. `stop` is not for shards.
+  /// Serves one request. `keys`: of a touch or promotion. `now`: s, steady. `stop` is not for shards.
   Reply serve(const Request& request, std::span<const Key> keys, double now);
+  /// Answers that waited for the file tier, with the number that their Reply::later had. Never waits.
+  std::vector<Reply> settle(double now);
   /// Takes back blocks whose writers did not publish within the lease. Cheap; call it now and then.
   void expire(double now);
 
@@ -35,14 +42,6 @@ class Shard {
 
  private:
   using Slot = BucketTable::Slot;
-  struct Name {
-    Key key;
-    NamespaceId name_space;
-    friend bool operator==(const Name&, const Name&) = default;
-  };
-  struct NameHash {
-    std::size_t operator()(const Name& name) const { return std::hash<Key>()(name.key) + name.name_space; }
-  };
   /// A block handed out to a writer.
   struct Ticket {
     Name name;
@@ -51,7 +50,10 @@ class Shard {
   };
 
   Reply allocate(const Request& request, double now);
-  Reply publish(const Request& request);
+  Reply publish(const Request& request, bool promoted);
+  Reply promote(const Request& request, std::span<const Key> keys);
+  bool admit(const Name& name, const RecordLog::Payload& payload, double now);
+  void spoil(const Name& name);
   void abandon(std::uint64_t ticket);
   Reply remove(const Request& request);
   void touch(NamespaceId name_space, std::span<const Key> keys);
@@ -73,6 +75,16 @@ class Shard {
   std::map<NamespaceId, std::uint64_t> reserved_by_;  ///< bytes of blocks of each namespace
   std::uint64_t last_ticket_ = 0;
   double next_expiry_ = 0;
+  /// An answer that waits for the file tier.
+  struct Waiting {
+    Reply reply;
+    std::vector<Name> names;          ///< of a promotion
+    std::vector<std::size_t> places;  ///< of names in the request; `spoiled` when the key changed meanwhile
+  };
+  static constexpr std::size_t spoiled = ~std::size_t{0};
+  std::unique_ptr<FileTier> tier_;
+  std::map<std::uint64_t, Waiting> waiting_;
+  std::uint64_t last_tag_ = 0;
   OwnerStats counters_;  ///< the fields that only count up, and `live`
 };
 

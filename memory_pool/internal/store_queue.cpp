@@ -65,7 +65,7 @@ bool StoreQueue::step_all() {
       continue;
     }
     ++stats_.stores[static_cast<std::size_t>(*finished)];
-    if (*finished == Status::stored) stats_.bytes_written += it->data.size();
+    if (*finished == Status::stored || *finished == Status::not_durable) stats_.bytes_written += it->data.size();
     if (it->request != 0) core_.forget(it->request);
     if (it->outcome) *it->outcome = *finished;
     queued_bytes_ -= it->owned.size();

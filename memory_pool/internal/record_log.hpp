@@ -1,0 +1,104 @@
+#pragma once
+// A log of records in segment files: append, find, read, forget the oldest, clean. One thread; no MPI.
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "memory_pool/internal/record.hpp"
+
+namespace supernode::pool::internal {
+
+/// A key of a tenant.
+struct Name {
+  Key key;
+  NamespaceId name_space = 0;
+  friend bool operator==(const Name&, const Name&) = default;
+};
+struct NameHash {
+  std::size_t operator()(const Name& name) const { return std::hash<Key>()(name.key) + name.name_space; }
+};
+
+struct LogStats {
+  std::uint64_t records = 0, live_bytes = 0;   ///< blocks that can be read, with their headers
+  std::uint64_t file_bytes = 0;                ///< of all segments
+  std::uint64_t recovered = 0;                 ///< records found intact at the start
+  std::uint64_t cut = 0;                       ///< stretches of a file that were no intact record, at the start
+  std::uint64_t corrupt = 0;                   ///< records whose payload failed its checksum, at the start or when read
+  std::uint64_t foreign = 0;                   ///< files that are not ours, left alone
+  std::uint64_t forgotten = 0, cleanings = 0;  ///< blocks that gave way to the limit; segments rewritten
+  std::uint64_t write_errors = 0;              ///< records that could not be written
+};
+
+/// Segments are filled one after the other and cleaned in the same order: the oldest one's live records are appended
+/// again, then it is deleted. So an older version of a key never outlives a newer one, nor the record of its removal.
+class RecordLog {
+ public:
+  /// Reads all segments in `directory`, which is created, and starts a new one at the first append.
+  /// @param limit bytes of all files together, at least four segments
+  /// @throws EnvironmentError when the directory cannot be made, read or locked, naming it and the system's reason;
+  /// also when another process uses it.
+  RecordLog(const std::string& directory, std::uint64_t limit, std::uint64_t segment_bytes);
+  ~RecordLog();
+  RecordLog(const RecordLog&) = delete;
+  RecordLog& operator=(const RecordLog&) = delete;
+
+  /// A payload that is there already, byte for byte, is not written again.
+  /// After this the record outlives the process; after sync() the machine's power, too. False, and counted, when it
+  /// could not be written (a full disk) or can never fit.
+  bool append(const Name& name, std::span<const std::byte> payload, std::uint64_t checksum);
+  /// Writes that `name` is gone, whether it is there or not. False when it could not be written.
+  bool remove(const Name& name);
+  /// False when the system reports an error.
+  bool sync();
+
+  bool contains(const Name& name) const { return index_.contains(name); }
+  /// The payload, verified. Empty when it is not there, or no longer intact: then it is forgotten and counted.
+  struct Payload {
+    std::vector<std::byte> bytes;
+    std::uint64_t checksum = 0;
+  };
+  std::optional<Payload> read(const Name& name);
+
+  const LogStats& stats() const { return stats_; }
+
+ private:
+  struct Entry {
+    Name name;
+    std::uint64_t segment, offset, length, sequence, checksum;
+  };
+  using Order = std::list<Entry>;  ///< least recently used first
+  struct Segment {
+    std::uint64_t bytes = 0, salt = 0;
+    int file = -1;
+  };
+
+  void recover(std::uint64_t number);
+  void take(const RecordHeader& header, std::uint64_t segment, std::uint64_t offset);
+  bool open_segment();
+  bool write(RecordHeader header, std::span<const std::byte> payload, std::uint64_t& offset);
+  bool append(RecordHeader header, std::span<const std::byte> payload, bool cleaning);
+  bool append_or_drop(const RecordHeader& header, std::span<const std::byte> payload);
+  void make_room(std::uint64_t bytes);
+  bool clean_oldest();
+  void drop(Order::iterator entry);
+  std::optional<Payload> load(const Name& name);
+
+  std::string directory_;
+  std::uint64_t limit_, segment_bytes_;
+  int lock_ = -1;
+  std::map<std::uint64_t, Segment> segments_;  ///< by number; the last one is filled if `filling_`
+  bool filling_ = false;
+  std::uint64_t last_segment_ = 0, last_sequence_ = 0;
+  Order order_;
+  std::unordered_map<Name, Order::iterator, NameHash> index_;
+  std::unordered_map<Name, std::uint64_t, NameHash> removed_;  ///< sequence of the removal; only during recovery
+  LogStats stats_;
+};
+
+}  // namespace supernode::pool::internal

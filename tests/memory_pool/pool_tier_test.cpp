@@ -1,0 +1,103 @@
+// The pool with files under its DRAM.
+#include <filesystem>
+#include <fstream>
+
+#include "memory_pool/internal/pool_core.hpp"
+#include "runtime/core/error.hpp"
+#include "tests/memory_pool/pool_fixture.hpp"
+
+using namespace supernode;
+using namespace supernode::test;
+using namespace supernode::pool;
+
+namespace {
+
+/// One directory for all ranks, which goes with the test.
+class Folder {
+ public:
+  Folder()
+      : path_(std::filesystem::temp_directory_path() /
+              ("supernode-tier-" + world().broadcast(std::to_string(::getpid())))) {
+    clear();
+  }
+  ~Folder() { clear(); }
+  std::string text() const { return path_.string(); }
+
+ private:
+  void clear() const {
+    world().barrier();
+    std::error_code ignored;
+    if (world().rank() == 0) std::filesystem::remove_all(path_, ignored);
+    world().barrier();
+  }
+  std::filesystem::path path_;
+};
+
+}  // namespace
+
+TEST_CASE("blocks that DRAM cannot hold come back from the files, now and after a restart") {
+  for (const std::string transport : {"auto", "rma"})
+    for (const std::string sync : {"write", "disk"})
+      for (const Roles& roles : all_roles()) {
+        const Folder folder;
+        PoolConfig config = small_pool(transport);
+        config.directory = folder.text();
+        config.directory_sync = sync;
+        config.directory_limit = {64 << 20};
+        constexpr std::uint64_t blocks = 150;  // of 4 KiB for each tenant: more than an owner's 256 KiB
+        for (int round = 0; round < 2; ++round)
+          with_pool(
+              config, roles,
+              [&](Pool& pool) {
+                Client client(pool, "tenant " + std::to_string(world().rank())), other(pool, "nobody");
+                std::vector<std::byte> buffer(4096);
+                const auto version = static_cast<std::uint64_t>(world().rank());
+                if (round == 0) {
+                  for (std::uint64_t i = 0; i < blocks; ++i)
+                    CHECK(client.put(key_number(i), make_payload(key_number(i), version, 4096)) == Status::stored);
+                  CHECK(client.remove(key_number(7)) == Status::removed);
+                  CHECK(client.remove(key_number(blocks + 7)) == Status::not_there);
+                  CHECK(client.put(key_number(8), make_payload(key_number(8), 1000, 3000), PutMode::replace) ==
+                        Status::stored);
+                }
+                for (std::uint64_t i = 0; i < blocks; ++i) {
+                  const Found found = client.get(key_number(i), buffer);
+                  CHECK(found.hit() == (i != 7));
+                  if (found.hit())
+                    CHECK(check_payload(key_number(i), std::span(buffer).first(found.length)) ==
+                          (i == 8 ? 1000 : static_cast<long long>(version)));
+                }
+                const std::vector<Key> some{key_number(0), key_number(7), key_number(9)};
+                const std::vector<Found> there = client.lookup(some);
+                CHECK(there[0].hit());
+                CHECK_FALSE(there[1].hit());
+                CHECK(there[2].hit());
+                for (const Found& found : other.lookup(some)) CHECK_FALSE(found.hit());
+                CHECK(client.stats().gets.hits + client.stats().gets.misses() == client.stats().gets.asked);
+                if (roles.owners_use) meet(pool);
+                OwnerStats all;
+                for (const int owner : pool.owners())
+                  if (const auto stats = pool.fetch_stats(owner)) {
+                    all.promotions += stats->promotions;
+                    all.file_recovered += stats->file_recovered;
+                    all.file_errors += stats->file_errors;
+                  }
+                CHECK(all.promotions > 0);
+                CHECK((round == 0) == (all.file_recovered == 0));
+                CHECK(all.file_errors == 0);
+                if (roles.owners_use) meet(pool);
+              },
+              [](Pool& pool) {
+                if (pool.is_owner()) CHECK(pool.core().shard->consistent());
+              });
+      }
+}
+
+TEST_CASE("a directory that cannot be used is refused on every rank, in one line") {
+  const Folder folder;
+  if (world().rank() == 0) std::ofstream(folder.text()) << "a file";
+  world().barrier();
+  PoolConfig config = small_pool("auto");
+  config.directory = folder.text();
+  CHECK_THROWS_WITH(Pool(world(), first_ranks(world().size()), config), Catch::Matchers::Contains("pool.directory"));
+}

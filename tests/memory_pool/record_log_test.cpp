@@ -1,0 +1,304 @@
+// The file tier without MPI: restarts, damage, limits, and processes killed at random moments.
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "memory_pool/internal/checksum.hpp"
+#include "memory_pool/internal/file_tier.hpp"
+#include "runtime/core/error.hpp"
+#include "tests/memory_pool/payload.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace supernode;
+using namespace supernode::pool;
+using namespace supernode::pool::internal;
+using Catch::Matchers::Contains;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// A directory that goes with the test.
+struct Folder {
+  Folder() : path(fs::temp_directory_path() / ("supernode-log-" + std::to_string(::getpid()))) { fs::remove_all(path); }
+  ~Folder() { fs::remove_all(path); }
+  std::string text() const { return path.string(); }
+  std::vector<fs::path> segments() const {
+    std::vector<fs::path> found;
+    for (const auto& file : fs::directory_iterator(path))
+      if (segment_number(file.path().filename().string())) found.push_back(file.path());
+    std::sort(found.begin(), found.end());
+    return found;
+  }
+  fs::path path;
+};
+
+Name name_of(std::uint64_t number, NamespaceId name_space = 1) { return {test::key_number(number), name_space}; }
+
+bool put(RecordLog& log, std::uint64_t number, std::uint64_t version, std::size_t bytes) {
+  const Name name = name_of(number);
+  const std::vector<std::byte> payload = test::make_payload(name.key, version, bytes);
+  return log.append(name, payload, checksum_of(payload));
+}
+
+/// The version that is there; -1 when none is. A wrong byte fails the test.
+long long version_of(RecordLog& log, std::uint64_t number) {
+  const auto payload = log.read(name_of(number));
+  if (!payload) return -1;
+  const long long version = test::check_payload(name_of(number).key, payload->bytes);
+  CHECK(version >= 0);
+  return version;
+}
+
+constexpr std::uint64_t limit = 1 << 20, segment = 1 << 16;
+
+}  // namespace
+
+TEST_CASE("a log gives back what was written, after a restart, too") {
+  const Folder folder;
+  for (int round = 0; round < 3; ++round) {
+    RecordLog log(folder.text(), limit, segment);
+    for (std::uint64_t i = 0; i < 40; ++i) {
+      CHECK(version_of(log, i) == (round == 0 ? -1 : i % 4 == 3 ? -1 : round - 1));
+      CHECK(put(log, i, static_cast<std::uint64_t>(round), 24 + i * 50));
+    }
+    for (std::uint64_t i = 3; i < 40; i += 4) CHECK(log.remove(name_of(i)));
+    CHECK_FALSE(log.contains(name_of(1, 2)));  // another namespace
+    CHECK(log.remove(name_of(1, 2)));
+    CHECK(log.sync());
+    CHECK(log.stats().records == 30);
+    CHECK(log.stats().recovered == (round == 0 ? 0u : 30u));
+    CHECK(log.stats().corrupt + log.stats().cut + log.stats().write_errors == 0);
+  }
+}
+
+TEST_CASE("equal bytes are written once") {
+  const Folder folder;
+  RecordLog log(folder.text(), limit, segment);
+  CHECK(put(log, 1, 1, 1000));
+  const std::uint64_t bytes = log.stats().file_bytes;
+  CHECK(put(log, 1, 1, 1000));
+  CHECK(log.stats().file_bytes == bytes);
+}
+
+TEST_CASE("a file cut at any place loses only the record that is cut") {
+  const Folder folder;
+  {
+    RecordLog log(folder.text(), limit, segment);
+    for (std::uint64_t i = 0; i < 10; ++i) put(log, i, i, 200);
+  }
+  const fs::path file = folder.segments().front();
+  const std::uint64_t record = record_bytes(200);
+  for (std::uint64_t size = fs::file_size(file); size > 0; size -= std::min<std::uint64_t>(size, 37)) {
+    fs::resize_file(file, size);
+    RecordLog log(folder.text(), limit, segment);
+    const std::uint64_t whole = size < sizeof(SegmentHeader) ? 0 : (size - sizeof(SegmentHeader)) / record;
+    for (std::uint64_t i = 0; i < 10; ++i) CHECK(version_of(log, i) == (i < whole ? static_cast<long long>(i) : -1));
+  }
+}
+
+TEST_CASE("a flipped bit costs one record, is counted, and is never served") {
+  const Folder folder;
+  {
+    RecordLog log(folder.text(), limit, segment);
+    for (std::uint64_t i = 0; i < 10; ++i) put(log, i, i, 200);
+  }
+  const fs::path file = folder.segments().front();
+  const std::uint64_t size = fs::file_size(file);
+  for (std::uint64_t at = sizeof(SegmentHeader); at < size; at += 41) {
+    const auto flip = [&] {
+      std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+      stream.seekg(static_cast<long>(at));
+      const char byte = static_cast<char>(stream.get() ^ 16);
+      stream.seekp(static_cast<long>(at));
+      stream.put(byte);
+    };
+    flip();
+    {
+      RecordLog log(folder.text(), limit, segment);
+      int there = 0;
+      for (std::uint64_t i = 0; i < 10; ++i) there += version_of(log, i) == static_cast<long long>(i);
+      CHECK(there == 9);
+      CHECK(log.stats().corrupt + log.stats().cut == 1);
+    }
+    flip();
+  }
+  // While it is open: found when it is read.
+  RecordLog log(folder.text(), limit, segment);
+  {
+    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekp(static_cast<long>(sizeof(SegmentHeader) + sizeof(RecordHeader) + 100));
+    stream.put('x');
+  }
+  CHECK(version_of(log, 0) == -1);
+  CHECK(log.stats().corrupt == 1);
+  CHECK(version_of(log, 1) == 1);
+}
+
+TEST_CASE("foreign files are left alone; impossible directories are refused in one line") {
+  const Folder folder;
+  fs::create_directories(folder.path);
+  std::ofstream(folder.path / "notes.txt") << "mine";
+  std::ofstream(folder.path / segment_name(7)) << std::string(5000, 'z');
+  {
+    RecordLog log(folder.text(), limit, segment);
+    CHECK(log.stats().foreign == 2);
+    CHECK(put(log, 1, 1, 100));
+    CHECK(version_of(log, 1) == 1);
+    CHECK_THROWS_WITH(RecordLog(folder.text(), limit, segment), Contains("another process uses it"));
+  }
+  CHECK(fs::file_size(folder.path / segment_name(7)) == 5000);
+  CHECK_THROWS_AS(RecordLog((folder.path / "notes.txt").string(), limit, segment), EnvironmentError);
+  CHECK_THROWS_WITH(RecordLog("/proc/supernode-pool", limit, segment), Contains("/proc/supernode-pool"));
+}
+
+TEST_CASE("a payload that looks like records is not taken for some") {
+  const Folder folder;
+  RecordHeader forged;
+  forged.key = test::key_number(99);
+  forged.name_space = 2;
+  forged.checksum = checksum_of({});
+  std::vector<std::byte> payload;
+  for (int i = 0; i < 8; ++i) {
+    forged.sum = sum_of(forged, 0, sizeof(SegmentHeader) + sizeof(RecordHeader) + payload.size());
+    const auto bytes = std::as_bytes(std::span(&forged, 1));
+    payload.insert(payload.end(), bytes.begin(), bytes.end());
+  }
+  {
+    RecordLog log(folder.text(), limit, segment);
+    CHECK(log.append(name_of(1), payload, checksum_of(payload)));
+  }
+  {
+    std::fstream stream(folder.segments().front(), std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekp(sizeof(SegmentHeader) + 8);
+    stream.put('x');
+  }
+  RecordLog log(folder.text(), limit, segment);
+  CHECK(log.stats().cut == 1);
+  CHECK(log.stats().records == 0);
+}
+
+TEST_CASE("the files stay within their limit; what is used stays, what was removed never comes back") {
+  const Folder folder;
+  std::map<std::uint64_t, std::uint64_t> newest;  // 0: removed
+  std::uint64_t version = 0;
+  for (int round = 0; round < 3; ++round) {
+    RecordLog log(folder.text(), limit, segment);
+    Random draw(3, static_cast<std::uint64_t>(round));
+    for (const auto& [number, expected] : newest) {
+      const long long found = version_of(log, number);
+      CHECK((found == -1 || found == static_cast<long long>(expected)));
+    }
+    put(log, 5000, 1, 3000);
+    for (int turn = 0; turn < 3000; ++turn) {
+      const std::uint64_t number = draw.below(600);
+      if (draw.uniform() < 0.2) {
+        CHECK(log.remove(name_of(number)));
+        newest[number] = 0;
+      } else {
+        CHECK(put(log, number, ++version, 24 + draw.below(6000)));
+        newest[number] = version;
+      }
+      CHECK(version_of(log, 5000) == 1);
+      const long long found = version_of(log, number);
+      CHECK((newest[number] == 0 ? found == -1 : found == static_cast<long long>(newest[number])));
+      CHECK(log.stats().file_bytes <= limit);
+      CHECK(log.stats().live_bytes <= log.stats().file_bytes);
+    }
+    std::uint64_t on_disk = 0;
+    for (const fs::path& file : folder.segments()) on_disk += fs::file_size(file);
+    CHECK(on_disk == log.stats().file_bytes);
+    CHECK(log.stats().cleanings > 0);
+    CHECK(log.stats().forgotten > 0);
+    CHECK(log.stats().corrupt + log.stats().cut + log.stats().write_errors == 0);
+  }
+}
+
+TEST_CASE("a disk without room costs durability, not the service") {
+  const Folder folder;
+  struct rlimit before;
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  {
+    RecordLog log(folder.text(), limit, segment);
+    CHECK(put(log, 1, 1, 1000));
+    struct rlimit tight = before;
+    tight.rlim_cur = 4096;  // writes beyond fail
+    ::setrlimit(RLIMIT_FSIZE, &tight);
+    CHECK_FALSE(put(log, 2, 1, 8000));
+    CHECK_FALSE(put(log, 1, 2, 8000));
+    CHECK(log.stats().write_errors == 2);
+    CHECK(version_of(log, 2) == -1);
+    CHECK(version_of(log, 1) == -1);  // rather than its older version
+    CHECK(put(log, 3, 1, 1000));      // a small one still fits
+    ::setrlimit(RLIMIT_FSIZE, &before);
+    CHECK(put(log, 2, 1, 8000));
+    CHECK(version_of(log, 2) == 1);
+    CHECK(version_of(log, 3) == 1);
+  }
+  std::signal(SIGXFSZ, handler);
+  RecordLog log(folder.text(), limit, segment);
+  CHECK(version_of(log, 2) == 1);
+  CHECK(version_of(log, 3) == 1);
+}
+
+TEST_CASE("whatever was acknowledged survives kill -9 at random moments, intact") {
+  const Folder folder;
+  PoolConfig config;
+  config.directory_limit = {8 << 20};
+  config.directory_segment = {1 << 20};
+  std::map<std::uint64_t, std::uint64_t> acknowledged;  // number -> version, in the order of writing
+  std::uint64_t next_version = 1, lost = 0;
+  Random draw(17);
+  for (int round = 0; round < 20; ++round) {
+    int ends[2];
+    REQUIRE(::pipe(ends) == 0);
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      FileTier tier(config, folder.text());
+      std::map<std::uint64_t, std::uint64_t> waiting;  // tag = version -> number
+      for (std::uint64_t version = next_version;; ++version) {
+        const std::uint64_t number = mix64(version) % 500;
+        const Name name = name_of(number);
+        const auto payload = test::make_payload(name.key, version, 24 + mix64(version + 1) % 9000);
+        waiting[version] = number;
+        tier.store(version, name, payload, checksum_of(payload));
+        while (waiting.size() > 8)
+          for (const FileTier::Done& done : tier.poll()) {
+            const std::uint64_t told[2] = {waiting.at(done.tag), done.tag};
+            waiting.erase(done.tag);
+            if (!done.good || ::write(ends[1], told, sizeof told) != sizeof told) ::_exit(1);
+          }
+      }
+    }
+    ::close(ends[1]);
+    ::usleep(static_cast<useconds_t>(5000 + draw.below(60000)));
+    ::kill(child, SIGKILL);
+    std::uint64_t told[2];
+    while (::read(ends[0], told, sizeof told) == sizeof told) {
+      acknowledged[told[0]] = told[1];
+      next_version = std::max(next_version, told[1] + 1);
+    }
+    ::close(ends[0]);
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    CHECK(WIFSIGNALED(status));
+    next_version += 100;  // beyond what was written but never acknowledged
+    RecordLog log(folder.text(), config.directory_limit.value, config.directory_segment.value);
+    CHECK(log.stats().corrupt == 0);
+    CHECK(log.stats().cut <= 1u + static_cast<unsigned>(round));
+    for (const auto& [number, version] : acknowledged) {
+      const long long found = version_of(log, number);  // checks every byte
+      CHECK(found >= static_cast<long long>(version));
+      lost += found < static_cast<long long>(version);
+    }
+  }
+  CHECK(lost == 0);
+  CHECK(acknowledged.size() > 100);
+}
