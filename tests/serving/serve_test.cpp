@@ -82,6 +82,8 @@ TEST_CASE("served tokens equal generated ones, also when the prefix came from th
   if (!fit_to_world(options.serving, world().size())) return;
   options.sampler.temperature = GENERATE(0.0, 0.8);
   options.sampler.seed = 11;
+  // One at a time, each finds all that those before it stored; together, what there was by then.
+  options.max_concurrency = GENERATE(0, 1);
   const std::vector<Request> requests = some_requests();
   const ServeOutcome outcome = serve(world(), options, requests);
 
@@ -99,8 +101,8 @@ TEST_CASE("served tokens equal generated ones, also when the prefix came from th
   }
   if (options.serving.cache_ranks > 0) {
     // 96 tokens: five blocks of 16 before the last token.
-    CHECK(outcome.records[9].hit_tokens == 80);
-    CHECK(outcome.pool.hits > 0);
+    if (options.max_concurrency == 1) CHECK(outcome.records[9].hit_tokens == 80);
+    if (options.max_concurrency == 1) CHECK(outcome.pool.hits > 0);
     CHECK(outcome.pool.stored_blocks > 0);
     std::uint64_t missed = 0;
     for (const auto& [reason, count] : outcome.pool.miss_reasons) missed += count;
