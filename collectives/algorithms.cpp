@@ -9,9 +9,13 @@ namespace {
 std::string no_obstacle(const ExchangeShape&) { return {}; }
 
 constexpr AlgorithmEntry table[] = {
-    {"alltoallv", "pack, MPI all-to-all of counts, MPI all-to-all of messages, unpack: the baseline", &no_obstacle,
-     &alltoallv_buffer_bytes, &make_alltoallv},
-    {"direct", "plain stores into the peers' slots in shared memory, then a flag with the count; one host",
+    {"alltoallv", "pack, MPI all-to-all of counts, MPI all-to-all of messages, unpack: the baseline", true,
+     &no_obstacle, &alltoallv_buffer_bytes, &make_alltoallv},
+    {"pairwise", "one nonblocking message to each peer, the row count in front of the rows", false, &no_obstacle,
+     &pairwise_buffer_bytes, &make_pairwise},
+    {"bruck", "log2(ranks) messages with half of everything, passed on", false, &no_obstacle, &bruck_buffer_bytes,
+     &make_bruck},
+    {"direct", "plain stores into the peers' slots in shared memory, then a flag with the count; one host", true,
      &direct_obstacle, &direct_buffer_bytes, &make_direct},
 };
 

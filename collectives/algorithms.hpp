@@ -23,6 +23,7 @@ struct ExchangeShape {
 struct AlgorithmEntry {
   std::string_view name;     ///< also its file
   std::string_view summary;  ///< one line for --help
+  bool automatic;            ///< "auto" may choose it
   /// Why it cannot run on this shape; empty when it can.
   std::string (*obstacle)(const ExchangeShape&);
   /// Bytes of its own buffers on each rank.

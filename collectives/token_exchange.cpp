@@ -50,7 +50,8 @@ std::size_t exchange_buffer_bytes(const ExchangeConfig& config, int ranks) {
   if (config.algorithm != "auto") {
     largest = find_algorithm(config.algorithm).buffer_bytes(setup);
   } else {
-    for (const AlgorithmEntry& entry : algorithms()) largest = std::max(largest, entry.buffer_bytes(setup));
+    for (const AlgorithmEntry& entry : algorithms())
+      if (entry.automatic) largest = std::max(largest, entry.buffer_bytes(setup));
   }
   return largest + n_round_sets * RoundBuffers::bytes(setup);
 }

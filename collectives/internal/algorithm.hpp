@@ -25,8 +25,12 @@ class ExchangeAlgorithm {
 
 std::size_t alltoallv_buffer_bytes(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_alltoallv(const ExchangeSetup& setup, const Communicator& comm);
+std::size_t bruck_buffer_bytes(const ExchangeSetup& setup);
+std::unique_ptr<ExchangeAlgorithm> make_bruck(const ExchangeSetup& setup, const Communicator& comm);
 std::string direct_obstacle(const ExchangeShape& shape);
 std::size_t direct_buffer_bytes(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_direct(const ExchangeSetup& setup, const Communicator& comm);
+std::size_t pairwise_buffer_bytes(const ExchangeSetup& setup);
+std::unique_ptr<ExchangeAlgorithm> make_pairwise(const ExchangeSetup& setup, const Communicator& comm);
 
 }  // namespace supernode::collectives

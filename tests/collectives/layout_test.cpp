@@ -88,9 +88,10 @@ TEST_CASE("buffers grow with the worst case, and stay known beforehand") {
     CHECK(many > one);
     // Both directions, two rounds, 64 ranks with 128 rows of 4 KiB each.
     CHECK(many >= 2u * 2 * 64 * 128 * 4096);
-    CHECK(many <= 2u * 2 * 64 * 128 * 4096 * 5 / 4);
+    // bruck keeps what each of its six steps receives, half of everything.
+    CHECK(many <= 2u * 2 * 64 * 128 * 4096 * (entry.name == "bruck" ? 16 : 5) / 4);
     config.algorithm = "auto";
-    CHECK(exchange_buffer_bytes(config, 64) >= many);
+    CHECK((!entry.automatic || exchange_buffer_bytes(config, 64) >= many));
   }
 }
 
@@ -102,5 +103,5 @@ TEST_CASE("an algorithm is chosen by name or by shape") {
   CHECK_THROWS_WITH(select_algorithm(config, {4, 2}), Catch::Contains("one host") && Catch::Contains("span 2"));
   config.algorithm = "alltoallw";
   CHECK_THROWS_WITH(select_algorithm(config, {4, 1}),
-                    "exchange algorithm 'alltoallw' unknown; known: auto, alltoallv, direct");
+                    "exchange algorithm 'alltoallw' unknown; known: auto, alltoallv, pairwise, bruck, direct");
 }
