@@ -9,6 +9,8 @@ std::span<const CommandEntry> commands() {
       {"generate", "generate", "continue a prompt", true, make_generate},
       {"eval", "eval", "score a text: nats per token and perplexity", true, make_eval},
       {"bench exchange", "bench_exchange", "time token dispatch and combine by algorithm", true, make_bench_exchange},
+      {"import", "import", "a model folder as one HDF5 file, in f32, bf16 or int8", false, make_import},
+      {"inspect", "inspect", "what a model holds, and the memory that each rank needs", false, make_inspect},
       {"place", "place", "where experts and their copies go, from how often each was chosen", false, make_place},
       {"bench pool", "bench_pool", "time the memory pool beside raw MPI and memcpy, or replay a trace's blocks", true,
        make_bench_pool},

@@ -13,6 +13,8 @@ std::unique_ptr<Command> make_bench_pool();
 std::unique_ptr<Command> make_config();
 std::unique_ptr<Command> make_eval();
 std::unique_ptr<Command> make_generate();
+std::unique_ptr<Command> make_import();
+std::unique_ptr<Command> make_inspect();
 std::unique_ptr<Command> make_place();
 std::unique_ptr<Command> make_serve();
 std::unique_ptr<Command> make_topo();

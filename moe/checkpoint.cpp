@@ -35,9 +35,16 @@ std::map<std::string, std::string> read_index(const std::string& directory) {
 }  // namespace
 
 Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
+  if (std::filesystem::is_regular_file(directory)) {
+    hdf5_.emplace(directory);
+    config_text_ = hdf5_->config_text();
+    config_ = parse_model_config(config_text_, directory + ": config");
+    return;
+  }
   if (!std::filesystem::is_directory(directory)) throw UsageError(fmt::format("model '{}': no such folder", directory));
   const std::string config_path = directory + "/config.json";
-  config_ = parse_model_config(read_file(config_path), config_path);
+  config_text_ = read_file(config_path);
+  config_ = parse_model_config(config_text_, config_path);
   if (std::filesystem::exists(directory + "/" + single_name)) {
     shards_.emplace(single_name, SafetensorsFile(directory + "/" + single_name));
   } else if (std::filesystem::exists(directory + "/" + index_name)) {
@@ -52,23 +59,39 @@ SafetensorsFile& Checkpoint::shard_of(const std::string& tensor) {
   const auto name = shard_names_.find(tensor);
   if (name == shard_names_.end())
     throw UsageError(fmt::format("{}/{}: no tensor '{}'", directory_, index_name, tensor));
-  auto open = shards_.find(name->second);
-  if (open == shards_.end())
-    open = shards_.emplace(name->second, SafetensorsFile(directory_ + "/" + name->second)).first;
+  return open_shard(name->second);
+}
+
+SafetensorsFile& Checkpoint::open_shard(const std::string& name) {
+  auto open = shards_.find(name);
+  if (open == shards_.end()) open = shards_.emplace(name, SafetensorsFile(directory_ + "/" + name)).first;
   return open->second;
 }
 
 bool Checkpoint::has(const std::string& tensor) {
+  if (hdf5_) return hdf5_->has(tensor);
   if (!shard_names_.empty()) return shard_names_.contains(tensor);
   return shards_.begin()->second.find(tensor) != nullptr;
 }
 
-std::vector<float> Checkpoint::read(const std::string& tensor, std::initializer_list<std::int64_t> shape) {
+std::vector<TensorInfo> Checkpoint::tensors() {
+  if (hdf5_) return hdf5_->tensors();
+  for (const auto& [tensor, shard] : shard_names_) open_shard(shard);
+  std::vector<TensorInfo> result;
+  for (const auto& [name, shard] : shards_)
+    for (const auto& [tensor, view] : shard.tensors())
+      if (shard_names_.empty() || shard_names_.contains(tensor))
+        result.push_back({tensor, std::string(element_name(view.type)), view.shape, view.bytes.size()});
+  return result;
+}
+
+std::vector<float> Checkpoint::read(const std::string& tensor, std::span<const std::int64_t> shape) {
+  if (hdf5_) return hdf5_->read(tensor, shape);
   const SafetensorsFile& file = shard_of(tensor);
   const TensorView& view = file.at(tensor);
   if (!std::equal(view.shape.begin(), view.shape.end(), shape.begin(), shape.end()))
     throw UsageError(fmt::format("{}: tensor '{}' has shape {}, but the configuration asks for {}", file.path(), tensor,
-                                 shape_text(view.shape), shape_text(std::vector<std::int64_t>(shape))));
+                                 shape_text(view.shape), shape_text(shape)));
   std::vector<float> values(view.size());
   if (!convert_to_f32(view, values))
     throw UsageError(fmt::format("{}: tensor '{}' is {}; supported: F32, BF16, F16, F64", file.path(), tensor,

@@ -1,13 +1,16 @@
 #pragma once
-// A model directory in Hugging Face's form: config.json and model.safetensors, or model.safetensors.index.json with
-// shards.
+// A model: a directory in Hugging Face's form (config.json and model.safetensors, or model.safetensors.index.json with
+// shards), or one HDF5 file in our own (hdf5_checkpoint.hpp).
 
 #include <cstdint>
 #include <initializer_list>
 #include <map>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "moe/hdf5_checkpoint.hpp"
 #include "moe/model_config.hpp"
 #include "moe/safetensors.hpp"
 
@@ -17,24 +20,33 @@ namespace supernode::moe {
 /// touched. Not thread-safe (shards are mapped when first needed).
 class Checkpoint {
  public:
-  /// Reads the configuration and the index. @throws UsageError when the folder, config.json or the weights are missing,
-  /// a shard of the index does not exist, or any of them is malformed; the message names the file.
+  /// Reads the configuration and the index. @param directory the folder, or the HDF5 file.
+  /// @throws UsageError when the folder, config.json or the weights are missing, a shard of the index does not exist,
+  /// or any of them is malformed; the message names the file.
   explicit Checkpoint(const std::string& directory);
 
   const std::string& directory() const { return directory_; }
+  const std::string& config_text() const { return config_text_; }  ///< config.json
   const ModelConfig& config() const { return config_; }
 
   bool has(const std::string& tensor);
-  /// The elements of `tensor` as f32 (from F32, BF16, F16 or F64), row-major.
+  /// The elements of `tensor` as f32 (from F32, BF16, F16 or F64; in HDF5 int8 too), row-major.
   /// @throws UsageError naming file and tensor when it is missing, of another shape or type, or holds a value that is
   /// not finite.
-  std::vector<float> read(const std::string& tensor, std::initializer_list<std::int64_t> shape);
+  std::vector<float> read(const std::string& tensor, std::initializer_list<std::int64_t> shape) {
+    return read(tensor, std::span(shape.begin(), shape.size()));
+  }
+  std::vector<float> read(const std::string& tensor, std::span<const std::int64_t> shape);
+  /// All tensors, by name; opens every shard.
+  std::vector<TensorInfo> tensors();
 
  private:
   SafetensorsFile& shard_of(const std::string& tensor);
+  SafetensorsFile& open_shard(const std::string& name);
 
-  std::string directory_;
+  std::string directory_, config_text_;
   ModelConfig config_;
+  std::optional<Hdf5Checkpoint> hdf5_;              ///< else safetensors
   std::map<std::string, std::string> shard_names_;  ///< tensor -> file name; empty: all in model.safetensors
   std::map<std::string, SafetensorsFile> shards_;   ///< open ones, by file name
 };

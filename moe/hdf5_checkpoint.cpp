@@ -1,0 +1,125 @@
+#include "moe/hdf5_checkpoint.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <charconv>
+#include <cmath>
+#include <string_view>
+
+#include <fmt/format.h>
+
+#include "moe/safetensors.hpp"
+#include "runtime/core/error.hpp"
+
+namespace supernode::moe {
+namespace {
+
+constexpr std::string_view scale_suffix = ".scale";
+
+std::vector<std::int64_t> shape_of_tensor(const ArrayInfo& info, const ArrayPlace& place) {
+  return {info.shape.begin() + (place.row < 0 ? 0 : 1), info.shape.end()};
+}
+
+}  // namespace
+
+ArrayPlace place_of_tensor(const std::string& tensor) {
+  constexpr std::string_view marker = ".experts.";
+  const std::size_t at = tensor.find(marker);
+  if (at == std::string::npos) return {tensor};
+  const char* const first = tensor.data() + at + marker.size();
+  std::int64_t expert = -1;
+  const auto [end, error] = std::from_chars(first, tensor.data() + tensor.size(), expert);
+  if (error != std::errc{} || expert < 0 || *end != '.') return {tensor};
+  return {tensor.substr(0, at + marker.size()) + "*" + end, expert};
+}
+
+Hdf5Checkpoint::Hdf5Checkpoint(const std::string& path) : file_(path) {
+  if (file_.attribute("format") != format_name)
+    throw UsageError(fmt::format("{}: not a checkpoint of this program, or its import was interrupted", path));
+  if (const std::string found = file_.attribute("version"); found != version)
+    throw UsageError(fmt::format("{}: checkpoint version '{}'; supported: {}", path, found, version));
+}
+
+bool Hdf5Checkpoint::has(const std::string& tensor) const {
+  const ArrayPlace place = place_of_tensor(tensor);
+  const ArrayInfo* info = file_.find(place.array);
+  return info && place.row < info->shape[0];
+}
+
+std::vector<float> Hdf5Checkpoint::read(const std::string& tensor, std::span<const std::int64_t> shape) const {
+  if (!has(tensor)) throw UsageError(fmt::format("{}: no tensor '{}'", file_.path(), tensor));
+  const ArrayPlace place = place_of_tensor(tensor);
+  const ArrayInfo& info = *file_.find(place.array);
+  const std::vector<std::int64_t> stored = shape_of_tensor(info, place);
+  if (!std::equal(stored.begin(), stored.end(), shape.begin(), shape.end()))
+    throw UsageError(fmt::format("{}: tensor '{}' has shape {}, but the configuration asks for {}", file_.path(),
+                                 tensor, shape_text(stored), shape_text(shape)));
+  const std::size_t bytes = place.row < 0 ? info.bytes() : info.row_bytes();
+  const std::size_t row = place.row < 0 ? 0 : static_cast<std::size_t>(place.row);
+  std::vector<float> values(bytes / element_bytes(info.type));
+  switch (info.type) {
+    case ArrayType::f32:
+      file_.read_rows(place.array, row, std::as_writable_bytes(std::span(values)));
+      break;
+    case ArrayType::bf16: {
+      std::vector<std::uint16_t> halves(values.size());
+      file_.read_rows(place.array, row, std::as_writable_bytes(std::span(halves)));
+      std::transform(halves.begin(), halves.end(), values.begin(),
+                     [](std::uint16_t half) { return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16); });
+      break;
+    }
+    case ArrayType::int8: {
+      std::vector<std::int8_t> integers(values.size());
+      file_.read_rows(place.array, row, std::as_writable_bytes(std::span(integers)));
+      apply_scales(tensor, place, integers, stored, values);
+      break;
+    }
+  }
+  if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
+    throw UsageError(fmt::format("{}: tensor '{}' holds a value that is not finite", file_.path(), tensor));
+  return values;
+}
+
+void Hdf5Checkpoint::apply_scales(const std::string& tensor, const ArrayPlace& place, std::span<const std::int8_t> from,
+                                  std::span<const std::int64_t> shape, std::span<float> out) const {
+  const std::string name = place.array + std::string(scale_suffix);
+  const ArrayInfo* info = file_.find(name);
+  const std::vector<std::int64_t> wanted(shape.begin(), shape.begin() + 1);
+  if (!info || info->type != ArrayType::f32 || (place.row >= 0 && place.row >= info->shape[0]) ||
+      shape_of_tensor(*info, place) != wanted)
+    throw UsageError(
+        fmt::format("{}: tensor '{}' is int8, but '{}' is no f32 array with a scale for each of its {} channels",
+                    file_.path(), tensor, name, wanted[0]));
+  std::vector<float> scales(static_cast<std::size_t>(wanted[0]));
+  file_.read_rows(name, place.row < 0 ? 0 : static_cast<std::size_t>(place.row),
+                  std::as_writable_bytes(std::span(scales)));
+  const std::size_t width = scales.empty() ? 0 : from.size() / scales.size();
+  for (std::size_t channel = 0; channel < scales.size(); ++channel) {
+    const float scale = scales[channel];
+    if (!std::isfinite(scale) || scale <= 0)
+      throw UsageError(fmt::format("{}: tensor '{}': the scale of channel {} is {}, not a positive number",
+                                   file_.path(), tensor, channel, scale));
+    for (std::size_t i = channel * width; i < (channel + 1) * width; ++i) out[i] = static_cast<float>(from[i]) * scale;
+  }
+}
+
+std::vector<TensorInfo> Hdf5Checkpoint::tensors() const {
+  std::vector<TensorInfo> result;
+  for (const auto& [name, info] : file_.arrays()) {
+    if (name.ends_with(scale_suffix)) continue;
+    const ArrayInfo* scale = file_.find(name + std::string(scale_suffix));
+    const std::size_t star = name.find('*');
+    if (star == std::string::npos) {
+      result.push_back({name, type_name(info.type), info.shape, info.bytes() + (scale ? scale->bytes() : 0)});
+      continue;
+    }
+    for (std::int64_t expert = 0; expert < info.shape[0]; ++expert)
+      result.push_back({name.substr(0, star) + std::to_string(expert) + name.substr(star + 1),
+                        type_name(info.type),
+                        {info.shape.begin() + 1, info.shape.end()},
+                        info.row_bytes() + (scale ? scale->row_bytes() : 0)});
+  }
+  return result;
+}
+
+}  // namespace supernode::moe

@@ -1,0 +1,161 @@
+#include "moe/hdf5_import.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <map>
+
+#include <fmt/format.h>
+
+#include "runtime/core/error.hpp"
+
+namespace supernode::moe {
+namespace {
+
+ArrayType stored_as(const TensorInfo& tensor, ComputeType type) {
+  const auto& name = tensor.name;
+  if (tensor.shape.size() != 2 || name.ends_with(".gate.weight") || type == ComputeType::f32) return ArrayType::f32;
+  const bool wide =
+      name.ends_with("embed_tokens.weight") || name.ends_with("head.weight") || name.ends_with("eh_proj.weight");
+  return type == ComputeType::bf16 || wide ? ArrayType::bf16 : ArrayType::int8;
+}
+
+std::vector<std::uint16_t> to_bf16(std::span<const float> values) {
+  std::vector<std::uint16_t> halves(values.size());
+  std::transform(values.begin(), values.end(), halves.begin(), [](float value) {
+    const auto bits = std::bit_cast<std::uint32_t>(value);
+    return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+  });
+  return halves;
+}
+
+float round_to_int8(float value) { return std::clamp(std::nearbyint(value), -127.0f, 127.0f); }
+
+double squared_error(std::span<const float> row, float scale) {
+  double error = 0;
+  for (const float value : row) {
+    const double lost = value - round_to_int8(value / scale) * scale;
+    error += lost * lost;
+  }
+  return error;
+}
+
+/// A matrix in int8, and what was lost.
+struct Quantised {
+  std::vector<std::int8_t> values;
+  std::vector<float> scales;
+  double error = 0, error_unsearched = 0, squares = 0;
+};
+
+Quantised quantise(std::span<const float> matrix, std::size_t channels) {
+  constexpr float fractions[] = {0.98f, 0.95f, 0.92f, 0.88f, 0.84f};
+  Quantised result;
+  result.values.resize(matrix.size());
+  const std::size_t width = channels == 0 ? 0 : matrix.size() / channels;
+  for (std::size_t channel = 0; channel < channels; ++channel) {
+    const auto row = matrix.subspan(channel * width, width);
+    float largest = 0;
+    for (const float value : row) {
+      largest = std::max(largest, std::abs(value));
+      result.squares += static_cast<double>(value) * value;
+    }
+    // A channel of zeros, or one so small that its scale would vanish, is zero.
+    float scale = largest / 127 < 1e-30f ? 1.0f : largest / 127;
+    const double unsearched = squared_error(row, scale);
+    double least = unsearched;
+    for (const float fraction : fractions) {
+      const float candidate = largest * fraction / 127;
+      if (candidate < 1e-30f) break;
+      if (const double error = squared_error(row, candidate); error < least) {
+        least = error;
+        scale = candidate;
+      }
+    }
+    for (std::size_t i = 0; i < width; ++i)
+      result.values[channel * width + i] = static_cast<std::int8_t>(round_to_int8(row[i] / scale));
+    result.scales.push_back(scale);
+    result.error += least;
+    result.error_unsearched += unsearched;
+  }
+  return result;
+}
+
+/// Arrays of the new file: their tensors, experts in order.
+using Plan = std::map<std::string, std::vector<const TensorInfo*>>;
+
+Plan plan_arrays(const std::vector<TensorInfo>& tensors, const std::string& source) {
+  Plan plan;
+  for (const TensorInfo& tensor : tensors) {
+    const ArrayPlace place = place_of_tensor(tensor.name);
+    auto& members = plan[place.array];
+    const auto index = static_cast<std::size_t>(std::max<std::int64_t>(place.row, 0));
+    if (index >= tensors.size())
+      throw UsageError(fmt::format("{}: tensor '{}', but experts before it are missing", source, tensor.name));
+    if (members.size() <= index) members.resize(index + 1);
+    members[index] = &tensor;
+  }
+  for (const auto& [array, members] : plan) {
+    const auto hole = std::find(members.begin(), members.end(), nullptr);
+    if (hole != members.end())
+      throw UsageError(fmt::format("{}: no expert {} of '{}'", source, hole - members.begin(), array));
+    for (const TensorInfo* member : members)
+      if (member->shape != members[0]->shape)
+        throw UsageError(
+            fmt::format("{}: tensors '{}' and '{}' have different shapes", source, members[0]->name, member->name));
+  }
+  return plan;
+}
+
+}  // namespace
+
+ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type) {
+  const std::vector<TensorInfo> tensors = from.tensors();
+  const Plan plan = plan_arrays(tensors, from.directory());
+  ArrayFileWriter file(output);
+  ImportSummary summary;
+  double error = 0, error_unsearched = 0, squares = 0;
+  for (const auto& [array, members] : plan) {
+    const bool stacked = array.find('*') != std::string::npos;
+    ArrayInfo info{stored_as(*members[0], type), members[0]->shape};
+    if (info.shape.empty()) info.shape = {1};
+    ArrayInfo scales{ArrayType::f32, {info.shape[0]}};
+    if (stacked) {
+      info.shape.insert(info.shape.begin(), static_cast<std::int64_t>(members.size()));
+      scales.shape.insert(scales.shape.begin(), info.shape[0]);
+    }
+    file.create(array, info, stacked);
+    if (info.type == ArrayType::int8) file.create(array + ".scale", scales, false);
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      const std::vector<float> values = from.read(members[i]->name, std::span(members[i]->shape));
+      summary.bytes_read += members[i]->bytes;
+      summary.bytes_written += values.size() * element_bytes(info.type);
+      if (info.type == ArrayType::f32) {
+        file.write_rows(array, i, std::as_bytes(std::span(values)));
+      } else if (info.type == ArrayType::bf16) {
+        const std::vector<std::uint16_t> halves = to_bf16(values);
+        file.write_rows(array, i, std::as_bytes(std::span(halves)));
+      } else {
+        const Quantised quantised = quantise(values, static_cast<std::size_t>(members[i]->shape[0]));
+        file.write_rows(array, i, std::as_bytes(std::span(quantised.values)));
+        file.write_rows(array + ".scale", i, std::as_bytes(std::span(quantised.scales)));
+        summary.bytes_written += quantised.scales.size() * sizeof(float);
+        error += quantised.error;
+        error_unsearched += quantised.error_unsearched;
+        squares += quantised.squares;
+      }
+      ++summary.tensors;
+    }
+  }
+  if (squares > 0) {
+    summary.int8_error = std::sqrt(error / squares);
+    summary.int8_error_unsearched = std::sqrt(error_unsearched / squares);
+  }
+  file.attribute("config", from.config_text());
+  file.attribute("dtype", name_of(type));
+  file.attribute("version", Hdf5Checkpoint::version);
+  file.attribute("format", Hdf5Checkpoint::format_name);  // last: a file without it is not complete
+  file.close();
+  return summary;
+}
+
+}  // namespace supernode::moe

@@ -1,0 +1,77 @@
+#pragma once
+// Large arrays in an HDF5 file, read and written by rows of their first dimension. For weights; results go to
+// result_file.hpp.
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace supernode {
+
+/// bf16 is stored as a 16-bit float type of its own, which HDF5's tools understand; other types as they are.
+enum class ArrayType { f32, bf16, int8 };
+
+std::size_t element_bytes(ArrayType type);
+const char* type_name(ArrayType type);  ///< "f32", "bf16", "int8"
+
+struct ArrayInfo {
+  ArrayType type{};
+  std::vector<std::int64_t> shape;  ///< at least one dimension
+
+  /// Bytes of the array, and of one index of its first dimension.
+  std::size_t bytes() const;
+  std::size_t row_bytes() const;
+};
+
+/// A new file of named arrays and text attributes. Local, not thread-safe. Every method throws EnvironmentError naming
+/// the file when HDF5 or the disk refuses. A file that was not closed is removed.
+class ArrayFileWriter {
+ public:
+  /// @throws UsageError when `path` exists.
+  explicit ArrayFileWriter(const std::string& path);
+  ~ArrayFileWriter();
+  ArrayFileWriter(const ArrayFileWriter&) = delete;
+  ArrayFileWriter& operator=(const ArrayFileWriter&) = delete;
+
+  void attribute(const std::string& name, const std::string& text);
+  /// `name` holds no '/'. With `by_row` each row is a chunk of the file, so that a reader of one touches no other.
+  void create(const std::string& name, const ArrayInfo& info, bool by_row);
+  /// Rows [row, row + n) of an array that was created; `bytes` holds n of them.
+  void write_rows(const std::string& name, std::size_t row, std::span<const std::byte> bytes);
+  /// Flushes and closes.
+  void close();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// An existing file. Local, read-only: any number of processes read the same one. Not thread-safe.
+class ArrayFile {
+ public:
+  /// Reads the directory of the file. @throws UsageError naming it when it is missing, truncated, no HDF5 file, or
+  /// holds something else than arrays of the types above.
+  explicit ArrayFile(const std::string& path);
+  ~ArrayFile();
+  ArrayFile(ArrayFile&&) noexcept;
+  ArrayFile& operator=(ArrayFile&&) noexcept;
+
+  const std::string& path() const;
+  const std::map<std::string, ArrayInfo>& arrays() const;
+  /// Null when there is none of that name.
+  const ArrayInfo* find(const std::string& name) const;
+  /// "" when there is no such text attribute.
+  std::string attribute(const std::string& name) const;
+  /// Fills `out`, n rows long, with rows [row, row + n). @throws UsageError when they cannot be read.
+  void read_rows(const std::string& name, std::size_t row, std::span<std::byte> out) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace supernode
