@@ -7,8 +7,7 @@
 //
 // Messages a rank: ranks - 1 counts of 4 bytes, and up to ranks - 1 messages each way. Bytes: the messages, each once
 // through the send and once through the receive buffer. Messages are whole lines, so the unit of counts is a line: an
-// MPI int reaches 128 GiB. The collectives are the nonblocking ones for the sake of the deadline; they cost no more
-// here.
+// MPI int reaches 128 GiB. The collectives are the nonblocking ones for the sake of the deadline.
 
 #include <string>
 #include <vector>
