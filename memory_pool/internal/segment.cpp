@@ -17,7 +17,7 @@ constexpr std::size_t largest_transfer = std::size_t{1} << 30;  // counts are in
 /// a fifth of their speed when source and destination start a few bytes apart within their pages. Blocks start at
 /// pages, and large buffers of malloc 16 bytes behind.
 void copy_bytes(std::byte* to, const std::byte* from, std::size_t bytes) {
-  constexpr std::size_t piece = 2048, large = 1u << 20;
+  constexpr std::size_t piece = 2048, large = 512u << 10;
   if (bytes >= large) {
     std::memcpy(to, from, bytes);
     return;
