@@ -10,6 +10,7 @@
 #include "moe/model_options.hpp"
 #include "moe/safetensors.hpp"
 #include "moe/sampler.hpp"
+#include "moe/speculative.hpp"
 #include "moe/tokenizer.hpp"
 #include "runtime/core/agreement.hpp"
 #include "runtime/core/clock.hpp"
@@ -26,6 +27,7 @@ struct Outcome {
   std::string text;
   std::size_t prompt_tokens = 0;
   double ttft_ms = 0, tpot_ms = 0;
+  moe::SpeculativeDecoder::Counts guesses;
 };
 
 /// `tokens` [batch, length] of a safetensors file.
@@ -64,6 +66,11 @@ class GenerateCommand : public Command {
         .range(1e-6, 1);
     table.add(section, "seed", sampler_.seed, "of the draws");
     table.add(section, "stream", stream_, "print the text as it comes");
+    table
+        .add(
+            section, "mtp", mtp_,
+            "guess tokens with the model's MTP module and verify them, which changes none of them; auto: if it has one")
+        .choices({"auto", "on", "off"});
     table.add(section, "tokens_file", tokens_file_,
               "safetensors file with tokens [batch, length]: compute their logits instead of generating");
     table.add(section, "prefill", prefill_, "of the tokens file, positions taken at once; the rest one by one; 0: all")
@@ -81,19 +88,28 @@ class GenerateCommand : public Command {
       if (world.rank() == 0 && !logits_out_.empty() && std::filesystem::exists(logits_out_))
         throw UsageError(fmt::format("--logits-out: {} exists already", logits_out_));
     });
-    moe::Transformer model = moe::load_model(model_, context.run.deadline, world);
+    moe::Transformer model =
+        moe::load_model(model_, context.run.deadline, world, tokens_file_.empty() && mtp_ != "off");
+    if (mtp_ == "on" && !model.can_draft())
+      throw UsageError(fmt::format("--mtp: the model '{}' has no MTP module", model_.model));
     const Outcome outcome =
         tokens_file_.empty() ? continue_prompt(context, model) : force_tokens(context, model, table);
 
     const Json results{{"tokens", outcome.tokens},
                        {"text", moe::valid_utf8(outcome.text)},
                        {"prompt_tokens", outcome.prompt_tokens},
+                       {"guessed", outcome.guesses.guessed},
+                       {"acceptance", outcome.guesses.guessed > 0 ? Json(outcome.guesses.rate()) : Json()},
                        {"ttft_ms", outcome.ttft_ms},
                        {"tpot_ms", outcome.tpot_ms}};
     report(context, "generate", results, printed(model, outcome));
-    if (context.is_root())
+    if (context.is_root()) {
       std::fprintf(stderr, "%zu prompt tokens, %zu new tokens; ttft %.2f ms, tpot %.3f ms\n", outcome.prompt_tokens,
                    outcome.tokens.size(), outcome.ttft_ms, outcome.tpot_ms);
+      if (outcome.guesses.guessed > 0)
+        std::fprintf(stderr, "mtp: %lld tokens guessed, %.1f %% accepted\n", outcome.guesses.guessed,
+                     100 * outcome.guesses.rate());
+    }
     return static_cast<int>(ExitCode::good);
   }
 
@@ -102,6 +118,7 @@ class GenerateCommand : public Command {
     const bool text = options.given("generate", "prompt"), ids = options.given("generate", "prompt_tokens");
     const int given = (text ? 1 : 0) + (ids ? 1 : 0) + (tokens_file_.empty() ? 0 : 1);
     if (given != 1) throw UsageError("give one of --prompt, --prompt-tokens and --tokens-file");
+    if (!tokens_file_.empty() && mtp_ == "on") throw UsageError("--mtp on: a tokens file is not continued");
     if (tokens_file_.empty() && !logits_out_.empty()) throw UsageError("--logits-out needs --tokens-file");
     if ((text && prompt_.empty()) || (ids && prompt_tokens_.empty()))
       throw UsageError(fmt::format("{}: the prompt is empty", text ? "--prompt" : "--prompt-tokens"));
@@ -122,7 +139,7 @@ class GenerateCommand : public Command {
 
   Outcome continue_prompt(const Context& context, moe::Transformer& model) {
     const moe::Tokenizer tokenizer(model.config());
-    Tokens tokens =
+    const Tokens tokens =
         prompt_tokens_.empty() ? tokenizer.encode(prompt_) : Tokens(prompt_tokens_.begin(), prompt_tokens_.end());
     const std::size_t prompt_length = tokens.size();
     check_tokens(model, tokens);
@@ -132,36 +149,34 @@ class GenerateCommand : public Command {
                       "(max_position_embeddings)",
                       prompt_length, max_tokens_, model.config().max_positions));
     // The sequence lives on rank 0; the others lend their experts until it is done.
+    moe::SpeculativeDecoder decoder(model, [&](std::span<const float> logits, int, int position) {
+      return moe::sample(logits, sampler_, 0, position);
+    });
     if (!context.is_root()) {
-      while (!model.forward({}).idle) {
+      while (decoder.step()) {
       }
       return {};
     }
-    moe::KvCache cache = model.make_cache();
-    cache.reserve(static_cast<int>(tokens.size()) + max_tokens_);
+    const moe::SpeculativeDecoder::Sequence& sequence = decoder.sequence(decoder.add(tokens, max_tokens_));
     const bool streaming = stream_ && context.run.format == "text" && tokenizer.has_text();
     if (streaming) std::fwrite(prompt_.data(), 1, prompt_.size(), stdout);
 
     const double start = wall_now().value;
     double first = start;
-    std::size_t fed = 0;
-    for (int i = 0; i < max_tokens_; ++i) {
-      const moe::SequenceChunk chunk{&cache, std::span<const std::int32_t>(tokens).subspan(fed)};
-      const moe::StepResult step = model.forward({&chunk, 1});
-      fed = tokens.size();
-      const std::int32_t token = moe::sample(step.row(0), sampler_, 0, static_cast<int>(fed));
-      if (i == 0) first = wall_now().value;
-      if (token == model.config().eos_token) break;
-      tokens.push_back(token);
-      if (streaming) {
+    while (!sequence.finished) {
+      const std::size_t before = sequence.tokens.size();
+      decoder.step();
+      if (before == prompt_length) first = wall_now().value;
+      if (!streaming) continue;
+      for (const std::int32_t token : std::span(sequence.tokens).subspan(before))
         std::fputc(static_cast<unsigned char>(token), stdout);
-        std::fflush(stdout);
-      }
+      std::fflush(stdout);
     }
     const double end = wall_now().value;
-    model.forward({});  // no tokens anywhere: releases the others
+    decoder.step();  // no tokens anywhere: releases the others
     Outcome outcome;
-    outcome.tokens.assign(tokens.begin() + static_cast<std::ptrdiff_t>(prompt_length), tokens.end());
+    outcome.tokens.assign(sequence.generated().begin(), sequence.generated().end());
+    outcome.guesses = decoder.counts();
     outcome.text = tokenizer.decode(outcome.tokens);
     outcome.prompt_tokens = prompt_length;
     outcome.ttft_ms = (first - start) * 1e3;
@@ -244,7 +259,7 @@ class GenerateCommand : public Command {
 
   moe::ModelOptions model_;
   moe::SamplerOptions sampler_;
-  std::string prompt_, tokens_file_, logits_out_;
+  std::string mtp_ = "off", prompt_, tokens_file_, logits_out_;
   std::vector<int> prompt_tokens_;
   int max_tokens_ = 200, prefill_ = 0;
   bool stream_ = false;

@@ -9,6 +9,7 @@
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/core/json.hpp"
+#include "runtime/core/random.hpp"
 
 namespace supernode::moe {
 namespace {
@@ -32,7 +33,29 @@ std::map<std::string, std::string> read_index(const std::string& directory) {
   return names;
 }
 
+std::vector<float> random_values(const std::string& tensor, std::span<const std::int64_t> shape, std::uint64_t seed) {
+  std::size_t count = 1;
+  for (const std::int64_t extent : shape) count *= static_cast<std::size_t>(extent);
+  if (shape.size() < 2) return std::vector<float>(count, tensor.ends_with("bias") ? 0.0f : 1.0f);
+  std::uint64_t hash = 0xcbf29ce484222325ull;  // FNV-1a
+  for (const char c : tensor) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
+  const std::uint64_t key = mix64(seed ^ hash);
+  const float spread = std::sqrt(3.0f / static_cast<float>(shape.back()));
+  std::vector<float> values(count);
+  for (std::size_t i = 0; i < count; ++i)
+    values[i] = (static_cast<float>(mix64(key + i) >> 40) * 0x1.0p-23f - 1.0f) * spread;
+  return values;
+}
+
 }  // namespace
+
+Checkpoint Checkpoint::random(const ModelConfig& config, std::uint64_t seed) {
+  Checkpoint checkpoint;
+  checkpoint.directory_ = "random weights";
+  checkpoint.config_ = config;
+  checkpoint.seed_ = seed;
+  return checkpoint;
+}
 
 Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
   if (std::filesystem::is_regular_file(directory)) {
@@ -69,6 +92,7 @@ SafetensorsFile& Checkpoint::open_shard(const std::string& name) {
 }
 
 bool Checkpoint::has(const std::string& tensor) {
+  if (seed_) return true;
   if (hdf5_) return hdf5_->has(tensor);
   if (!shard_names_.empty()) return shard_names_.contains(tensor);
   return shards_.begin()->second.find(tensor) != nullptr;
@@ -86,6 +110,7 @@ std::vector<TensorInfo> Checkpoint::tensors() {
 }
 
 std::vector<float> Checkpoint::read(const std::string& tensor, std::span<const std::int64_t> shape) {
+  if (seed_) return random_values(tensor, shape, *seed_);
   if (hdf5_) return hdf5_->read(tensor, shape);
   const SafetensorsFile& file = shard_of(tensor);
   const TensorView& view = file.at(tensor);

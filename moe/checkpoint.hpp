@@ -24,6 +24,9 @@ class Checkpoint {
   /// @throws UsageError when the folder, config.json or the weights are missing, a shard of the index does not exist,
   /// or any of them is malformed; the message names the file.
   explicit Checkpoint(const std::string& directory);
+  /// Weights without files, for measurements: matrices uniform with variance 1 / columns, norms 1, biases 0; a function
+  /// of (seed, tensor's name) only. Has every tensor that is asked for.
+  static Checkpoint random(const ModelConfig& config, std::uint64_t seed);
 
   const std::string& directory() const { return directory_; }
   const std::string& config_text() const { return config_text_; }  ///< config.json
@@ -41,11 +44,13 @@ class Checkpoint {
   std::vector<TensorInfo> tensors();
 
  private:
+  Checkpoint() = default;
   SafetensorsFile& shard_of(const std::string& tensor);
   SafetensorsFile& open_shard(const std::string& name);
 
   std::string directory_, config_text_;
   ModelConfig config_;
+  std::optional<std::uint64_t> seed_;               ///< random weights, no files
   std::optional<Hdf5Checkpoint> hdf5_;              ///< else safetensors
   std::map<std::string, std::string> shard_names_;  ///< tensor -> file name; empty: all in model.safetensors
   std::map<std::string, SafetensorsFile> shards_;   ///< open ones, by file name

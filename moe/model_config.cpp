@@ -106,6 +106,22 @@ std::optional<YarnConfig> read_yarn(const Reader& reader, const std::string& sou
   return yarn;
 }
 
+/// One id, a list of ids, or nothing.
+std::vector<int> read_eos(const Reader& reader, int vocab_size) {
+  const Json* eos = reader.find("eos_token_id");
+  if (!eos) return {};
+  if (!eos->is_array()) return {reader.integer("eos_token_id", 0, vocab_size - 1)};
+  std::vector<int> tokens;
+  for (const Json& token : *eos) {
+    const bool inside =
+        token.is_number_unsigned() && token.get<std::uint64_t>() < static_cast<std::uint64_t>(vocab_size);
+    if (!inside)
+      reader.refuse("eos_token_id", fmt::format("holds {}, outside 0..{}", Reader::show(token), vocab_size - 1));
+    tokens.push_back(token.get<int>());
+  }
+  return tokens;
+}
+
 void read_attention(const Reader& reader, ModelConfig& c) {
   c.n_heads = reader.integer("num_attention_heads", 1, 1 << 12);
   c.q_lora_rank = reader.integer("q_lora_rank", 0, 1 << 16, 0);
@@ -177,8 +193,7 @@ ModelConfig parse_model_config(std::string_view text, const std::string& source)
     reader.refuse("tokenizer", fmt::format("is '{}'; supported: bytes", c.tokenizer));
   if (c.tokenizer == "bytes" && c.vocab_size != 256)
     reader.refuse("vocab_size", fmt::format("is {}, but the byte tokenizer has 256 tokens", c.vocab_size));
-  if (const Json* eos = reader.find("eos_token_id"); eos && eos->is_number_integer())
-    c.eos_token = reader.integer("eos_token_id", 0, c.vocab_size - 1);
+  c.eos_tokens = read_eos(reader, c.vocab_size);
   read_attention(reader, c);
   c.yarn = read_yarn(reader, source);
   read_experts(reader, c, type == "deepseek_v2");

@@ -1,9 +1,11 @@
 #pragma once
 // The shape of a DeepSeek-V3 (or V2) model, from Hugging Face's config.json.
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace supernode::moe {
 
@@ -37,7 +39,7 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   bool tied_embeddings = false;  ///< the head is the embedding
   std::string tokenizer;         ///< "bytes", or empty: token ids only
-  int eos_token = -1;            ///< -1: none
+  std::vector<int> eos_tokens;   ///< each ends a text; may be empty
 
   // Multi-head latent attention
   int n_heads = 0, q_lora_rank = 0, kv_lora_rank = 0, nope_dim = 0, rope_dim = 0, v_dim = 0;
@@ -56,6 +58,7 @@ struct ModelConfig {
 
   int qk_dim() const { return nope_dim + rope_dim; }
   int kv_width() const { return kv_lora_rank + rope_dim; }  ///< cached values per layer and token
+  bool is_end(int token) const { return std::find(eos_tokens.begin(), eos_tokens.end(), token) != eos_tokens.end(); }
   bool is_moe_layer(int layer) const {
     return n_routed_experts > 0 && layer >= first_dense_layers && layer % moe_layer_freq == 0;
   }

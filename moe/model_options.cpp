@@ -21,8 +21,10 @@ TransformerOptions transformer_options(const ModelOptions& o, double deadline) {
   return options;
 }
 
-Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep) {
-  return Transformer(find_model(options.model), transformer_options(options, deadline), ep);
+Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep, bool mtp) {
+  TransformerOptions wanted = transformer_options(options, deadline);
+  wanted.mtp = mtp;
+  return Transformer(find_model(options.model), wanted, ep);
 }
 
 }  // namespace supernode::moe

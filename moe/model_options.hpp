@@ -23,7 +23,8 @@ void describe(OptionTable& table, const std::string& section, ModelOptions& opti
 /// @param deadline s, for every wait for a peer. @throws UsageError for an unknown type.
 TransformerOptions transformer_options(const ModelOptions& options, double deadline);
 
-/// The transformer of `options`. Collective over `ep`. @throws as the constructor of Transformer.
-Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep);
+/// The transformer of `options`, with its MTP module if `mtp` and there is one. Collective over `ep`. @throws as the
+/// constructor of Transformer.
+Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep, bool mtp = false);
 
 }  // namespace supernode::moe

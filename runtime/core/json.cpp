@@ -12,6 +12,8 @@ Json parse_json(std::string_view text, const std::string& source) {
   } catch (const Json::parse_error& error) {
     // nlohmann's text repeats its own error number and may quote binary garbage; the place is what helps.
     throw UsageError(fmt::format("{}: not valid JSON at byte {}", source, error.byte));
+  } catch (const Json::out_of_range&) {
+    throw UsageError(fmt::format("{}: not valid JSON: a number is too large", source));
   }
 }
 

@@ -198,6 +198,8 @@ TEST_CASE("config: mistakes get one line that names file and key") {
       {"tokenizer", "\"bpe\"", "'tokenizer' is 'bpe'; supported: bytes"},
       {"tokenizer", "\"bytes\"", "'vocab_size' is 8, but the byte tokenizer has 256"},
       {"eos_token_id", "8", "'eos_token_id' is 8, outside 0..7"},
+      {"eos_token_id", "\"x\"", "'eos_token_id' is \"x\", not a whole number"},
+      {"eos_token_id", "[1, 8]", "'eos_token_id' holds 8, outside 0..7"},
   };
   for (const auto& row : rows) {
     INFO(row.key << " = " << row.value);

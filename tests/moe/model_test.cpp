@@ -1,4 +1,5 @@
 // The whole model on 1 to 8 ranks against figures of an independent implementation, and against itself.
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -311,6 +312,31 @@ TEST_CASE("bf16 and int8: the same bits by every exchange algorithm") {
       CHECK(forced.logits == first);
     }
   }
+}
+
+TEST_CASE("bf16 and int8: the shipped model's probabilities stay near those of f32") {
+  const std::string text =
+      "KING HENRY:\nWhat is the matter, that the people here are gathered in the street, and will not go to bed?\n";
+  std::vector<double> nats;
+  for (const ComputeType type : {ComputeType::f32, ComputeType::bf16, ComputeType::int8}) {
+    TransformerOptions options = options_with("auto");
+    options.type = type;
+    Transformer model(find_model(default_model), options, world());
+    const std::vector<std::int32_t> tokens = Tokenizer(model.config()).encode(text);
+    KvCache cache = model.make_cache();
+    const SequenceChunk chunk{&cache, tokens, true};
+    const StepResult result = model.forward({&chunk, 1});
+    double sum = 0;
+    for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
+      const auto row = result.row(static_cast<int>(i));
+      double total = 0;
+      for (const float logit : row) total += std::exp(static_cast<double>(logit));
+      sum += std::log(total) - static_cast<double>(row[static_cast<std::size_t>(tokens[i + 1])]);
+    }
+    nats.push_back(sum);
+  }
+  CHECK(nats[1] == Approx(nats[0]).epsilon(0.01));
+  CHECK(nats[2] == Approx(nats[0]).epsilon(0.03));
 }
 
 TEST_CASE("the model that is shipped continues a prompt as the reference does") {

@@ -1,0 +1,69 @@
+#pragma once
+// Decoding with guesses: the MTP module proposes a token, the model verifies it together with the one it has.
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "moe/kv_cache.hpp"
+#include "moe/transformer.hpp"
+
+namespace supernode::moe {
+
+/// Continues sequences of this rank, each by one token a step, or by two where a guess was right. The tokens are those
+/// that decoding without guesses gives, bit for bit: a guess is kept only if it is what `choose` takes from the model's
+/// own logits. Without an MTP module (Transformer::can_draft()) it decodes without guesses.
+class SpeculativeDecoder {
+ public:
+  /// The token for `position` of a sequence from the model's logits. Must depend on its arguments only.
+  using Choose = std::function<std::int32_t(std::span<const float> logits, int sequence, int position)>;
+
+  struct Sequence {
+    std::vector<std::int32_t> tokens;  ///< prompt and what has been generated
+    std::size_t prompt_length = 0, limit = 0;
+    bool finished = false;  ///< `limit` tokens, or an end-of-text token, which is not among them
+
+    std::span<const std::int32_t> generated() const { return std::span(tokens).subspan(prompt_length); }
+
+   private:
+    friend class SpeculativeDecoder;
+    KvCache cache, draft_cache;
+    std::optional<std::int32_t> guess;  ///< for the position after tokens
+    std::vector<std::int32_t> input;    ///< of the step
+  };
+
+  /// Guesses made and kept by this rank.
+  struct Counts {
+    long long guessed = 0, kept = 0;
+    double rate() const { return guessed > 0 ? static_cast<double>(kept) / static_cast<double>(guessed) : 0; }
+  };
+
+  /// @param model stays alive and is used by nobody else meanwhile
+  SpeculativeDecoder(Transformer& model, Choose choose);
+
+  /// A sequence of this rank, to be continued by at most `max_tokens`; prompt and these must fit the model. Returns its
+  /// index. Local, between steps.
+  int add(std::vector<std::int32_t> prompt, int max_tokens);
+  /// One step for all unfinished sequences of all ranks. Collective over the model's communicator; false when nobody
+  /// had any. @throws as Transformer::forward.
+  bool step();
+
+  const Sequence& sequence(int index) const { return sequences_[static_cast<std::size_t>(index)]; }
+  const Counts& counts() const { return counts_; }
+
+ private:
+  /// Appends what the model chose after verifying; returns how many of the inputs were right.
+  std::size_t verify(int index, const StepResult& result, int first_row);
+  void append(Sequence& sequence, std::int32_t token);
+  void propose(const StepResult& result, std::span<const std::size_t> verified);
+
+  Transformer& model_;
+  Choose choose_;
+  std::vector<Sequence> sequences_;
+  std::vector<int> active_;  ///< sequences of the step
+  Counts counts_;
+};
+
+}  // namespace supernode::moe

@@ -1,0 +1,136 @@
+// The MTP module against the reference's figure, and decoding with its guesses against decoding without.
+#include <filesystem>
+
+#include <unistd.h>
+
+#include "moe/model_path.hpp"
+#include "moe/safetensors.hpp"
+#include "moe/sampler.hpp"
+#include "moe/speculative.hpp"
+#include "moe/tokenizer.hpp"
+#include "runtime/core/files.hpp"
+#include "runtime/core/json.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/mpi_fixture.hpp"
+
+namespace supernode::moe {
+namespace {
+using test::world;
+
+TransformerOptions options_with(bool mtp, ComputeType type = ComputeType::f32) {
+  TransformerOptions options;
+  options.type = type;
+  options.max_batch_tokens = 64;
+  options.deadline = 60;
+  options.mtp = mtp;
+  return options;
+}
+
+std::vector<std::int32_t> prompt(int index) {
+  static const std::string texts[] = {"ROMEO:\n", "What light", "KING HENRY:\nMy lord, the", "I", "to be or not"};
+  const std::string& text = texts[index % 5];
+  return {text.begin(), text.end()};
+}
+
+struct Decoded {
+  std::vector<std::vector<std::int32_t>> texts;
+  SpeculativeDecoder::Counts counts;
+};
+
+/// `batch` sequences on each rank, of lengths that differ.
+Decoded decode(Transformer& model, int batch, const SamplerOptions& sampler) {
+  SpeculativeDecoder decoder(model, [&](std::span<const float> logits, int sequence, int position) {
+    return sample(logits, sampler, static_cast<std::uint64_t>(sequence), position);
+  });
+  for (int i = 0; i < batch; ++i) decoder.add(prompt(i + world().rank()), 20 + 3 * i);
+  while (decoder.step()) {
+  }
+  Decoded decoded;
+  for (int i = 0; i < batch; ++i) decoded.texts.push_back(decoder.sequence(i).tokens);
+  decoded.counts = decoder.counts();
+  return decoded;
+}
+
+}  // namespace
+
+TEST_CASE("guesses change no token, at any batch size, type and temperature") {
+  for (const ComputeType type : {ComputeType::f32, ComputeType::bf16, ComputeType::int8}) {
+    Transformer with(find_model(default_model), options_with(true, type), world());
+    Transformer without(find_model(default_model), options_with(false, type), world());
+    REQUIRE(with.can_draft());
+    REQUIRE_FALSE(without.can_draft());
+    for (const double temperature : {0.0, 0.7}) {
+      const SamplerOptions sampler{temperature, 1, 5};
+      for (const int batch : {1, 2, 5}) {
+        INFO(name_of(type) << ", batch " << batch << ", temperature " << temperature);
+        const Decoded plain = decode(without, batch, sampler), guessed = decode(with, batch, sampler);
+        CHECK(plain.texts == guessed.texts);
+        CHECK(plain.counts.guessed == 0);
+        CHECK(guessed.counts.guessed > 0);
+        if (temperature == 0) CHECK(guessed.counts.rate() > 0.3);
+      }
+    }
+  }
+}
+
+TEST_CASE("a module with an embedding and a head of its own") {
+  namespace fs = std::filesystem;
+  const std::string original = find_model(default_model);
+  const fs::path folder = fs::temp_directory_path() / "supernode-moe-draft-test";
+  if (world().rank() == 0) {
+    fs::remove_all(folder);
+    fs::create_directories(folder);
+    fs::copy(original + "/config.json", folder);
+    const SafetensorsFile file(original + "/model.safetensors");
+    std::vector<TensorToWrite> tensors;
+    for (const auto& [name, view] : file.tensors()) {
+      tensors.push_back({name, view.type, view.shape, view.bytes});
+      if (name == "model.embed_tokens.weight")
+        tensors.push_back({"model.layers.4.embed_tokens.weight", view.type, view.shape, view.bytes});
+      if (name == "lm_head.weight")
+        tensors.push_back({"model.layers.4.shared_head.head.weight", view.type, view.shape, view.bytes});
+    }
+    write_safetensors((folder / "model.safetensors").string(), tensors);
+  }
+  world().barrier();
+  {
+    Transformer shared(original, options_with(true), world()), own(folder.string(), options_with(true), world());
+    const Decoded a = decode(shared, 2, {}), b = decode(own, 2, {});
+    CHECK(a.texts == b.texts);
+    CHECK(a.counts.kept == b.counts.kept);
+  }
+  world().barrier();
+  if (world().rank() == 0) fs::remove_all(folder);
+}
+
+TEST_CASE("the module's guesses agree with the model as often as in the reference implementation") {
+  const std::string folder = test::shared_path("models/shakespeare-moe");
+  if (folder.empty() || world().size() != 2) return;
+  const double expected =
+      parse_json(read_file(folder + "/reference.json"), "reference.json")["mtp_greedy_agreement"].get<double>();
+  const std::string text = read_file(folder + "/val.txt");
+  TransformerOptions options = options_with(true);
+  options.max_batch_tokens = 256;
+  Transformer model(find_model(default_model), options, world());
+  constexpr std::size_t window = 256;
+  const std::vector<std::int32_t> tokens = Tokenizer(model.config()).encode(text);
+  long long agreed = 0, guesses = 0;
+  const std::size_t rounds = tokens.size() / window / 2;
+  for (std::size_t i = 0; i < rounds; ++i) {
+    const std::span<const std::int32_t> mine =
+        std::span(tokens).subspan((2 * i + static_cast<std::size_t>(world().rank())) * window, window);
+    KvCache cache = model.make_cache(), draft_cache = model.make_draft_cache();
+    const SequenceChunk chunk{&cache, mine, true};
+    const StepResult result = model.forward({&chunk, 1});
+    std::vector<std::int32_t> own;
+    for (int row = 1; row < static_cast<int>(window); ++row) own.push_back(most_likely(result.row(row)));
+    const DraftChunk draft{&draft_cache, result.hidden.first((window - 1) * 128), mine.subspan(1), true};
+    const StepResult guessed = model.draft({&draft, 1});
+    for (int row = 0; row + 1 < static_cast<int>(window); ++row, ++guesses)
+      agreed += most_likely(guessed.row(row)) == own[static_cast<std::size_t>(row)] ? 1 : 0;
+  }
+  const double rate = static_cast<double>(world().sum(agreed)) / static_cast<double>(world().sum(guesses));
+  CHECK(rate == Approx(expected).margin(5e-4));
+}
+
+}  // namespace supernode::moe
