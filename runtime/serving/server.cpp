@@ -1,8 +1,11 @@
 #include "runtime/serving/server.hpp"
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <numeric>
+
+#include <fmt/format.h>
 
 #include "memory_pool/pool.hpp"
 #include "runtime/core/agreement.hpp"
@@ -25,6 +28,18 @@ int instance_color(const ServingConfig& config, const Part& part) {
     default:
       return MPI_UNDEFINED;
   }
+}
+
+/// What makes KV bytes differ: the model's place, its newest file and the type. Cache blocks may outlive a run in
+/// files, and a model that was changed in place must not meet them. Rank 0's view counts, since copies on other hosts
+/// have other times.
+std::string identity_of(const std::string& checkpoint, moe::ComputeType type) {
+  std::error_code ignored;
+  auto newest = std::filesystem::last_write_time(checkpoint, ignored);
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoint, ignored))
+    newest = std::max(newest, entry.last_write_time(ignored));
+  return fmt::format("{}@{}/{}", std::filesystem::absolute(checkpoint, ignored).lexically_normal().string(),
+                     newest.time_since_epoch().count(), moe::name_of(type));
 }
 
 PoolFigures add_up(const std::map<int, std::string>& last_words) {
@@ -69,6 +84,8 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, const
   const Communicator instance = world.split(instance_color(config, part), world.rank());
   const Communicator control = world.duplicate();
   const Communicator transfer = world.duplicate();
+  const std::string model_name =
+      world.broadcast(world.rank() == 0 ? identity_of(options.checkpoint, options.type) : "");
 
   // A bad checkpoint is agreed within an instance first, then by all.
   std::unique_ptr<moe::Transformer> model;
@@ -104,7 +121,7 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, const
     context.transfer = &transfer;
     context.model = model.get();
     context.pool = shared_pool.get();
-    context.model_name = options.checkpoint + "/" + moe::name_of(options.type);
+    context.model_name = model_name;
     context.sampler = options.sampler;
     context.part = part;
     context.deadline_s = options.deadline_s;
