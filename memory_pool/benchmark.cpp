@@ -81,7 +81,7 @@ class RawWindow {
     ok_ = comm.max(static_cast<long long>(code != MPI_SUCCESS)) == 0;
     if (!ok_) return;
     SUPERNODE_MPI(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_.get()));
-    std::memset(memory, 1, bytes);
+    if (bytes > 0) std::memset(memory, 1, bytes);
   }
   ~RawWindow() {
     if (ok_) MPI_Win_unlock_all(window_.get());
