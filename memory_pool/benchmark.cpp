@@ -148,8 +148,26 @@ struct Benchmark::Impl {
         allocated(comm, pool.is_owner() ? pool.core().layout.capacity : 0, false) {
     if (pool.core().segment.shared()) shared.emplace(comm, pool.is_owner() ? pool.core().layout.capacity : 0, true);
     is_client = comm.rank() < clients;
-    if (is_client) local.resize(pool.core().layout.capacity, std::byte{1});
     meet(120);
+    if (is_client) {
+      local.resize(pool.core().layout.capacity, std::byte{1});
+      touch(allocated);
+      if (shared) touch(*shared);
+    }
+    meet(120);
+  }
+
+  /// Writes and reads all of a window, so that no timed call is the first to map a page. The fills do so for the pool.
+  void touch(RawWindow& window) {
+    if (!window.ok()) return;
+    const std::span<std::byte> all(local);
+    constexpr std::size_t piece = 1u << 20;
+    for (const int owner : pool.owners())
+      for (std::size_t at = 0; at < all.size(); at += piece) {
+        const std::span<std::byte> part = all.subspan(at, std::min(piece, all.size() - at));
+        window.put(owner, at, part);
+        window.get(owner, at, part);
+      }
   }
 
   /// Waits for all ranks; owners go on serving.
