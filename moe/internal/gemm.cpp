@@ -1,6 +1,7 @@
 #include "moe/internal/gemm.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string_view>
@@ -244,7 +245,20 @@ struct Gemm::Impl {
   void multiply_widened(const PackedMatrix& w, const PackedMatrix::Impl& packed, const float* x, int rows, float* y);
 };
 
+namespace {
+
+/// oneDNN 2.6 has fast kernels for the packed layouts chosen here on AVX2. On AVX-512 and AMX the layout chosen for one
+/// row count sends others to its reference loops, a hundred times slower and with bits that depend on the row count. So
+/// AVX2 is the limit unless the user sets one.
+void limit_instruction_set() {
+  if (std::getenv("DNNL_MAX_CPU_ISA") == nullptr && std::getenv("ONEDNN_MAX_CPU_ISA") == nullptr)
+    static_cast<void>(dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2));
+}
+
+}  // namespace
+
 Gemm::Gemm(int threads) {
+  limit_instruction_set();
   omp_set_num_threads(threads);
   impl_ = guarded("no CPU engine", [] { return std::make_unique<Impl>(); });
   impl_->native_bf16 = impl_->multiplies_bf16();

@@ -117,11 +117,11 @@ TEST_CASE("topo shows every rank on the emulated machine and on its host") {
 
 TEST_CASE("serve completes a small trace, and its figures add up") {
   const std::string output = (scratch() / "serve.h5").string();
-  const Json document = json_of(supernode_on(
-      8,
-      "serve --config configs/quickstart.ini --max-requests 12 --time-scale 0 --max-concurrency 1 --save-detailed --save-tokens "
-      "--format json --output " +
-          output));
+  const Json document = json_of(supernode_on(8,
+                                             "serve --config configs/quickstart.ini --max-requests 12 --time-scale 0 "
+                                             "--max-concurrency 1 --save-detailed --save-tokens "
+                                             "--format json --output " +
+                                                 output));
   const Json& results = document["results"];
   CHECK(results["completed"] == 12);
   CHECK(results["failed"] == 0);
