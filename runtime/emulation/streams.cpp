@@ -34,18 +34,25 @@ ModelTime Timeline::busy(int stream) const {
   return sum;
 }
 
-std::string Timeline::chrome_trace(const std::string& process) const {
+std::string chrome_trace(const std::vector<std::pair<std::string, const Timeline*>>& timelines) {
   Json events = Json::array();
-  events.push_back({{"name", "process_name"}, {"ph", "M"}, {"pid", 0}, {"args", {{"name", process}}}});
-  for (std::size_t i = 0; i < streams_.size(); ++i)
-    events.push_back({{"name", "thread_name"}, {"ph", "M"}, {"pid", 0}, {"tid", i}, {"args", {{"name", streams_[i]}}}});
-  for (const Task& task : tasks_)
-    events.push_back({{"name", task.name},
-                      {"ph", "X"},
-                      {"pid", 0},
-                      {"tid", task.stream},
-                      {"ts", task.begin.us()},
-                      {"dur", task.duration.us()}});
+  for (std::size_t process = 0; process < timelines.size(); ++process) {
+    const auto& [name, timeline] = timelines[process];
+    events.push_back({{"name", "process_name"}, {"ph", "M"}, {"pid", process}, {"args", {{"name", name}}}});
+    for (std::size_t i = 0; i < timeline->streams().size(); ++i)
+      events.push_back({{"name", "thread_name"},
+                        {"ph", "M"},
+                        {"pid", process},
+                        {"tid", i},
+                        {"args", {{"name", timeline->streams()[i]}}}});
+    for (const Task& task : timeline->tasks())
+      events.push_back({{"name", task.name},
+                        {"ph", "X"},
+                        {"pid", process},
+                        {"tid", task.stream},
+                        {"ts", task.begin.us()},
+                        {"dur", task.duration.us()}});
+  }
   return Json{{"traceEvents", events}, {"displayTimeUnit", "ms"}}.dump();
 }
 

@@ -4,6 +4,7 @@
 // schedule is deterministic.
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/core/clock.hpp"
@@ -31,13 +32,16 @@ class Timeline {
   ModelTime end() const;             ///< of the last task
   ModelTime busy(int stream) const;  ///< sum of its durations
 
-  /// Trace Event JSON for chrome://tracing and Perfetto: one row a stream, microseconds.
-  std::string chrome_trace(const std::string& process) const;
+  const std::vector<std::string>& streams() const { return streams_; }
 
  private:
   std::vector<std::string> streams_;
   std::vector<ModelTime> free_;
   std::vector<Task> tasks_;
 };
+
+/// Trace Event JSON for chrome://tracing and Perfetto: a process for each timeline, a row for each stream,
+/// microseconds.
+std::string chrome_trace(const std::vector<std::pair<std::string, const Timeline*>>& timelines);
 
 }  // namespace supernode::emulation

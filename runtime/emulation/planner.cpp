@@ -1,0 +1,232 @@
+#include "runtime/emulation/planner.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "runtime/emulation/links.hpp"
+#include "runtime/emulation/published_setup.hpp"
+
+namespace supernode::emulation {
+namespace {
+
+constexpr int kMostRequests = 1024;  // a die
+
+/// The layout of `dies` dies: above one expert a die, dies for the shared expert and redundant copies on the rest;
+/// below, a shared expert on every die and the slots filled up with copies.
+std::optional<ExpertLayout> layout_for(const ModelShape& model, int dies, bool rebalancing) {
+  if (dies > model.experts) {
+    // A shared-expert die should see about as many rows as a routed one: topk of them for each shared one.
+    int shared =
+        model.shared_experts > 0 ? std::max(1, static_cast<int>(std::lround(1.0 * dies / (model.topk + 2)))) : 0;
+    if (!rebalancing || dies - shared < model.experts) shared = dies - model.experts;
+    return ExpertLayout{dies, shared, dies - shared - model.experts};
+  }
+  const int per_die = (model.experts + dies - 1) / dies;
+  const int exact = per_die * dies - model.experts;
+  if (!rebalancing) return exact == 0 ? std::optional(ExpertLayout{dies, 0, 0}) : std::nullopt;
+  return ExpertLayout{dies, 0, exact > 0 ? exact : dies};
+}
+
+DecodeSetup decode_setup(const Workload& workload, const ExpertLayout& layout, const Optimisations& use) {
+  DecodeSetup setup;
+  setup.layout = layout;
+  setup.load = workload.load;
+  setup.exchange = {use.early_quantisation, use.direct_writes};
+  setup.kv_tokens = workload.prompt_tokens + workload.output_tokens / 2;
+  setup.mtp = use.mtp;
+  setup.acceptance = workload.acceptance;
+  setup.microbatches = use.microbatches ? 0 : 1;
+  return setup;
+}
+
+PrefillSetup prefill_setup(const Workload& workload, const ExpertLayout& layout, const Optimisations& use,
+                           double tokens_per_die) {
+  PrefillSetup setup;
+  setup.layout = layout;
+  setup.load = workload.load;
+  setup.exchange = {use.early_quantisation, use.direct_writes};
+  setup.prompt_tokens = workload.prompt_tokens;
+  setup.tokens_per_die = tokens_per_die;
+  setup.reuse = workload.reuse;
+  setup.pooled = use.pool;
+  setup.microbatches = use.microbatches ? 2 : 1;
+  return setup;
+}
+
+/// The layout of a given deployment without redundant copies, if there is one.
+ExpertLayout without_copies(const ModelShape& model, const ExpertLayout& layout) {
+  return layout_for(model, layout.dies, false).value_or(layout);
+}
+
+std::string describe_limit(const Deployment& d) {
+  if (d.requests_per_s == d.pool_requests_per_s) return "pool: links of the host processors";
+  if (d.requests_per_s == d.prefill_requests_per_s) return "prefill: " + d.prefill_result.limit;
+  return "decode: " + d.decode_result.limit;
+}
+
+/// The same sizes with other optimisations, batch chosen anew.
+Deployment rebuilt(const Machine& machine, const ModelShape& model, const Workload& workload,
+                   const Objectives& objectives, const Deployment& like, const Optimisations& use) {
+  Deployment d;
+  d.prefill_instances = like.prefill_instances;
+  d.decode_instances = like.decode_instances;
+  const auto layout = [&](const ExpertLayout& l) { return use.rebalancing ? l : without_copies(model, l); };
+  d.prefill = prefill_setup(workload, layout(like.prefill.layout), use, like.prefill.tokens_per_die);
+  d.decode = decode_setup(workload, layout(like.decode.layout), use);
+  d.decode.requests_per_die = std::max(1, largest_batch(machine, model, d.decode, objectives.tpot_ms));
+  evaluate(machine, model, workload, objectives, d);
+  return d;
+}
+
+}  // namespace
+
+int largest_batch(const Machine& machine, const ModelShape& model, DecodeSetup setup, double tpot_ms) {
+  const auto good = [&](int requests) {
+    setup.requests_per_die = requests;
+    const DecodeResult r = decode_iteration(machine, model, setup);
+    return r.tpot.ms() <= tpot_ms && r.memory_bytes <= machine.die.memory_gb * 1e9;
+  };
+  int low = 0, high = kMostRequests + 1;  // good(low), not good(high)
+  while (high - low > 1) {
+    const int middle = low + (high - low) / 2;
+    (good(middle) ? low : high) = middle;
+  }
+  return low;
+}
+
+void evaluate(const Machine& machine, const ModelShape& model, const Workload& workload, const Objectives& objectives,
+              Deployment& d) {
+  d.prefill_result = prefill_batch(machine, model, d.prefill);
+  d.decode_result = decode_iteration(machine, model, d.decode);
+  const int prefill_npus = d.prefill_instances * d.prefill_npus(machine);
+  const int decode_npus = d.decode_instances * d.decode_npus(machine);
+  d.npus = prefill_npus + decode_npus;
+  d.ttft = d.prefill_result.batch + d.prefill_result.handover;
+  d.prefill_requests_per_s = prefill_npus * d.prefill_result.tokens_per_s_per_npu / workload.prompt_tokens;
+  d.decode_requests_per_s = decode_npus * d.decode_result.tokens_per_s_per_npu / workload.output_tokens;
+  d.requests_per_s = std::min(d.prefill_requests_per_s, d.decode_requests_per_s);
+  d.pool_requests_per_s = d.requests_per_s;
+  if (d.prefill.pooled && workload.reuse > 0) {
+    const double nodes =
+        objectives.cache_nodes > 0 ? objectives.cache_nodes : std::ceil(1.0 * d.npus / machine.npus_per_node);
+    const double gbps = nodes * machine.cpus_per_node *
+                        std::min(machine.slow.cpu_link_gbps, link_gbps(machine, Access::read, Memory::host, 2));
+    const double bytes = workload.reuse * workload.prompt_tokens * model.kv_bytes_per_token();
+    d.pool_requests_per_s = std::min(1e300, gbps * 1e9 / bytes);
+    d.requests_per_s = std::min(d.requests_per_s, d.pool_requests_per_s);
+  } else {
+    d.pool_requests_per_s = 1e300;  // unused
+  }
+  d.output_tokens_per_s_per_npu = d.npus > 0 ? d.requests_per_s * workload.output_tokens / d.npus : 0;
+  d.limit = describe_limit(d);
+}
+
+Deployment published_deployment(const Machine& machine, const ModelShape& model, const Workload& workload,
+                                const Objectives& objectives, const Optimisations& use) {
+  Deployment like;
+  like.prefill_instances = 6;
+  like.decode_instances = 1;
+  like.prefill = published_prefill(workload.prompt_tokens);
+  like.decode = published_decode(1, 1);
+  return rebuilt(machine, model, workload, objectives, like, use);
+}
+
+std::vector<Deployment> search(const Machine& machine, const ModelShape& model, const Workload& workload,
+                               const Objectives& objectives, const Optimisations& use, std::size_t count) {
+  const int dies = std::min(objectives.npus * machine.dies_per_npu, machine.dies());
+  // Decode: for each size the largest batch in the objective.
+  std::vector<DecodeSetup> decodes;
+  for (int size = 16; size <= dies; size += size < 64 ? 16 : 32) {
+    const auto layout = layout_for(model, size, use.rebalancing);
+    if (!layout) continue;
+    DecodeSetup setup = decode_setup(workload, *layout, use);
+    const int batch = largest_batch(machine, model, setup, objectives.tpot_ms);
+    if (batch < 1) continue;
+    setup.requests_per_die = batch;
+    decodes.push_back(setup);
+  }
+  // Prefill: for each size the batch with the most tokens a second in the objective.
+  std::vector<PrefillSetup> prefills;
+  for (int size = 16; size <= std::min(dies, 256); size *= 2) {
+    const auto layout = layout_for(model, size, use.rebalancing);
+    if (!layout) continue;
+    std::optional<PrefillSetup> best;
+    double rate = 0;
+    for (double tokens = 1024; tokens <= 32768; tokens *= 2) {
+      const PrefillSetup setup = prefill_setup(workload, *layout, use, tokens);
+      if (tokens * size < workload.prompt_tokens) continue;  // less than one prompt
+      const PrefillResult r = prefill_batch(machine, model, setup);
+      if ((r.batch + r.handover).ms() > objectives.ttft_ms || r.memory_bytes > machine.die.memory_gb * 1e9) continue;
+      if (r.tokens_per_s_per_npu > rate) {
+        rate = r.tokens_per_s_per_npu;
+        best = setup;
+      }
+    }
+    if (best) prefills.push_back(*best);
+  }
+  std::vector<Deployment> found;
+  for (const DecodeSetup& decode : decodes) {
+    for (const PrefillSetup& prefill : prefills) {
+      Deployment d;
+      d.decode = decode;
+      d.prefill = prefill;
+      d.decode_instances = d.prefill_instances = 1;
+      evaluate(machine, model, workload, objectives, d);
+      const double decode_rate = d.decode_requests_per_s, prefill_rate = d.prefill_requests_per_s;
+      // Every split that leaves room for both; the rates grow with the counts, so the stages need not be modelled
+      // again.
+      const int decode_npus = d.decode_npus(machine), prefill_npus = d.prefill_npus(machine);
+      double most = 0;
+      for (int k = 1; k * decode_npus + prefill_npus <= objectives.npus; ++k) {
+        const int p = (objectives.npus - k * decode_npus) / prefill_npus;
+        // No more instances than the other stage can use.
+        const double rate = std::min(k * decode_rate, p * prefill_rate);
+        if (rate <= most) continue;
+        most = rate;
+        d.decode_instances = k;
+        d.prefill_instances = std::min(p, static_cast<int>(std::ceil(rate / prefill_rate - 1e-9)));
+      }
+      if (most <= 0) continue;
+      evaluate(machine, model, workload, objectives, d);
+      // What is asked for is the best use of all NPUs: idle ones count.
+      d.output_tokens_per_s_per_npu = d.requests_per_s * workload.output_tokens / objectives.npus;
+      found.push_back(std::move(d));
+    }
+  }
+  std::stable_sort(found.begin(), found.end(), [](const Deployment& a, const Deployment& b) {
+    return a.output_tokens_per_s_per_npu > b.output_tokens_per_s_per_npu;
+  });
+  if (found.size() > count) found.resize(count);
+  return found;
+}
+
+std::vector<Contribution> contributions(const Machine& machine, const ModelShape& model, const Workload& workload,
+                                        const Objectives& objectives, const Deployment& deployment) {
+  struct Switch {
+    const char* name;
+    bool Optimisations::*member;
+  };
+  constexpr Switch switches[] = {{"early quantisation", &Optimisations::early_quantisation},
+                                 {"direct writes", &Optimisations::direct_writes},
+                                 {"microbatches", &Optimisations::microbatches},
+                                 {"speculative token", &Optimisations::mtp},
+                                 {"pooled memory", &Optimisations::pool},
+                                 {"redundant experts", &Optimisations::rebalancing}};
+  const double base = rebuilt(machine, model, workload, objectives, deployment, {}).output_tokens_per_s_per_npu;
+  std::vector<Contribution> list;
+  for (const Switch& one : switches) {
+    Optimisations use;
+    use.*one.member = false;
+    const Deployment d = rebuilt(machine, model, workload, objectives, deployment, use);
+    // A deployment that misses the objective even with one request a die yields nothing.
+    const bool meets = d.decode_result.tpot.ms() <= objectives.tpot_ms;
+    list.push_back({one.name, d.decode_result.tpot.ms(), d.ttft.ms(),
+                    100 * (1 - (meets ? d.output_tokens_per_s_per_npu : 0) / base)});
+  }
+  return list;
+}
+
+}  // namespace supernode::emulation
