@@ -9,26 +9,12 @@
 #include <hdf5.h>
 
 #include "runtime/core/error.hpp"
+#include "runtime/core/internal/hdf5_id.hpp"
 
 namespace supernode {
 namespace {
 
-/// Owns one HDF5 identifier; `close` is the function for its kind.
-class Id {
- public:
-  Id(hid_t id, herr_t (*close)(hid_t)) : id_(id), close_(close) {}
-  Id(Id&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
-  Id(const Id&) = delete;
-  Id& operator=(const Id&) = delete;
-  ~Id() {
-    if (id_ >= 0) close_(id_);
-  }
-  operator hid_t() const { return id_; }  // NOLINT: HDF5 takes identifiers everywhere
-
- private:
-  hid_t id_;
-  herr_t (*close_)(hid_t);
-};
+using Id = internal::Hdf5Id;
 
 }  // namespace
 
