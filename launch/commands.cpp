@@ -16,6 +16,8 @@ std::span<const CommandEntry> commands() {
       {"import", "import", "a model folder as one HDF5 file, in f32, bf16 or int8", false, make_import},
       {"inspect", "inspect", "what a model holds, and the memory that each rank needs", false, make_inspect},
       {"place", "place", "where experts and their copies go, from how often each was chosen", false, make_place},
+      {"plan", "plan", "what-if on a modelled machine, and the best deployment for objectives", false, make_plan},
+      {"validate", "validate", "the modelled machine against the published tables", false, make_validate},
       {"topo", "topo", "the emulated machine rank by rank, and the hosts", true, make_topo},
       {"config", "config", "print the effective configuration as a file", false, make_config},
   };

@@ -17,8 +17,10 @@ std::unique_ptr<Command> make_generate();
 std::unique_ptr<Command> make_import();
 std::unique_ptr<Command> make_inspect();
 std::unique_ptr<Command> make_place();
+std::unique_ptr<Command> make_plan();
 std::unique_ptr<Command> make_serve();
 std::unique_ptr<Command> make_topo();
+std::unique_ptr<Command> make_validate();
 
 /// In the order of --help.
 std::span<const CommandEntry> commands();

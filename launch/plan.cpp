@@ -4,15 +4,13 @@
 
 #include <fmt/format.h>
 
-#include "launch/command.hpp"
+#include "launch/commands.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/emulation/planner.hpp"
 #include "runtime/emulation/published_setup.hpp"
 
 namespace supernode::launch {
-
-std::unique_ptr<Command> make_plan();
 
 namespace {
 

@@ -5,14 +5,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "launch/command.hpp"
+#include "launch/commands.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/emulation/fit.hpp"
 #include "runtime/emulation/validation.hpp"
 
 namespace supernode::launch {
-
-std::unique_ptr<Command> make_validate();
 
 namespace {
 
