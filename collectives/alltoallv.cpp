@@ -108,17 +108,12 @@ class Alltoallv final : public ExchangeAlgorithm {
   }
 
   void wait(OwnedRequest& request, const RoundBuffers& round, const char* what) {
-    wait_until(
-        [&] {
-          int done = 0;
-          SUPERNODE_MPI(MPI_Test(request.out(), &done, MPI_STATUS_IGNORE));
-          return done != 0;
-        },
-        setup_.config.deadline_s,
-        [&] {
-          return "rank " + std::to_string(setup_.rank) + ": the all-to-all of " + what + " of round " +
-                 std::to_string(round.number) + " over " + std::to_string(setup_.n_ranks) + " ranks did not complete";
-        });
+    wait_until([&] { return completed(*request.out()); }, setup_.config.deadline_s,
+               [&] {
+                 return "rank " + std::to_string(setup_.rank) + ": the all-to-all of " + what + " of round " +
+                        std::to_string(round.number) + " over " + std::to_string(setup_.n_ranks) +
+                        " ranks did not complete";
+               });
   }
 
   const ExchangeSetup& setup_;

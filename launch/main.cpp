@@ -159,13 +159,7 @@ int leave_together(const Communicator& farewell, int code, const std::string& me
   SUPERNODE_MPI(MPI_Iallreduce(values, agreed, 2, MPI_INT, MPI_MAX, farewell.get(), &request));
   const double patience = message.empty() ? 3600 : 3;
   try {
-    wait_until(
-        [&] {
-          int done = 0;
-          MPI_Test(&request, &done, MPI_STATUS_IGNORE);
-          return done != 0;
-        },
-        patience, [] { return std::string("peers missing"); }, true);
+    wait_until([&] { return completed(request); }, patience, [] { return std::string("peers missing"); }, true);
   } catch (const TimeoutError&) {
     // Messages of waits name their rank themselves.
     const std::string who = message.starts_with("rank ") ? "" : fmt::format("rank {}: ", farewell.rank());

@@ -134,16 +134,18 @@ class ValidateCommand : public Command {
       if (std::find(tables.begin(), tables.end(), row.table) == tables.end()) tables.push_back(row.table);
       if (!options_.table.empty() && row.table != options_.table) continue;
       if (!options_.explain.empty() && row.name != options_.explain) {
-        near += "\n  " + row.name;
+        if (row.name.find(options_.explain) != std::string::npos) near += fmt::format(" '{}'", row.name);
         continue;
       }
       Modelled modelled = row.model(machines);
       const double error = error_pct(row.published, modelled.value);
       results.push_back({&row, std::move(modelled), error});
     }
-    if (results.empty() && near.empty())
+    if (!options_.table.empty() && std::find(tables.begin(), tables.end(), options_.table) == tables.end())
       throw UsageError(fmt::format("--table '{}' is unknown; known: {}", options_.table, fmt::join(tables, " ")));
-    if (results.empty()) throw UsageError(fmt::format("--explain '{}' is no row; rows:{}", options_.explain, near));
+    if (results.empty())
+      throw UsageError(fmt::format("--explain '{}' is no row; {}", options_.explain,
+                                   near.empty() ? "`supernode validate` lists them" : "did you mean one of" + near));
     return results;
   }
 

@@ -177,9 +177,7 @@ struct Benchmark::Impl {
     wait_until(
         [&] {
           pool.progress();
-          int here = 0;
-          SUPERNODE_MPI(MPI_Test(&everyone, &here, MPI_STATUS_IGNORE));
-          return here != 0;
+          return completed(everyone);
         },
         deadline_s, [&] { return "bench pool: rank " + std::to_string(comm.rank()) + " misses another"; });
   }

@@ -20,10 +20,8 @@ bool leave_together(internal::PoolCore& core) {
     if (everyone == MPI_REQUEST_NULL) {
       if (core.messenger.unsent() == 0 && !core.segment.abandoned_in_flight())
         SUPERNODE_MPI(MPI_Ibarrier(core.comm.get(), &everyone));
-    } else {
-      int here = 0;
-      SUPERNODE_MPI(MPI_Test(&everyone, &here, MPI_STATUS_IGNORE));
-      if (here) return true;
+    } else if (completed(everyone)) {
+      return true;
     }
     if (deadline.expired()) return false;
     spin.turn();

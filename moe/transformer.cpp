@@ -200,12 +200,7 @@ int Transformer::Impl::agree_on_slices(std::span<const SequenceChunk> chunks) {
   MPI_Request request = MPI_REQUEST_NULL;
   SUPERNODE_MPI(MPI_Iallreduce(mine, agreed, 2, MPI_INT, MPI_MAX, comm.get(), &request));
   wait_until(
-      [&] {
-        int done = 0;
-        SUPERNODE_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
-        return done != 0;
-      },
-      options.deadline,
+      [&] { return completed(request); }, options.deadline,
       [&] { return fmt::format("rank {} of {} waited for its peers to begin a step", comm.rank(), comm.size()); });
   if (agreed[1] != 0) agree(comm, failure);
   return agreed[0];

@@ -32,13 +32,8 @@ class Messages {
  private:
   template <class Describe>
   void wait(OwnedRequest& request, Describe&& describe) const {
-    wait_until(
-        [&] {
-          int done = 0;
-          SUPERNODE_MPI(MPI_Test(request.out(), &done, MPI_STATUS_IGNORE));
-          return done != 0;
-        },
-        setup_.config.deadline_s, [&] { return "rank " + std::to_string(setup_.rank) + ": " + describe(); });
+    wait_until([&] { return completed(*request.out()); }, setup_.config.deadline_s,
+               [&] { return "rank " + std::to_string(setup_.rank) + ": " + describe(); });
   }
 
   const ExchangeSetup& setup_;

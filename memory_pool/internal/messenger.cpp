@@ -18,9 +18,7 @@ void Messenger::sweep() {
   // Sends complete nearly in order; look at the oldest few only, so that a silent peer does not make this slow.
   int looks = 0;
   for (auto it = outgoing_.begin(); it != outgoing_.end() && looks < 8; ++looks) {
-    int done = 0;
-    SUPERNODE_MPI(MPI_Test(&it->request, &done, MPI_STATUS_IGNORE));
-    if (done) {
+    if (completed(it->request)) {
       it = outgoing_.erase(it);
     } else {
       // To the back: those to other peers must not wait behind it.

@@ -90,11 +90,7 @@ Segment::~Segment() {
 }
 
 bool Segment::test(Staged& transfer) {
-  std::erase_if(transfer.requests, [](MPI_Request& request) {
-    int done = 0;
-    SUPERNODE_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
-    return done != 0;
-  });
+  std::erase_if(transfer.requests, [](MPI_Request& request) { return completed(request); });
   return transfer.done();
 }
 

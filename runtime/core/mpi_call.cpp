@@ -20,4 +20,10 @@ int count_cast(std::size_t count, const char* what) {
   return static_cast<int>(count);
 }
 
+bool completed(MPI_Request& request) {
+  int done = 0;
+  SUPERNODE_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+  return done != 0;
+}
+
 }  // namespace supernode

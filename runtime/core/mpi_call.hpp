@@ -1,5 +1,5 @@
 #pragma once
-// The one macro around MPI calls, and the narrowing of counts that MPI 3 wants as int.
+// The one macro around MPI calls, the test of a request, and the narrowing of counts that MPI 3 wants as int.
 
 #include <cstddef>
 #include <source_location>
@@ -22,6 +22,10 @@ class MpiError : public EnvironmentError {
 
 /// `count` as MPI's int. @throws EnvironmentError naming `what` above INT_MAX: chunk the transfer instead.
 int count_cast(std::size_t count, const char* what = "count");
+
+/// Whether the operation behind `request` has completed; then it is MPI_REQUEST_NULL. For wait_until() and service
+/// loops. @throws MpiError when it failed.
+bool completed(MPI_Request& request);
 
 }  // namespace supernode
 

@@ -73,9 +73,7 @@ class DecodeWorker {
   bool take_in() {
     bool any = false;
     for (auto transfer = transfers_.begin(); transfer != transfers_.end();) {
-      int done = 0;
-      SUPERNODE_MPI(MPI_Test(transfer->request.out(), &done, MPI_STATUS_IGNORE));
-      if (!done) {
+      if (!completed(*transfer->request.out())) {
         ++transfer;
         continue;
       }

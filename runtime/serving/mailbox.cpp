@@ -50,9 +50,7 @@ void Mailbox::flush(double deadline_s) {
 
 void Mailbox::collect_sent() {
   for (auto message = outgoing_.begin(); message != outgoing_.end();) {
-    int done = 0;
-    SUPERNODE_MPI(MPI_Test(message->request.out(), &done, MPI_STATUS_IGNORE));
-    message = done ? outgoing_.erase(message) : std::next(message);
+    message = completed(*message->request.out()) ? outgoing_.erase(message) : std::next(message);
   }
 }
 

@@ -78,7 +78,8 @@ Json json_of(const Outcome& outcome) {
 TEST_CASE("help and version need no launcher, for every command") {
   const Outcome help = supernode_on(0, "--help");
   CHECK(help.code == 0);
-  for (const char* command : {"serve", "generate", "eval", "bench exchange", "topo", "config"}) {
+  for (const char* command : {"serve", "generate", "eval", "bench exchange", "bench model", "bench pool", "import",
+                              "inspect", "place", "plan", "validate", "topo", "config"}) {
     CHECK_THAT(help.out, Contains(command));
     const Outcome own = supernode_on(0, std::string(command) + " --help");
     CHECK(own.code == 0);
@@ -155,6 +156,40 @@ TEST_CASE("serve completes a small trace, and its figures add up") {
   CHECK_THAT(again.err, Contains("never overwritten"));
 }
 
+TEST_CASE("validate holds the shipped machines against the published tables, and can fail") {
+  const Json document = json_of(supernode_on(0, "validate --format json"));
+  CHECK(document["schema"] == "supernode.validate/1");
+  const Json& results = document["results"];
+  CHECK(results["passed"] == true);
+  CHECK(results["rows"].size() >= 100);
+  for (const Json& row : results["rows"]) {
+    const double published = row["published"], modelled = row["modelled"], error = row["error_pct"];
+    CHECK(error == Approx(100 * (modelled / published - 1)).margin(1e-6));
+    CHECK((row["kind"] == "fit" || row["kind"] == "predicted"));
+  }
+  const Outcome strict = supernode_on(0, "validate --tolerance 0.1");
+  CHECK(strict.code == 1);
+  CHECK_THAT(strict.out, Contains("FAILED"));
+  const Outcome terms = supernode_on(0, "validate --explain decode_layer_mtp");
+  CHECK(terms.code == 0);
+  CHECK_THAT(terms.out, Contains("dispatch") && Contains("absorb"));
+}
+
+TEST_CASE("plan finds a deployment within the objectives") {
+  const std::string trace = (scratch() / "plan.json").string();
+  const Json document = json_of(supernode_on(0, "plan --format json --runners-up 2 --trace " + trace));
+  const Json& best = document["results"]["best"];
+  CHECK(best["tpot_ms"].get<double>() <= 50);
+  CHECK(best["npus"].get<int>() <= 256);
+  CHECK(document["results"]["runners_up"].size() == 2);
+  CHECK(best["output_tokens_per_s_per_npu"].get<double>() >=
+        document["results"]["published"]["output_tokens_per_s_per_npu"].get<double>());
+  CHECK(parse_json(read_file(trace), trace)["traceEvents"].size() > 100);
+  const Outcome impossible = supernode_on(0, "plan --tpot 0.1");
+  CHECK(impossible.code == 1);
+  CHECK(impossible.complaints().size() == 1);
+}
+
 TEST_CASE("bad input gets one clear line and exit code 2") {
   const std::string serve = "serve --config configs/quickstart.ini --trace ";
   const std::string good_trace = read_file(test::source_path("configs/traces/quickstart.jsonl"));
@@ -207,6 +242,16 @@ TEST_CASE("bad input gets one clear line and exit code 2") {
       {0, "config --serving.decode-dies 0", "--serving.decode-dies"},
       {2, "bench exchange --algorithm fastest", "fastest"},
       {2, "topo --machine nowhere", "nowhere"},
+      // the modelled machine
+      {0, "validate --table 99", "--table '99' is unknown; known: 1 2 7"},
+      {0, "validate --explain ems", "did you mean one of 'cold_start_s ems'"},
+      {0, "validate --explain nonsense", "`supernode validate` lists them"},
+      {0, "validate --machine nowhere", "nowhere"},
+      {0, "plan --set fabric.planes", "write section.key=value"},
+      {0, "plan --set fabric.plains=3", "fabric.plains"},
+      {0, "plan --npus 100000", "has 384"},
+      {0, "plan --expert-load zipf:x", "'x' is not a number"},
+      {0, "plan --model " + scratch_file("odd/config.json", "{}"), "odd/config.json"},
       // checkpoints
       {2, "generate --prompt x --model /nowhere", "/nowhere"},
       {2, "generate --prompt x --model " + model_with("empty-config", "", true), "config.json"},

@@ -22,9 +22,7 @@ inline void meet(pool::Pool& pool) {
   wait_until(
       [&] {
         pool.progress();
-        int here = 0;
-        SUPERNODE_MPI(MPI_Test(&everyone, &here, MPI_STATUS_IGNORE));
-        return here != 0;
+        return completed(everyone);
       },
       60, [] { return std::string("a rank of the test is missing"); });
 }
