@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "collectives/internal/algorithm.hpp"
-#include "runtime/core/deadline.hpp"
+#include "collectives/internal/wait_recorder.hpp"
 #include "runtime/core/mpi_call.hpp"
 
 namespace supernode::collectives {
@@ -108,12 +108,12 @@ class Alltoallv final : public ExchangeAlgorithm {
   }
 
   void wait(OwnedRequest& request, const RoundBuffers& round, const char* what) {
-    wait_until([&] { return completed(*request.out()); }, setup_.config.deadline_s,
-               [&] {
-                 return "rank " + std::to_string(setup_.rank) + ": the all-to-all of " + what + " of round " +
-                        std::to_string(round.number) + " over " + std::to_string(setup_.n_ranks) +
-                        " ranks did not complete";
-               });
+    wait_for_peer(
+        setup_, whole_group, [&] { return completed(*request.out()); },
+        [&] {
+          return std::string("the all-to-all of ") + what + " of round " + std::to_string(round.number) + " over " +
+                 std::to_string(setup_.n_ranks) + " ranks did not complete";
+        });
   }
 
   const ExchangeSetup& setup_;

@@ -31,7 +31,7 @@
 #include <vector>
 
 #include "collectives/internal/algorithm.hpp"
-#include "runtime/core/deadline.hpp"
+#include "collectives/internal/wait_recorder.hpp"
 #include "runtime/core/mpi_call.hpp"
 #include "runtime/core/sizes.hpp"
 
@@ -170,15 +170,15 @@ class Direct final : public ExchangeAlgorithm {
   int await(Phase phase, const RoundBuffers& round, int source) {
     const Flag& flag = flag_at(setup_.rank, phase, round.set, source);
     std::uint64_t value = 0;
-    wait_until(
+    wait_for_peer(
+        setup_, source,
         [&] {
           value = flag.round_and_rows.load(std::memory_order_acquire);
           return value >> 32 == (round.number & 0xffffffff);
         },
-        setup_.config.deadline_s,
         [&] {
-          return "rank " + std::to_string(setup_.rank) + ": no " + (phase == Phase::dispatch ? "dispatch" : "combine") +
-                 " message of round " + std::to_string(round.number) + " from rank " + std::to_string(source);
+          return std::string("no ") + (phase == Phase::dispatch ? "dispatch" : "combine") + " message of round " +
+                 std::to_string(round.number) + " from rank " + std::to_string(source);
         });
     return static_cast<int>(value & 0xffffffff);
   }

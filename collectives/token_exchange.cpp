@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "collectives/internal/algorithm.hpp"
+#include "collectives/internal/wait_recorder.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
 
@@ -63,11 +64,13 @@ enum class Stage { idle, sent, arrived, returned };
 struct TokenExchange::Impl {
   Impl(const Communicator& parent, const ExchangeConfig& config)
       : setup(config, parent.rank(), parent.size()),
+        waits(parent.size()),
         comm(parent.duplicate()),
         entry(select_algorithm(config, {parent.size(), count_hosts(comm)})),
         name(entry.name),
         rounds{RoundBuffers(setup, 0), RoundBuffers(setup, 1)},
         algorithm(entry.make(setup, comm)) {
+    setup.waits = &waits;
     statistics.dispatch_bytes_to.resize(setup.n_ranks);
     statistics.dispatch_bytes_from.resize(setup.n_ranks);
     statistics.combine_bytes_to.resize(setup.n_ranks);
@@ -95,6 +98,7 @@ struct TokenExchange::Impl {
   }
 
   ExchangeSetup setup;
+  WaitRecorder waits;
   Communicator comm;
   const AlgorithmEntry& entry;
   std::string name;
@@ -209,7 +213,11 @@ void TokenExchange::combine(DispatchedTokens&& tokens, std::span<const float> su
 const ExchangeConfig& TokenExchange::config() const { return impl_->setup.config; }
 const ExpertPartition& TokenExchange::experts() const { return impl_->setup.experts; }
 const std::string& TokenExchange::algorithm() const { return impl_->name; }
-const ExchangeStatistics& TokenExchange::statistics() const { return impl_->statistics; }
+const ExchangeStatistics& TokenExchange::statistics() const {
+  impl_->statistics.waited_for_s = impl_->waits.seconds_for();
+  impl_->statistics.waited_for_group_s = impl_->waits.seconds_for_group();
+  return impl_->statistics;
+}
 
 DispatchedTokens::DispatchedTokens(DispatchedTokens&& other) noexcept : round_(std::exchange(other.round_, nullptr)) {}
 DispatchedTokens& DispatchedTokens::operator=(DispatchedTokens&& other) noexcept {

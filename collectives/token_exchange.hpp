@@ -95,6 +95,10 @@ struct ExchangeStatistics {
   int rows_sent = 0, rows_received = 0;                               ///< of the dispatch, with those to itself
   std::vector<std::uint64_t> dispatch_bytes_to, dispatch_bytes_from;  ///< [ranks]
   std::vector<std::uint64_t> combine_bytes_to, combine_bytes_from;    ///< [ranks]
+  /// [ranks] seconds spent waiting for each peer, over all rounds since construction.
+  std::vector<double> waited_for_s;
+  /// Likewise, inside MPI's own all-to-all, which does not tell for whom.
+  double waited_for_group_s = 0;
 };
 
 /// Dispatch and combine over the ranks of a communicator, with everything allocated beforehand: no allocation, no

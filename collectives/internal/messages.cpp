@@ -21,14 +21,14 @@ void Messages::receive(std::byte* into, std::size_t bytes, int from, int tag, Ow
 }
 
 void Messages::finish_receive(OwnedRequest& request, const RoundBuffers& round, const char* what, int peer) const {
-  wait(request, [&] {
+  wait(request, peer, [&] {
     return std::string("no ") + what + " message of round " + std::to_string(round.number) + " from rank " +
            std::to_string(peer);
   });
 }
 
 void Messages::finish_send(OwnedRequest& request, const RoundBuffers& round, const char* what, int peer) const {
-  wait(request, [&] {
+  wait(request, peer, [&] {
     return std::string("the ") + what + " message of round " + std::to_string(round.number) +
            " was not taken by rank " + std::to_string(peer);
   });

@@ -5,8 +5,7 @@
 #include <cstddef>
 #include <string>
 
-#include "collectives/internal/round.hpp"
-#include "runtime/core/deadline.hpp"
+#include "collectives/internal/wait_recorder.hpp"
 #include "runtime/core/mpi_call.hpp"
 
 namespace supernode::collectives {
@@ -31,9 +30,9 @@ class Messages {
 
  private:
   template <class Describe>
-  void wait(OwnedRequest& request, Describe&& describe) const {
-    wait_until([&] { return completed(*request.out()); }, setup_.config.deadline_s,
-               [&] { return "rank " + std::to_string(setup_.rank) + ": " + describe(); });
+  void wait(OwnedRequest& request, int peer, Describe&& describe) const {
+    wait_for_peer(
+        setup_, peer, [&] { return completed(*request.out()); }, describe);
   }
 
   const ExchangeSetup& setup_;
