@@ -22,6 +22,7 @@ struct Options {
   std::vector<std::string> set;
   Objectives objectives;
   Workload workload;
+  Fixed fixed;
   std::string expert_load = "even";
   double drift = kDrift, request_spread = kRequestSpread;
   int runners_up = 4;
@@ -133,6 +134,24 @@ class PlanCommand : public Command {
         .range(0.01, 1e7);
     table.add(own, "cache_nodes", options_.objectives.cache_nodes, "nodes whose DRAM is pooled; 0: all in use")
         .range(0, 1e6);
+    table.add(own, "decode_npus", options_.fixed.decode_npus, "NPUs of a decode instance; 0: chosen").range(0, 1e6);
+    table.add(own, "decode_instances", options_.fixed.decode_instances, "decode instances; 0: chosen").range(0, 1e6);
+    table
+        .add(own, "decode_redundant", options_.fixed.decode_copies,
+             "redundant experts of a decode instance; -1: chosen")
+        .range(-1, 1e6);
+    table.add(own, "batch", options_.fixed.batch_per_npu, "requests an NPU decodes; 0: the most that keep TPOT")
+        .range(0, 1e5);
+    table.add(own, "prefill_npus", options_.fixed.prefill_npus, "NPUs of a prefill instance; 0: chosen").range(0, 1e6);
+    table.add(own, "prefill_instances", options_.fixed.prefill_instances, "prefill instances; 0: chosen").range(0, 1e6);
+    table
+        .add(own, "prefill_redundant", options_.fixed.prefill_copies,
+             "redundant experts of a prefill instance; -1: chosen")
+        .range(-1, 1e6);
+    table
+        .add(own, "prefill_tokens", options_.fixed.prefill_tokens_per_npu,
+             "prompt tokens an NPU in a prefill batch; 0: chosen")
+        .range(0, 1e7);
     table.add(own, "prompt_tokens", options_.workload.prompt_tokens, "tokens of a prompt").range(1, 1e6);
     table.add(own, "output_tokens", options_.workload.output_tokens, "tokens of an answer").range(1, 1e6);
     table.add(own, "reuse", options_.workload.reuse, "share of a prompt found in the pool").range(0, 0.999);
@@ -160,11 +179,11 @@ class PlanCommand : public Command {
     Workload workload = options_.workload;
     workload.load = load_of(options_, model);
 
-    const auto found =
-        search(machine, model, workload, options_.objectives, {}, static_cast<std::size_t>(options_.runners_up) + 1);
+    const auto found = search(machine, model, workload, options_.objectives, {},
+                              static_cast<std::size_t>(options_.runners_up) + 1, options_.fixed);
     if (found.empty())
       throw CheckError(fmt::format(
-          "no deployment on {} NPUs of {} meets TPOT {:g} ms and TTFT {:g} ms and fits the memory",
+          "no deployment on {} NPUs of {} meets TPOT {:g} ms and TTFT {:g} ms, fits the memory and has the given sizes",
           options_.objectives.npus, machine.name, options_.objectives.tpot_ms, options_.objectives.ttft_ms));
     Json json{{"best", to_json(machine, found[0])}, {"runners_up", Json::array()}};
     std::string text = fmt::format(
@@ -181,9 +200,11 @@ class PlanCommand : public Command {
     }
     add_published(machine, model, workload, found[0], text, json);
 
-    text += "switching one thing off in the best, at its sizes, batch chosen anew:\n";
+    text += fmt::format("switching one thing off in the best, at its sizes{}:\n",
+                        options_.fixed.batch_per_npu > 0 ? " and batch" : ", batch chosen anew");
     json["contributions"] = Json::array();
-    for (const Contribution& c : contributions(machine, model, workload, options_.objectives, found[0])) {
+    for (const Contribution& c :
+         contributions(machine, model, workload, options_.objectives, found[0], options_.fixed)) {
       text += fmt::format("  {:<20} {:>6.1f} % less output (TPOT {:.1f} ms, TTFT {:.0f} ms)\n", c.name, c.loss_pct,
                           c.tpot_ms, c.ttft_ms);
       json["contributions"].push_back(

@@ -15,8 +15,15 @@ namespace {
 constexpr int kMostRequests = 1024;  // a die
 
 /// The layout of `dies` dies: above one expert a die, dies for the shared expert and redundant copies on the rest;
-/// below, a shared expert on every die and the slots filled up with copies.
-std::optional<ExpertLayout> layout_for(const ModelShape& model, int dies, bool rebalancing) {
+/// below, a shared expert on every die and the slots filled up with copies. @param copies redundant experts; below 0:
+/// as many as suit. None where these do not divide over the dies.
+std::optional<ExpertLayout> layout_for(const ModelShape& model, int dies, bool rebalancing, int copies = -1) {
+  if (copies >= 0) {
+    const int slots = model.experts + copies;
+    const int shared = dies > model.experts ? dies - slots : 0;
+    const bool fits = shared >= 0 && slots % (dies - shared) == 0 && (dies <= model.experts || shared > 0);
+    return fits ? std::optional(ExpertLayout{dies, shared, copies}) : std::nullopt;
+  }
   if (dies > model.experts) {
     // A shared-expert die should see about as many rows as a routed one: topk of them for each shared one.
     int shared =
@@ -69,16 +76,75 @@ std::string describe_limit(const Deployment& d) {
 
 /// The same sizes with other optimisations, batch chosen anew.
 Deployment rebuilt(const Machine& machine, const ModelShape& model, const Workload& workload,
-                   const Objectives& objectives, const Deployment& like, const Optimisations& use) {
+                   const Objectives& objectives, const Deployment& like, const Optimisations& use,
+                   bool same_batch = false) {
   Deployment d;
   d.prefill_instances = like.prefill_instances;
   d.decode_instances = like.decode_instances;
   const auto layout = [&](const ExpertLayout& l) { return use.rebalancing ? l : without_copies(model, l); };
   d.prefill = prefill_setup(workload, layout(like.prefill.layout), use, like.prefill.tokens_per_die);
   d.decode = decode_setup(workload, layout(like.decode.layout), use);
-  d.decode.requests_per_die = std::max(1, largest_batch(machine, model, d.decode, objectives.tpot_ms));
+  d.decode.requests_per_die = same_batch ? like.decode.requests_per_die
+                                         : std::max(1, largest_batch(machine, model, d.decode, objectives.tpot_ms));
   evaluate(machine, model, workload, objectives, d);
   return d;
+}
+
+/// For each size of an instance the largest batch in the objective, or the fixed one.
+std::vector<DecodeSetup> decode_choices(const Machine& machine, const ModelShape& model, const Workload& workload,
+                                        const Objectives& objectives, const Optimisations& use, const Fixed& fixed) {
+  const int most = std::min(objectives.npus * machine.dies_per_npu, machine.dies());
+  std::vector<int> sizes;
+  for (int size = 16; size <= most; size += size < 64 ? 16 : 32) sizes.push_back(size);
+  if (fixed.decode_npus > 0) sizes = {fixed.decode_npus * machine.dies_per_npu};
+  std::vector<DecodeSetup> choices;
+  for (const int size : sizes) {
+    const auto layout = layout_for(model, size, use.rebalancing, fixed.decode_copies);
+    if (!layout) continue;
+    DecodeSetup setup = decode_setup(workload, *layout, use);
+    setup.requests_per_die = fixed.batch_per_npu / machine.dies_per_npu;
+    if (fixed.batch_per_npu > 0) {
+      const DecodeResult r = decode_iteration(machine, model, setup);
+      if (r.memory_bytes > machine.die.memory_gb * 1e9) continue;
+    } else {
+      setup.requests_per_die = largest_batch(machine, model, setup, objectives.tpot_ms);
+    }
+    if (setup.requests_per_die > 0) choices.push_back(setup);
+  }
+  return choices;
+}
+
+/// For each size of an instance the batch with the most tokens a second in the objective, or the fixed one.
+std::vector<PrefillSetup> prefill_choices(const Machine& machine, const ModelShape& model, const Workload& workload,
+                                          const Objectives& objectives, const Optimisations& use, const Fixed& fixed) {
+  const int most = std::min({objectives.npus * machine.dies_per_npu, machine.dies(), 256});
+  std::vector<int> sizes;
+  for (int size = 16; size <= most; size *= 2) sizes.push_back(size);
+  if (fixed.prefill_npus > 0) sizes = {fixed.prefill_npus * machine.dies_per_npu};
+  std::vector<double> batches;
+  for (double tokens = 1024; tokens <= 32768; tokens *= 2) batches.push_back(tokens);
+  const bool given = fixed.prefill_tokens_per_npu > 0;
+  if (given) batches = {fixed.prefill_tokens_per_npu / machine.dies_per_npu};
+  std::vector<PrefillSetup> choices;
+  for (const int size : sizes) {
+    const auto layout = layout_for(model, size, use.rebalancing, fixed.prefill_copies);
+    if (!layout) continue;
+    std::optional<PrefillSetup> best;
+    double rate = 0;
+    for (const double tokens : batches) {
+      const PrefillSetup setup = prefill_setup(workload, *layout, use, tokens);
+      if (tokens * size < workload.prompt_tokens) continue;  // less than one prompt
+      const PrefillResult r = prefill_batch(machine, model, setup);
+      const bool late = !given && (r.batch + r.handover).ms() > objectives.ttft_ms;
+      if (late || r.memory_bytes > machine.die.memory_gb * 1e9) continue;
+      if (r.tokens_per_s_per_npu > rate) {
+        rate = r.tokens_per_s_per_npu;
+        best = setup;
+      }
+    }
+    if (best) choices.push_back(*best);
+  }
+  return choices;
 }
 
 }  // namespace
@@ -135,38 +201,10 @@ Deployment published_deployment(const Machine& machine, const ModelShape& model,
 }
 
 std::vector<Deployment> search(const Machine& machine, const ModelShape& model, const Workload& workload,
-                               const Objectives& objectives, const Optimisations& use, std::size_t count) {
-  const int dies = std::min(objectives.npus * machine.dies_per_npu, machine.dies());
-  // Decode: for each size the largest batch in the objective.
-  std::vector<DecodeSetup> decodes;
-  for (int size = 16; size <= dies; size += size < 64 ? 16 : 32) {
-    const auto layout = layout_for(model, size, use.rebalancing);
-    if (!layout) continue;
-    DecodeSetup setup = decode_setup(workload, *layout, use);
-    const int batch = largest_batch(machine, model, setup, objectives.tpot_ms);
-    if (batch < 1) continue;
-    setup.requests_per_die = batch;
-    decodes.push_back(setup);
-  }
-  // Prefill: for each size the batch with the most tokens a second in the objective.
-  std::vector<PrefillSetup> prefills;
-  for (int size = 16; size <= std::min(dies, 256); size *= 2) {
-    const auto layout = layout_for(model, size, use.rebalancing);
-    if (!layout) continue;
-    std::optional<PrefillSetup> best;
-    double rate = 0;
-    for (double tokens = 1024; tokens <= 32768; tokens *= 2) {
-      const PrefillSetup setup = prefill_setup(workload, *layout, use, tokens);
-      if (tokens * size < workload.prompt_tokens) continue;  // less than one prompt
-      const PrefillResult r = prefill_batch(machine, model, setup);
-      if ((r.batch + r.handover).ms() > objectives.ttft_ms || r.memory_bytes > machine.die.memory_gb * 1e9) continue;
-      if (r.tokens_per_s_per_npu > rate) {
-        rate = r.tokens_per_s_per_npu;
-        best = setup;
-      }
-    }
-    if (best) prefills.push_back(*best);
-  }
+                               const Objectives& objectives, const Optimisations& use, std::size_t count,
+                               const Fixed& fixed) {
+  const auto decodes = decode_choices(machine, model, workload, objectives, use, fixed);
+  const auto prefills = prefill_choices(machine, model, workload, objectives, use, fixed);
   std::vector<Deployment> found;
   for (const DecodeSetup& decode : decodes) {
     for (const PrefillSetup& prefill : prefills) {
@@ -180,14 +218,18 @@ std::vector<Deployment> search(const Machine& machine, const ModelShape& model, 
       // again.
       const int decode_npus = d.decode_npus(machine), prefill_npus = d.prefill_npus(machine);
       double most = 0;
-      for (int k = 1; k * decode_npus + prefill_npus <= objectives.npus; ++k) {
-        const int p = (objectives.npus - k * decode_npus) / prefill_npus;
-        // No more instances than the other stage can use.
+      for (int k = std::max(1, fixed.decode_instances); k * decode_npus + prefill_npus <= objectives.npus; ++k) {
+        if (fixed.decode_instances > 0 && k > fixed.decode_instances) break;
+        const int room = (objectives.npus - k * decode_npus) / prefill_npus;
+        if (room < fixed.prefill_instances) continue;
+        const int p = fixed.prefill_instances > 0 ? fixed.prefill_instances : room;
         const double rate = std::min(k * decode_rate, p * prefill_rate);
         if (rate <= most) continue;
         most = rate;
         d.decode_instances = k;
-        d.prefill_instances = std::min(p, static_cast<int>(std::ceil(rate / prefill_rate - 1e-9)));
+        // No more instances than the other stage can use.
+        d.prefill_instances =
+            fixed.prefill_instances > 0 ? p : std::min(p, static_cast<int>(std::ceil(rate / prefill_rate - 1e-9)));
       }
       if (most <= 0) continue;
       evaluate(machine, model, workload, objectives, d);
@@ -204,7 +246,8 @@ std::vector<Deployment> search(const Machine& machine, const ModelShape& model, 
 }
 
 std::vector<Contribution> contributions(const Machine& machine, const ModelShape& model, const Workload& workload,
-                                        const Objectives& objectives, const Deployment& deployment) {
+                                        const Objectives& objectives, const Deployment& deployment,
+                                        const Fixed& fixed) {
   struct Switch {
     const char* name;
     bool Optimisations::*member;
@@ -215,14 +258,15 @@ std::vector<Contribution> contributions(const Machine& machine, const ModelShape
                                  {"speculative token", &Optimisations::mtp},
                                  {"pooled memory", &Optimisations::pool},
                                  {"redundant experts", &Optimisations::rebalancing}};
-  const double base = rebuilt(machine, model, workload, objectives, deployment, {}).output_tokens_per_s_per_npu;
+  const bool given = fixed.batch_per_npu > 0;
+  const double base = rebuilt(machine, model, workload, objectives, deployment, {}, given).output_tokens_per_s_per_npu;
   std::vector<Contribution> list;
   for (const Switch& one : switches) {
     Optimisations use;
     use.*one.member = false;
-    const Deployment d = rebuilt(machine, model, workload, objectives, deployment, use);
+    const Deployment d = rebuilt(machine, model, workload, objectives, deployment, use, given);
     // A deployment that misses the objective even with one request a die yields nothing.
-    const bool meets = d.decode_result.tpot.ms() <= objectives.tpot_ms;
+    const bool meets = given || d.decode_result.tpot.ms() <= objectives.tpot_ms;
     list.push_back({one.name, d.decode_result.tpot.ms(), d.ttft.ms(),
                     100 * (1 - (meets ? d.output_tokens_per_s_per_npu : 0) / base)});
   }

@@ -35,6 +35,15 @@ struct Objectives {
   int cache_nodes = 0;  ///< nodes that lend DRAM to the pool; 0: all nodes in use
 };
 
+/// What a search may not choose: sizes given from outside. 0 (copies: below 0) leaves one free.
+struct Fixed {
+  int decode_npus = 0, prefill_npus = 0;  ///< of one instance; its dies are its expert parallelism
+  int decode_instances = 0, prefill_instances = 0;
+  int decode_copies = -1, prefill_copies = -1;  ///< redundant experts of an instance
+  double batch_per_npu = 0;                     ///< requests of decode; then TPOT is a result, not an objective
+  double prefill_tokens_per_npu = 0;            ///< of a prefill batch; then TTFT is a result, not an objective
+};
+
 /// A deployment and what the model says of it.
 struct Deployment {
   int prefill_instances = 0, decode_instances = 0;
@@ -67,17 +76,19 @@ Deployment published_deployment(const Machine& machine, const ModelShape& model,
                                 const Objectives& objectives, const Optimisations& use = {});
 
 /// The best deployments, at most `count`, best first; one for each pair of instance sizes. Empty when nothing meets the
-/// objectives.
+/// objectives with the given sizes.
 std::vector<Deployment> search(const Machine& machine, const ModelShape& model, const Workload& workload,
-                               const Objectives& objectives, const Optimisations& use, std::size_t count);
+                               const Objectives& objectives, const Optimisations& use, std::size_t count,
+                               const Fixed& fixed = {});
 
 struct Contribution {
   std::string name;
   double tpot_ms = 0, ttft_ms = 0;
   double loss_pct = 0;  ///< of output tokens per s and NPU when it is switched off, at the same sizes, batch re-chosen
 };
-/// Switches each optimisation off alone.
+/// Switches each optimisation off alone. A fixed batch stays as it is.
 std::vector<Contribution> contributions(const Machine& machine, const ModelShape& model, const Workload& workload,
-                                        const Objectives& objectives, const Deployment& deployment);
+                                        const Objectives& objectives, const Deployment& deployment,
+                                        const Fixed& fixed = {});
 
 }  // namespace supernode::emulation

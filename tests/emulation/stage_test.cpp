@@ -216,6 +216,35 @@ TEST_CASE("the planner finds a deployment at least as good as the published one"
   CHECK(search(cm(), r1(), workload, impossible, {}, 5).empty());
 }
 
+TEST_CASE("the planner keeps to the sizes that it is given") {
+  Workload workload;
+  workload.load = {{}, kDrift, kRequestSpread};
+  const Objectives objectives;
+  Fixed fixed;
+  fixed.decode_npus = 160;
+  fixed.prefill_npus = 16;
+  fixed.prefill_instances = 6;
+  fixed.decode_copies = fixed.prefill_copies = 32;
+  fixed.prefill_tokens_per_npu = 16384;
+  const auto found = search(cm(), r1(), workload, objectives, {}, 5, fixed);
+  REQUIRE(found.size() == 1);
+  const Deployment published = published_deployment(cm(), r1(), workload, objectives);
+  CHECK(found[0].decode_instances == 1);
+  CHECK(found[0].prefill_instances == 6);
+  CHECK(found[0].output_tokens_per_s_per_npu == Approx(published.output_tokens_per_s_per_npu).epsilon(1e-12));
+  // A given batch makes TPOT a result.
+  fixed.batch_per_npu = 192;
+  const auto large = search(cm(), r1(), workload, objectives, {}, 5, fixed);
+  REQUIRE(large.size() == 1);
+  CHECK(large[0].decode.requests_per_die == 96);
+  CHECK(large[0].decode_result.tpot.ms() > objectives.tpot_ms);
+  fixed.decode_copies = 31;  // 287 slots on 33 fewer dies than 320
+  REQUIRE(search(cm(), r1(), workload, objectives, {}, 5, fixed).size() == 1);
+  CHECK(search(cm(), r1(), workload, objectives, {}, 5, fixed)[0].decode.layout.shared_dies == 33);
+  fixed.decode_copies = 64;  // leaves no die for the shared expert
+  CHECK(search(cm(), r1(), workload, objectives, {}, 5, fixed).empty());
+}
+
 TEST_CASE("reuse makes prefill cheaper, and its absence is what the pool contributes") {
   Workload workload;
   workload.reuse = 0.5;

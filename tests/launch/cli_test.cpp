@@ -185,6 +185,11 @@ TEST_CASE("plan finds a deployment within the objectives") {
   CHECK(best["output_tokens_per_s_per_npu"].get<double>() >=
         document["results"]["published"]["output_tokens_per_s_per_npu"].get<double>());
   CHECK(parse_json(read_file(trace), trace)["traceEvents"].size() > 100);
+  const Json given =
+      json_of(supernode_on(0, "plan --format json --decode-npus 72 --decode-instances 2 --batch 64 --prefill-npus 16"));
+  CHECK(given["results"]["best"]["decode"]["npus"] == 72);
+  CHECK(given["results"]["best"]["decode"]["instances"] == 2);
+  CHECK(given["results"]["best"]["decode"]["batch_per_npu"] == 64);
   const Outcome impossible = supernode_on(0, "plan --tpot 0.1");
   CHECK(impossible.code == 1);
   CHECK(impossible.complaints().size() == 1);
