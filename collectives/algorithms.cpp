@@ -1,6 +1,9 @@
 #include "collectives/algorithms.hpp"
 
+#include <algorithm>
+
 #include "collectives/internal/algorithm.hpp"
+#include "collectives/rule_file.hpp"
 #include "runtime/core/error.hpp"
 
 namespace supernode::collectives {
@@ -9,15 +12,27 @@ namespace {
 std::string no_obstacle(const ExchangeShape&) { return {}; }
 
 constexpr AlgorithmEntry table[] = {
-    {"alltoallv", "pack, MPI all-to-all of counts, MPI all-to-all of messages, unpack: the baseline", true,
-     &no_obstacle, &alltoallv_buffer_bytes, &make_alltoallv},
-    {"pairwise", "one nonblocking message to each peer, the row count in front of the rows", false, &no_obstacle,
+    {"alltoallv", "pack, MPI all-to-all of counts, MPI all-to-all of messages, unpack: the baseline", &no_obstacle,
+     &alltoallv_buffer_bytes, &make_alltoallv},
+    {"pairwise", "one nonblocking message to each peer, the row count in front of the rows", &no_obstacle,
      &pairwise_buffer_bytes, &make_pairwise},
-    {"bruck", "log2(ranks) messages with half of everything, passed on", false, &no_obstacle, &bruck_buffer_bytes,
+    {"bruck", "log2(ranks) messages with half of everything, passed on", &no_obstacle, &bruck_buffer_bytes,
      &make_bruck},
-    {"direct", "plain stores into the peers' slots in shared memory, then a flag with the count; one host", true,
+    {"direct", "plain stores into the peers' slots in shared memory, then a flag with the count; one host",
      &direct_obstacle, &direct_buffer_bytes, &make_direct},
 };
+
+/// Works everywhere.
+constexpr std::string_view last_resort = "alltoallv";
+
+const SelectionRules& rules_of(const ExchangeConfig& config) { return config.rules ? *config.rules : *default_rules(); }
+
+/// But for the hosts.
+ExchangeTraits traits_of(const ExchangeConfig& config, int ranks) {
+  const int tokens = config.typical_tokens > 0 ? config.typical_tokens : config.max_tokens;
+  const auto row_bytes = static_cast<double>(element_bytes(config.dispatch_payload)) * config.hidden;
+  return {.ranks = ranks, .bytes = tokens * row_bytes, .skew = config.typical_skew};
+}
 
 }  // namespace
 
@@ -32,15 +47,32 @@ const AlgorithmEntry& find_algorithm(std::string_view name) {
   throw UsageError("exchange algorithm '" + std::string(name) + "' unknown; known: auto, " + known);
 }
 
-const AlgorithmEntry& select_algorithm(const ExchangeConfig& config, const ExchangeShape& shape) {
+Selection select_algorithm(const ExchangeConfig& config, const ExchangeShape& shape) {
   if (config.algorithm != "auto") {
     const AlgorithmEntry& entry = find_algorithm(config.algorithm);
     if (const std::string obstacle = entry.obstacle(shape); !obstacle.empty())
       throw UsageError("exchange algorithm '" + config.algorithm + "': " + obstacle);
-    return entry;
+    return {entry, {}};
   }
-  const AlgorithmEntry& direct = find_algorithm("direct");
-  return direct.obstacle(shape).empty() ? direct : find_algorithm("alltoallv");
+  const SelectionRules& rules = rules_of(config);
+  ExchangeTraits traits = traits_of(config, shape.ranks);
+  traits.hosts = shape.hosts;
+  for (const SelectionRule& rule : rules.rules) {
+    if (!rule.fits(traits)) continue;
+    const AlgorithmEntry& entry = find_algorithm(rule.algorithm);
+    if (entry.obstacle(shape).empty()) return {entry, rules.source + ":" + std::to_string(rule.line)};
+  }
+  return {find_algorithm(last_resort), rules.source + ": no rule"};
+}
+
+std::vector<const AlgorithmEntry*> automatic_algorithms(const ExchangeConfig& config, int ranks) {
+  std::vector<const AlgorithmEntry*> result{&find_algorithm(last_resort)};
+  ExchangeTraits traits = traits_of(config, ranks);
+  for (const SelectionRule& rule : rules_of(config).rules) {
+    traits.hosts = static_cast<int>(std::clamp<double>(ranks, rule.hosts.min, rule.hosts.max));
+    if (rule.hosts.min <= ranks && rule.fits(traits)) result.push_back(&find_algorithm(rule.algorithm));
+  }
+  return result;
 }
 
 }  // namespace supernode::collectives

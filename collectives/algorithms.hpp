@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "collectives/token_exchange.hpp"
 
@@ -23,7 +24,6 @@ struct ExchangeShape {
 struct AlgorithmEntry {
   std::string_view name;     ///< also its file
   std::string_view summary;  ///< one line for --help
-  bool automatic;            ///< "auto" may choose it
   /// Why it cannot run on this shape; empty when it can.
   std::string (*obstacle)(const ExchangeShape&);
   /// Bytes of its own buffers on each rank.
@@ -38,8 +38,16 @@ std::span<const AlgorithmEntry> algorithms();
 /// The row of `name`. @throws UsageError listing the known names.
 const AlgorithmEntry& find_algorithm(std::string_view name);
 
-/// The row for config.algorithm; "auto" takes the first that works on this shape, of direct and alltoallv. Pure.
-/// @throws UsageError for an unknown name, or one that has an obstacle.
-const AlgorithmEntry& select_algorithm(const ExchangeConfig& config, const ExchangeShape& shape);
+struct Selection {
+  const AlgorithmEntry& algorithm;
+  std::string rule;  ///< "<file>:<line>" that chose it; empty when it was asked for by name
+};
+
+/// The row for config.algorithm; "auto" takes that of the first rule that fits and works on this shape, or alltoallv.
+/// Pure. @throws UsageError for an unknown name, or one that has an obstacle.
+Selection select_algorithm(const ExchangeConfig& config, const ExchangeShape& shape);
+
+/// The rows that "auto" may take among `ranks` ranks on any number of hosts. Pure.
+std::vector<const AlgorithmEntry*> automatic_algorithms(const ExchangeConfig& config, int ranks);
 
 }  // namespace supernode::collectives

@@ -51,8 +51,8 @@ std::size_t exchange_buffer_bytes(const ExchangeConfig& config, int ranks) {
   if (config.algorithm != "auto") {
     largest = find_algorithm(config.algorithm).buffer_bytes(setup);
   } else {
-    for (const AlgorithmEntry& entry : algorithms())
-      if (entry.automatic) largest = std::max(largest, entry.buffer_bytes(setup));
+    for (const AlgorithmEntry* entry : automatic_algorithms(config, ranks))
+      largest = std::max(largest, entry->buffer_bytes(setup));
   }
   return largest + n_round_sets * RoundBuffers::bytes(setup);
 }
@@ -66,10 +66,10 @@ struct TokenExchange::Impl {
       : setup(config, parent.rank(), parent.size()),
         waits(parent.size()),
         comm(parent.duplicate()),
-        entry(select_algorithm(config, {parent.size(), count_hosts(comm)})),
-        name(entry.name),
+        selection(select_algorithm(config, {parent.size(), count_hosts(comm)})),
+        name(selection.algorithm.name),
         rounds{RoundBuffers(setup, 0), RoundBuffers(setup, 1)},
-        algorithm(entry.make(setup, comm)) {
+        algorithm(selection.algorithm.make(setup, comm)) {
     setup.waits = &waits;
     statistics.dispatch_bytes_to.resize(setup.n_ranks);
     statistics.dispatch_bytes_from.resize(setup.n_ranks);
@@ -100,7 +100,7 @@ struct TokenExchange::Impl {
   ExchangeSetup setup;
   WaitRecorder waits;
   Communicator comm;
-  const AlgorithmEntry& entry;
+  Selection selection;
   std::string name;
   std::array<RoundBuffers, n_round_sets> rounds;
   std::array<Stage, n_round_sets> stages{};
@@ -213,6 +213,7 @@ void TokenExchange::combine(DispatchedTokens&& tokens, std::span<const float> su
 const ExchangeConfig& TokenExchange::config() const { return impl_->setup.config; }
 const ExpertPartition& TokenExchange::experts() const { return impl_->setup.experts; }
 const std::string& TokenExchange::algorithm() const { return impl_->name; }
+const std::string& TokenExchange::chosen_by() const { return impl_->selection.rule; }
 const ExchangeStatistics& TokenExchange::statistics() const {
   impl_->statistics.waited_for_s = impl_->waits.seconds_for();
   impl_->statistics.waited_for_group_s = impl_->waits.seconds_for_group();

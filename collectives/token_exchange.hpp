@@ -26,6 +26,8 @@
 
 namespace supernode::collectives {
 
+struct SelectionRules;  // rules.hpp
+
 /// What an exchange is built for; equal on all ranks.
 struct ExchangeConfig {
   int max_tokens = 0;   ///< most tokens that a rank dispatches at once, > 0
@@ -35,13 +37,16 @@ struct ExchangeConfig {
   Payload dispatch_payload = Payload::f32;
   Payload combine_payload = Payload::f32;  ///< bf16 or f32
   std::string algorithm = "auto";          ///< a name of algorithms() or "auto"
-  int typical_tokens = 0;                  ///< what "auto" chooses for; 0: max_tokens
-  double deadline_s = 120;                 ///< longest wait for a peer
+  int typical_tokens = 0;                  ///< tokens a rank for which "auto" chooses; 0: max_tokens
+  double typical_skew = 1;                 ///< likewise: rows of the busiest rank over the mean
+  /// By which "auto" chooses; equal on all ranks. Null: the rules that ship (rule_file.hpp reads others).
+  std::shared_ptr<const SelectionRules> rules = {};
+  double deadline_s = 120;  ///< longest wait for a peer
 };
 
 /// Bytes that a rank of `ranks` allocates for `config`: slots, packed messages and lists, from the worst case that
 /// every rank sends all its tokens to this one. Pages that no message touches are not resident. Pure, no communication.
-/// "auto" gives the largest of the algorithms that it may choose.
+/// "auto" gives the largest of the algorithms that its rules may take, over any number of hosts.
 /// @throws UsageError as TokenExchange does.
 std::size_t exchange_buffer_bytes(const ExchangeConfig& config, int ranks);
 
@@ -146,6 +151,8 @@ class TokenExchange {
   const ExpertPartition& experts() const;
   /// The algorithm in use, never "auto".
   const std::string& algorithm() const;
+  /// The rule by which "auto" took it, "<file>:<line>"; empty when it was asked for by name.
+  const std::string& chosen_by() const;
   /// Of the last dispatch that ended, and the time of the last combine that ended.
   const ExchangeStatistics& statistics() const;
 

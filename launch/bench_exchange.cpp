@@ -5,6 +5,7 @@
 
 #include "collectives/algorithms.hpp"
 #include "collectives/benchmark.hpp"
+#include "collectives/rule_file.hpp"
 #include "launch/commands.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/sizes.hpp"
@@ -41,6 +42,7 @@ class BenchExchangeCommand : public Command {
     t.add(section, "seed", routing_.seed, "of rows and routing");
     t.add(section, "iterations", iterations_, "timed rounds").short_flag('i').range(1, 1e8);
     t.add(section, "warmup", warmup_, "rounds before them").short_flag('x').range(0, 1e8);
+    collectives::describe(t, selection_);
     t.add(section, "check", check_, "1: compare every element with what it must be; 0: do not")
         .short_flag('c')
         .range(0, 1);
@@ -60,6 +62,7 @@ class BenchExchangeCommand : public Command {
     hosts_ = static_cast<int>(world.sum(static_cast<long long>(host_ranks.rank() == 0)));
     oversubscribed_ = world.max(static_cast<long long>(host_ranks.size() > context.host.cores)) != 0;
 
+    rules_ = load_rules(world, selection_);
     const std::vector<std::string> wanted = wanted_algorithms();
     Json results = Json::array();
     std::vector<Samples> samples;
@@ -112,6 +115,7 @@ class BenchExchangeCommand : public Command {
     bench.exchange.dispatch_payload = parse_payload(payload_);
     bench.exchange.combine_payload = payload_ == "f32" ? Payload::f32 : Payload::bf16;
     bench.exchange.algorithm = algorithm;
+    bench.exchange.rules = rules_;
     bench.exchange.deadline_s = deadline_s;
     bench.routing = routing_;
     bench.num_tokens = num_tokens;
@@ -183,6 +187,8 @@ class BenchExchangeCommand : public Command {
   std::vector<int> num_tokens_ = {128};
   int hidden_ = 7168, num_topk_ = 8, num_experts_ = 256, iterations_ = 100, warmup_ = 10, check_ = 1;
   RoutingConfig routing_;
+  SelectionOptions selection_;
+  std::shared_ptr<const SelectionRules> rules_;
   int ranks_ = 1, hosts_ = 1;
   bool oversubscribed_ = false;
 };

@@ -7,6 +7,7 @@
 
 #include "collectives/algorithms.hpp"
 #include "collectives/routing.hpp"
+#include "collectives/rule_file.hpp"
 
 using namespace supernode::collectives;
 
@@ -90,18 +91,50 @@ TEST_CASE("buffers grow with the worst case, and stay known beforehand") {
     CHECK(many >= 2u * 2 * 64 * 128 * 4096);
     // bruck keeps what each of its six steps receives, half of everything.
     CHECK(many <= 2u * 2 * 64 * 128 * 4096 * (entry.name == "bruck" ? 16 : 5) / 4);
-    config.algorithm = "auto";
-    CHECK((!entry.automatic || exchange_buffer_bytes(config, 64) >= many));
   }
+  // auto: whatever its rules may take among these ranks.
+  const auto bytes_of = [&](const char* name, const char* rules = nullptr) {
+    config.algorithm = name;
+    config.rules = rules ? std::make_shared<const SelectionRules>(known_rules(rules, "test")) : nullptr;
+    return exchange_buffer_bytes(config, 64);
+  };
+  CHECK(bytes_of("auto") == std::max(bytes_of("direct"), bytes_of("alltoallv")));
+  CHECK(bytes_of("auto", "1 64 * * bruck") == std::max(bytes_of("bruck"), bytes_of("alltoallv")));
+  CHECK(bytes_of("auto", "1 8 * * bruck\n65: * * * bruck\n* * :1K * bruck") == bytes_of("alltoallv"));
 }
 
 TEST_CASE("an algorithm is chosen by name or by shape") {
   ExchangeConfig config{.max_tokens = 1, .hidden = 1, .topk = 1, .num_experts = 1};
-  CHECK(select_algorithm(config, {4, 1}).name == "direct");
-  CHECK(select_algorithm(config, {4, 2}).name == "alltoallv");
+  CHECK(select_algorithm(config, {4, 1}).algorithm.name == "direct");
+  CHECK(select_algorithm(config, {4, 2}).algorithm.name == "alltoallv");
   config.algorithm = "direct";
   CHECK_THROWS_WITH(select_algorithm(config, {4, 2}), Catch::Contains("one host") && Catch::Contains("span 2"));
   config.algorithm = "alltoallw";
   CHECK_THROWS_WITH(select_algorithm(config, {4, 1}),
                     "exchange algorithm 'alltoallw' unknown; known: auto, alltoallv, pairwise, bruck, direct");
+}
+
+TEST_CASE("auto takes the first rule that fits and works") {
+  ExchangeConfig config{
+      .max_tokens = 100, .hidden = 1024, .topk = 1, .num_experts = 8, .dispatch_payload = Payload::int8};
+  config.rules = std::make_shared<const SelectionRules>(known_rules(R"(
+# hosts ranks bytes skew algorithm
+1       :8    :64K  *    direct
+*       :8    :64K  *    bruck   # among hosts
+*       *     *     2:   pairwise
+)",
+                                                                    "site.rules"));
+  const auto chosen = [&](int ranks, int hosts) {
+    const Selection selection = select_algorithm(config, {ranks, hosts});
+    return std::string(selection.algorithm.name) + " by " + selection.rule;
+  };
+  CHECK(chosen(8, 1) == "alltoallv by site.rules: no rule");
+  config.typical_skew = 2;
+  CHECK(chosen(8, 1) == "pairwise by site.rules:5");
+  config.typical_tokens = 64;
+  CHECK(chosen(8, 1) == "direct by site.rules:3");
+  CHECK(chosen(8, 2) == "bruck by site.rules:4");
+  CHECK(chosen(9, 1) == "pairwise by site.rules:5");
+  config.algorithm = "pairwise";
+  CHECK(select_algorithm(config, {8, 1}).rule.empty());
 }
