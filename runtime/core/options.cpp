@@ -264,8 +264,15 @@ void OptionTable::parse(const OptionSources& sources) {
   }
   try {
     const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-    const auto parsed = po::command_line_parser(sources.arguments).options(known).positional({}).style(style).run();
+    // Nothing is positional; what stands alone is gathered under a name that no flag has, to be named in the error.
+    const std::string alone = "<argument>";
+    known.add_options()(alone.c_str(), po::value<std::string>(), "");
+    const auto positional = po::positional_options_description().add(alone.c_str(), -1);
+    const auto parsed =
+        po::command_line_parser(sources.arguments).options(known).positional(positional).style(style).run();
     for (const auto& item : parsed.options) {
+      if (item.string_key == alone)
+        throw UsageError(fmt::format("unexpected argument '{}' (--help lists the options)", item.value.front()));
       Option* option = by_flag.at(item.string_key);
       const std::string origin = "--" + item.string_key;
       const auto key = std::pair(option->section_, option->key_);
@@ -277,11 +284,6 @@ void OptionTable::parse(const OptionSources& sources) {
     }
   } catch (const po::unknown_option& error) {
     throw UsageError(fmt::format("unknown option '{}' (--help lists them)", error.get_option_name()));
-  } catch (const po::too_many_positional_options_error&) {
-    std::string first;
-    for (const std::string& argument : sources.arguments)
-      if (first.empty() && !argument.starts_with("-")) first = argument;
-    throw UsageError(fmt::format("unexpected argument '{}' (--help lists the options)", first));
   } catch (const po::error& error) {
     throw UsageError(error.what());
   }

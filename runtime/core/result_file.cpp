@@ -43,12 +43,8 @@ struct ResultFile::Impl {
 };
 
 ResultFile::ResultFile(const std::string& path) : impl_(std::make_unique<Impl>()) {
-  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);  // our own one-line errors instead of HDF5's stack
   impl_->path = path;
-  if (std::filesystem::exists(path))
-    throw UsageError(fmt::format("cannot write '{}': it exists (results are never overwritten)", path));
-  impl_->file = H5Fcreate(path.c_str(), H5F_ACC_EXCL, H5P_DEFAULT, H5P_DEFAULT);
-  impl_->check(impl_->file >= 0, "create the file");
+  impl_->file = internal::create_new_hdf5(path);
 }
 
 ResultFile::~ResultFile() = default;

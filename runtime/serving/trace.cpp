@@ -116,6 +116,7 @@ TraceRequest parse_azure(const Lines& lines) {
 
 Trace parse_trace(std::string_view text, const std::string& source, std::size_t max_requests) {
   Trace trace;
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // some editors begin UTF-8 files with this mark
   Lines lines(text, source);
   if (text.starts_with(azure_header)) {
     trace.format = "azure";

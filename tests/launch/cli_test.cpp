@@ -242,6 +242,7 @@ TEST_CASE("bad input gets one clear line and exit code 2") {
       // options
       {2, "generate --unknown 1", "unknown option '--unknown'"},
       {2, "generate --max-tokens many", "--max-tokens"},
+      {2, "generate --prompt some words", "unexpected argument 'words'"},
       {0, "generat", "unknown command 'generat'"},
       {0, "bench nothing", "unknown command 'bench nothing'"},
       {0, "config --serving.decode-dies 0", "--serving.decode-dies"},

@@ -42,6 +42,13 @@ TEST_CASE("both formats are recognised and start at time 0") {
   CHECK(parse_trace(mooncake, "m.jsonl", 1).requests.size() == 1);
 }
 
+TEST_CASE("a byte order mark and carriage returns do no harm") {
+  const Trace trace =
+      parse_trace("\xef\xbb\xbf{\"timestamp\": 0, \"input_length\": 5, \"output_length\": 2}\r\n\r\n", "x");
+  REQUIRE(trace.requests.size() == 1);
+  CHECK(trace.requests[0].input_tokens == 5);
+}
+
 TEST_CASE("a bad trace is refused with its line") {
   struct Row {
     std::string text, expected;
