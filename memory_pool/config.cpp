@@ -16,7 +16,9 @@ void describe(OptionTable& table, PoolConfig& config) {
   table.add(section, "evict_above", config.evict_above, "start evicting above this fill").range(0.05, 1);
   table.add(section, "evict_ratio", config.evict_ratio, "share of the capacity freed in one round").range(0, 1);
   table.add(section, "namespace_quota", config.namespace_quota,
-            "bytes of each cache rank that one namespace may fill; 0: all");
+            "bytes of each cache rank that a namespace without a quota of its own may fill; 0: all");
+  table.add(section, "open_namespaces", config.open_namespaces,
+            "a namespace that nobody has created may store, without any promise of room");
   table.add(section, "virtual_nodes", config.virtual_nodes, "points of a cache rank on the hash ring").range(1, 65536);
   table.add(section, "index_slots_per_granule", config.index_slots_per_granule, "index entries per granule of capacity")
       .range(1, 64);

@@ -14,7 +14,8 @@ struct PoolConfig {
   Bytes granule{4096};                ///< blocks are rounded up to multiples of it; a power of two
   double evict_above = 0.90;          ///< start evicting when reserved / capacity would pass it
   double evict_ratio = 0.05;          ///< share of the capacity freed in one round
-  Bytes namespace_quota{0};           ///< bytes of each owner that one namespace may fill; 0: all of it
+  Bytes namespace_quota{0};           ///< bytes of each owner that a namespace nobody created may fill; 0: all of it
+  bool open_namespaces = true;        ///< false: stores need a namespace made by Pool::create_namespace()
   int virtual_nodes = 128;            ///< points of each owner on the ring
   int index_slots_per_granule = 2;    ///< entries of the index for each granule of capacity
   double deadline = 5;                ///< s a client waits for an owner before it drops it from its view
@@ -34,8 +35,8 @@ struct PoolConfig {
 
 void describe(OptionTable& table, PoolConfig& config);
 
-/// Bytes of window memory one owner allocates: index and payload. @throws UsageError for values that do not go
-/// together.
+/// Bytes of window memory one owner allocates: index, payload and a header. @throws UsageError for values that do not
+/// go together.
 std::uint64_t window_bytes(const PoolConfig& config);
 
 }  // namespace supernode::pool

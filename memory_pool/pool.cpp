@@ -1,6 +1,8 @@
 #include "memory_pool/pool.hpp"
 
+#include <chrono>
 #include <exception>
+#include <thread>
 
 #include "memory_pool/internal/pool_core.hpp"
 #include "runtime/core/deadline.hpp"
@@ -56,10 +58,11 @@ const Ring& Pool::view() const { return core_->ring; }
 bool Pool::progress() { return core_->progress(); }
 bool Pool::stopped() const { return core_->stopped; }
 
-void Pool::serve_until_stopped() {
+void Pool::serve_until_stopped(const std::function<void()>& between) {
   expect(is_owner(), "serve_until_stopped() on a rank that owns nothing");
   SpinWait spin(true);
   while (!core_->stopped) {
+    if (between) between();
     if (core_->progress())
       spin.reset();
     else
@@ -73,6 +76,21 @@ bool Pool::stop() {
   bool all = true;
   for (const int owner : core_->owners) all &= core_->call(owner, request).has_value();
   return all;
+}
+
+Status Pool::create_namespace(const std::string& name, std::uint64_t quota_per_owner) {
+  std::map<int, std::uint64_t> quotas;
+  for (const int owner : core_->owners) quotas[owner] = quota_per_owner;
+  return core_->create_namespace(namespace_id(name), quotas, false);
+}
+
+Status Pool::delete_namespace(const std::string& name) { return core_->delete_namespace(namespace_id(name)); }
+
+void Pool::play_dead(double seconds, bool memory_lost) {
+  expect(is_owner(), "play_dead() on a rank that owns nothing");
+  if (memory_lost) core_->shard->lose();
+  std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+  if (memory_lost) core_->start_shard();
 }
 
 OwnerStats Pool::owner_stats() const {

@@ -1,8 +1,10 @@
 #pragma once
 // The pool as a service: owners' memory, exposed by an MPI window, and the messages that change it.
 
+#include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "memory_pool/config.hpp"
@@ -43,11 +45,26 @@ class Pool {
   /// Serves requests that have arrived and takes in replies; never waits. Local. @returns whether anything came.
   bool progress();
   /// Owners only: serves until some rank calls stop(); sleeps between polls when nothing happens. Local.
-  void serve_until_stopped();
+  /// @param between called between polls, when given
+  void serve_until_stopped(const std::function<void()>& between = {});
   /// Ends serve_until_stopped() on every owner; any one rank calls it, once, when no client needs the owners any more.
   /// Returns when the messages have left. @returns false when an owner did not take its message within the deadline.
   bool stop();
   bool stopped() const;  ///< owners: a stop has arrived
+
+  /// Creates a namespace on all owners: it may fill `quota_per_owner` bytes of each, and is promised that much: only
+  /// its own stores evict its blocks. 0: no promise, and PoolConfig::namespace_quota is its limit. Local; waits for the
+  /// owners. Room that is promised and not yet used is lent to namespaces without a promise.
+  /// @returns stored; already_there, and nothing changes; quota, on no owner, when one cannot promise that much, which
+  /// is all promises together within evict_above of its capacity; owner_down when no owner is left.
+  Status create_namespace(const std::string& name, std::uint64_t quota_per_owner);
+  /// Its blocks are gone, in files too, and its promise free again; waits. Clients of that namespace find nothing.
+  /// @returns removed, not_there when it neither was created nor held anything, or owner_down.
+  Status delete_namespace(const std::string& name);
+
+  /// Owners only, to try failures: stays silent, out of MPI, for so many seconds. With `memory_lost` what it holds is
+  /// gone at once, as after a crash; it then comes back empty, or, with a file tier, with what is in its files.
+  void play_dead(double seconds, bool memory_lost);
 
   /// Owners only: what this rank holds now.
   OwnerStats owner_stats() const;

@@ -8,19 +8,20 @@
 
 namespace supernode::pool {
 
-/// Outcome of a store or a removal. The numbers are part of the protocol.
+/// Outcome of a store, a removal, or a change of namespaces. The numbers are part of the protocol.
 enum class Status : std::uint32_t {
   stored = 0,         ///< published: every client can read it now
   already_there = 1,  ///< the key is there, or another client is storing it right now; nothing was written
   full = 2,        ///< no room even after eviction (pins, or blocks that are being written), or the store queue is full
-  quota = 3,       ///< the namespace may not hold that much, even alone
+  quota = 3,       ///< the namespace may not hold that much, even alone; no such quota is left to promise
   too_large = 4,   ///< larger than an owner's whole memory
   owner_down = 5,  ///< the owner did not answer within the deadline, or no owner is left
   removed = 6,     ///< a removal found the key
   not_there = 7,   ///< a removal, or the second half of a store, did not find what it names
   not_durable = 8,  ///< published, but the file tier could not take it (a full disk): it lasts as long as the DRAM does
+  no_namespace = 9,  ///< PoolConfig::open_namespaces is off and nobody has created the client's namespace
 };
-constexpr std::size_t status_count = 9;
+constexpr std::size_t status_count = 10;
 std::string_view to_string(Status status);
 
 /// Why a read found nothing.
@@ -87,6 +88,8 @@ struct OwnerStats {
   std::uint64_t conflicts = 0;  ///< evictions because a bucket was full, not the memory; part of `evictions`
   std::uint64_t expired = 0;    ///< blocks taken back from writers that never published
   std::uint64_t requests = 0;   ///< messages served
+  std::uint64_t namespaces = 0, promised = 0;  ///< namespaces created; the sum of their quotas
+  std::uint64_t huge_page_bytes = 0;           ///< of this owner's memory that huge pages back now
   // The file tier; all 0 without one.
   std::uint64_t promotions = 0;                          ///< blocks brought back to DRAM
   std::uint64_t file_records = 0, file_bytes = 0;        ///< blocks that can be brought back; bytes of all files

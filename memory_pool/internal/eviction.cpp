@@ -21,7 +21,10 @@ void EvictionOrder::unlink(Slot slot) {
 
 void EvictionOrder::insert(Slot slot, NamespaceId name_space) {
   expect(!contains(slot), "slot is in the eviction order already");
-  links_[slot].list = &lists_[name_space];
+  List& list = lists_[name_space];
+  list.name_space = name_space;
+  ++list.members;
+  links_[slot].list = &list;
   append(slot);
 }
 
@@ -34,7 +37,9 @@ void EvictionOrder::touch(Slot slot) {
 void EvictionOrder::erase(Slot slot) {
   if (!contains(slot)) return;
   if (!pinned(slot)) unlink(slot);
+  List* const list = links_[slot].list;
   links_[slot] = {};
+  if (--list->members == 0) lists_.erase(list->name_space);
 }
 
 void EvictionOrder::pin(Slot slot) {
@@ -45,13 +50,6 @@ void EvictionOrder::pin(Slot slot) {
 void EvictionOrder::unpin(Slot slot) {
   expect(contains(slot) && pinned(slot), "unpinned a slot without pins");
   if (--links_[slot].pins == 0) append(slot);
-}
-
-std::optional<EvictionOrder::Slot> EvictionOrder::victim() const {
-  std::optional<Slot> oldest;
-  for (const auto& [name_space, list] : lists_)
-    if (list.oldest != none && (!oldest || last_use(list.oldest) < last_use(*oldest))) oldest = list.oldest;
-  return oldest;
 }
 
 std::optional<EvictionOrder::Slot> EvictionOrder::victim(NamespaceId name_space) const {

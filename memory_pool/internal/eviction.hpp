@@ -1,6 +1,8 @@
 #pragma once
 // Which block gives way: the least recently used one that nobody pins, of everybody or of one namespace.
 
+#include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -28,14 +30,27 @@ class EvictionOrder {
   void unpin(Slot slot);
   bool pinned(Slot slot) const { return links_[slot].pins > 0; }
 
-  std::optional<Slot> victim() const;
+  std::optional<Slot> victim() const {
+    return victim([](NamespaceId) { return true; });
+  }
   std::optional<Slot> victim(NamespaceId name_space) const;
+  /// The oldest of the namespaces for which `may_go(namespace)` is true.
+  template <class MayGo>
+  std::optional<Slot> victim(MayGo&& may_go) const requires std::predicate<MayGo, NamespaceId> {
+    std::optional<Slot> oldest;
+    for (const auto& [name_space, list] : lists_)
+      if (list.oldest != none && (!oldest || last_use(list.oldest) < last_use(*oldest)) && may_go(name_space))
+        oldest = list.oldest;
+    return oldest;
+  }
   /// When `slot` was used last, on a clock that counts uses.
   std::uint64_t last_use(Slot slot) const { return links_[slot].used; }
 
  private:
   static constexpr Slot none = ~Slot{0};
   struct List {
+    NamespaceId name_space = 0;
+    std::size_t members = 0;  ///< pinned ones too, which hang in no chain
     Slot oldest = none, newest = none;
   };
   struct Links {

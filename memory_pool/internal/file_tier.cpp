@@ -10,6 +10,7 @@ namespace supernode::pool::internal {
 FileTier::FileTier(const PoolConfig& config, const std::string& directory)
     : log_(directory, config.directory_limit.value, config.directory_segment.value),
       to_disk_(config.directory_sync == "disk"),
+      files_per_dram_(static_cast<double>(log_.keep_bytes()) / static_cast<double>(config.capacity.value)),
       most_waiting_(config.store_buffer.value),
       stats_(log_.stats()),
       thread_([this] { work(); }) {}
@@ -48,6 +49,15 @@ void FileTier::remove(std::uint64_t tag, const Name& name) { push({Kind::remove,
 
 void FileTier::load(std::uint64_t tag, std::vector<Name> names) { push({Kind::load, tag, std::move(names), {}, 0}); }
 
+void FileTier::remove_namespace(std::uint64_t tag, NamespaceId name_space) {
+  push({Kind::remove_namespace, tag, {{{}, name_space}}, {}, 0});
+}
+
+void FileTier::promise(NamespaceId name_space, std::uint64_t quota) {
+  const auto share = static_cast<std::uint64_t>(files_per_dram_ * static_cast<double>(quota));
+  push({Kind::promise, 0, {{{}, name_space}}, {}, share});
+}
+
 std::vector<FileTier::Done> FileTier::poll() {
   const std::lock_guard lock(mutex_);
   return std::exchange(done_, {});
@@ -65,7 +75,7 @@ FileTier::Done FileTier::run(const Job& job) {
   done.tag = job.tag;
   switch (job.kind) {
     case Kind::store:
-      done.good = log_.append(job.names.front(), job.payload, job.checksum);
+      done.good = log_.append(job.names.front(), job.payload, job.number);
       break;
     case Kind::remove:
       done.good = log_.contains(job.names.front());
@@ -74,6 +84,13 @@ FileTier::Done FileTier::run(const Job& job) {
     case Kind::load:
       for (const Name& name : job.names) done.loaded.push_back(log_.read(name));
       done.good = true;
+      break;
+    case Kind::remove_namespace:
+      done.good = log_.holds(job.names.front().name_space);
+      log_.remove_namespace(job.names.front().name_space);
+      break;
+    case Kind::promise:
+      log_.promise(job.names.front().name_space, job.number);
       break;
   }
   return done;
@@ -93,7 +110,7 @@ void FileTier::work() {
     for (const Job& job : batch) {
       done.push_back(run(job));
       bytes += job.payload.size();
-      wrote |= job.kind != Kind::load;
+      wrote |= job.kind != Kind::load && job.kind != Kind::promise;
     }
     if (wrote && to_disk_ && !log_.sync())
       for (std::size_t i = 0; i < done.size(); ++i) done[i].good &= batch[i].kind != Kind::store;

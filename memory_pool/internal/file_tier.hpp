@@ -29,26 +29,30 @@ class FileTier {
   /// What has become of a job.
   struct Done {
     std::uint64_t tag = 0;
-    bool good = false;  ///< store: written, as durable as PoolConfig::directory_sync says; remove: it was there
+    bool good = false;  ///< store: written, as durable as PoolConfig::directory_sync says; removals: it was there
     std::vector<std::optional<RecordLog::Payload>> loaded;  ///< load: of each name
   };
   /// False, at once, when more than PoolConfig::store_buffer bytes wait already.
   bool store(std::uint64_t tag, const Name& name, std::span<const std::byte> payload, std::uint64_t checksum);
   void remove(std::uint64_t tag, const Name& name);
   void load(std::uint64_t tag, std::vector<Name> names);
+  /// All records of a namespace, and what was promised to it.
+  void remove_namespace(std::uint64_t tag, NamespaceId name_space);
+  /// Keeps as large a share of the files for a namespace as `quota` is of the DRAM. No answer.
+  void promise(NamespaceId name_space, std::uint64_t quota);
   /// Jobs that have ended since the last call.
   std::vector<Done> poll();
 
   LogStats stats() const;
 
  private:
-  enum class Kind { store, remove, load };
+  enum class Kind { store, remove, load, remove_namespace, promise };
   struct Job {
     Kind kind;
     std::uint64_t tag;
     std::vector<Name> names;
     std::vector<std::byte> payload;
-    std::uint64_t checksum = 0;
+    std::uint64_t number = 0;  ///< store: the checksum; promise: bytes
   };
   void push(Job job);
   void work();
@@ -56,6 +60,7 @@ class FileTier {
 
   RecordLog log_;  ///< of the thread, once it runs
   bool to_disk_;
+  double files_per_dram_;  ///< bytes that the files may keep for each byte of DRAM
   std::uint64_t most_waiting_;
   mutable std::mutex mutex_;  ///< of all below
   std::condition_variable wake_;

@@ -26,7 +26,8 @@ Layout layout_of(const PoolConfig& config) {
   layout.buckets = (slots + entries_per_bucket - 1) / entries_per_bucket;
   layout.payload_offset = (layout.buckets * sizeof(Bucket) + alignment - 1) / alignment * alignment;
   layout.capacity = granules * granule;
-  layout.total_bytes = layout.payload_offset + layout.capacity;
+  layout.header_offset = layout.payload_offset + layout.capacity;
+  layout.total_bytes = layout.header_offset + sizeof(OwnerHeader);
   return layout;
 }
 

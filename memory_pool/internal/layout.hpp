@@ -7,11 +7,17 @@
 
 namespace supernode::pool::internal {
 
-/// Offsets in bytes from the start of the window: [index: buckets][payload].
+/// The last bytes of an owner's window.
+struct alignas(64) OwnerHeader {
+  std::uint64_t incarnation = 0;  ///< drawn at each start; 0: this memory has been lost
+};
+
+/// Offsets in bytes from the start of the window: [index: buckets][payload][header].
 struct Layout {
   std::uint64_t buckets = 0;         ///< in the index, 1 KiB each
   std::uint64_t payload_offset = 0;  ///< a multiple of the granule and of 4 KiB
   std::uint64_t capacity = 0;        ///< payload bytes, a multiple of the granule
+  std::uint64_t header_offset = 0;
   std::uint64_t total_bytes = 0;
 };
 

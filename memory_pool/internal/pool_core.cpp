@@ -29,12 +29,18 @@ PoolCore::PoolCore(const Communicator& world, std::vector<int> owner_ranks, cons
       comm(world.duplicate()),
       segment(comm, owners, layout.total_bytes, layout.payload_offset, settings.transport),
       messenger(comm) {
-  const auto place = std::find(owners.begin(), owners.end(), comm.rank()) - owners.begin();
-  const std::string directory = config.directory.empty() ? "" : config.directory + "/owner-" + std::to_string(place);
   collectively(comm, [&] {
-    if (!segment.local().empty()) shard.emplace(config, segment.local(), directory);
+    if (!segment.local().empty()) start_shard();
   });
   last_look_ = wall_now().value;
+}
+
+void PoolCore::start_shard() {
+  const auto place = std::find(owners.begin(), owners.end(), comm.rank()) - owners.begin();
+  const std::string directory = config.directory.empty() ? "" : config.directory + "/owner-" + std::to_string(place);
+  deferred_.clear();
+  shard.reset();  // before the new one opens the same files
+  shard.emplace(config, segment.local(), directory);
 }
 
 bool PoolCore::progress() {
@@ -50,6 +56,7 @@ bool PoolCore::progress() {
       deferred_.erase(asker);
     }
   }
+  if (!silent_.empty()) look_for_returned();
   return messenger.poll([this](int source, Tag tag, std::span<const std::byte> bytes) { handle(source, tag, bytes); });
 }
 
@@ -59,7 +66,12 @@ void PoolCore::handle(int source, Tag tag, std::span<const std::byte> bytes) {
     expect(bytes.size() == sizeof reply, "a pool reply of odd length");
     std::memcpy(&reply, bytes.data(), sizeof reply);
     const auto awaited = awaited_.find(reply.id);
-    if (awaited != awaited_.end()) awaited->second = reply;
+    if (awaited != awaited_.end()) {
+      awaited->second = reply;
+    } else if (reply.ticket != 0) {
+      // A block for a store that has been given up.
+      abandon(source, reply.ticket);
+    }
     return;
   }
   Request request;
@@ -128,6 +140,13 @@ void PoolCore::tell(int owner, Request request, std::span<const Key> keys) {
     messenger.send(owner, Tag::request, std::as_bytes(std::span(&request, 1)), std::as_bytes(keys));
 }
 
+void PoolCore::abandon(int owner, std::uint64_t ticket) {
+  Request request;
+  request.kind = RequestKind::abandon;
+  request.ticket = ticket;
+  tell(owner, request);
+}
+
 std::optional<Reply> PoolCore::call(int owner, const Request& request) {
   const std::uint64_t id = ask(owner, request);
   const double end = watched_ + config.deadline;
@@ -138,15 +157,94 @@ std::optional<Reply> PoolCore::call(int owner, const Request& request) {
     if (!progress()) spin.turn();
   }
   forget(id);
-  drop(owner, "did not answer");
+  drop(owner, "did not answer in time");
   return std::nullopt;
 }
 
 void PoolCore::drop(int owner, const char* why) {
   if (!ring.is_live(owner)) return;
   ring.drop(owner);
-  log(LogLevel::warning, "pool owner {} {} within {} s and leaves the view (version {}, {} of {} left)", owner, why,
-      config.deadline, ring.version(), ring.live_count(), owners.size());
+  silent_[owner].ask_at = watched_;
+  log(LogLevel::warning, "pool owner {} {} and leaves the view (version {}, {} of {} left)", owner, why, ring.version(),
+      ring.live_count(), owners.size());
+}
+
+bool PoolCore::has_memory(int owner) {
+  if (!segment.shared() || segment.word(owner, layout.header_offset) != 0) return true;
+  drop(owner, "has lost its memory");
+  return false;
+}
+
+/// One question at a time to each owner that has left: a silent one must not be flooded.
+void PoolCore::look_for_returned() {
+  for (auto it = silent_.begin(); it != silent_.end();) {
+    const int owner = it->first;
+    Silent& silent = it->second;
+    if (silent.ping == 0 && watched_ >= silent.ask_at) {
+      Request request;
+      request.kind = RequestKind::ping;
+      silent.ping = ask(owner, request);
+    }
+    if (silent.ping == 0 || !take(silent.ping)) {
+      ++it;
+      continue;
+    }
+    it = silent_.erase(it);
+    ring.restore(owner);
+    for (const auto& [name_space, terms] : created_) tell(owner, creation(name_space, terms, owner));
+    log(LogLevel::warning, "pool owner {} is back in the view (version {}, {} of {} there)", owner, ring.version(),
+        ring.live_count(), owners.size());
+  }
+}
+
+Request PoolCore::creation(NamespaceId name_space, const Created& terms, int owner) const {
+  const auto quota = terms.quota_by_owner.find(owner);
+  Request request;
+  request.kind = RequestKind::create_namespace;
+  request.name_space = name_space;
+  request.length = quota == terms.quota_by_owner.end() ? 0 : quota->second;
+  request.mode = terms.whole ? 1 : 0;
+  return request;
+}
+
+Status PoolCore::create_namespace(NamespaceId name_space, const std::map<int, std::uint64_t>& quota_by_owner,
+                                  bool whole) {
+  const Created terms{quota_by_owner, whole};
+  std::vector<int> made;
+  Status outcome = Status::stored;
+  for (const int owner : owners) {
+    if (!ring.is_live(owner)) continue;
+    const std::optional<Reply> reply = call(owner, creation(name_space, terms, owner));
+    if (!reply) continue;
+    if (reply->status == Status::stored) made.push_back(owner);
+    if (reply->status == Status::already_there && outcome == Status::stored) outcome = Status::already_there;
+    if (reply->status == Status::quota) outcome = Status::quota;
+  }
+  if (ring.live_count() == 0) return Status::owner_down;
+  if (outcome != Status::quota) {
+    created_.try_emplace(name_space, terms);
+    return outcome;
+  }
+  // One cannot promise it: no one shall.
+  Request request;
+  request.kind = RequestKind::delete_namespace;
+  request.name_space = name_space;
+  for (const int owner : made) call(owner, request);
+  return outcome;
+}
+
+Status PoolCore::delete_namespace(NamespaceId name_space) {
+  created_.erase(name_space);
+  Request request;
+  request.kind = RequestKind::delete_namespace;
+  request.name_space = name_space;
+  Status outcome = Status::not_there;
+  for (const int owner : owners) {
+    if (!ring.is_live(owner)) continue;
+    const std::optional<Reply> reply = call(owner, request);
+    if (reply && reply->status == Status::removed) outcome = Status::removed;
+  }
+  return ring.live_count() == 0 ? Status::owner_down : outcome;
 }
 
 }  // namespace supernode::pool::internal

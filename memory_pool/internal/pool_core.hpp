@@ -2,6 +2,7 @@
 // What a rank's pool and its clients share: window, messages, view, and the shard of an owner.
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <unordered_map>
@@ -32,11 +33,22 @@ struct PoolCore {
   void forget(std::uint64_t id) { awaited_.erase(id); }
   /// Sends a request that has no reply.
   void tell(int owner, Request request, std::span<const Key> keys = {});
+  /// Tells an owner that a block it has handed out will not be published.
+  void abandon(int owner, std::uint64_t ticket);
   /// ask() and wait. Empty when the owner did not answer in time; it has been dropped then.
   std::optional<Reply> call(int owner, const Request& request);
 
-  /// Takes a silent owner out of the view of this rank.
+  /// Takes a silent owner out of the view of this rank, and asks it from time to time whether it is back.
   void drop(int owner, const char* why);
+  /// Whether the memory of `owner` can still be read, as far as the transport tells; drops the owner if not.
+  bool has_memory(int owner);
+  /// Asks all live owners to create a namespace; one that comes back later is asked, too. stored, already_there, quota.
+  Status create_namespace(NamespaceId name_space, const std::map<int, std::uint64_t>& quota_by_owner, bool whole);
+  /// removed, or not_there when no owner knew it.
+  Status delete_namespace(NamespaceId name_space);
+
+  /// This owner makes its shard anew, in memory that holds nothing; with a file tier it has the files' blocks.
+  void start_shard();
 
   /// Seconds this rank has spent looking for messages: a pause between two looks counts 50 ms at most. Deadlines run on
   /// it, so that a rank that computes for a minute does not take its own absence for the owner's silence.
@@ -64,6 +76,20 @@ struct PoolCore {
     std::uint64_t id;
   };
   std::unordered_map<std::uint64_t, Asker> deferred_;  ///< who waits for the reply of that number
+  /// Owners that have left the view.
+  struct Silent {
+    std::uint64_t ping = 0;  ///< the question that is under way; 0: none
+    double ask_at = 0;       ///< watched()
+  };
+  std::map<int, Silent> silent_;
+  void look_for_returned();
+  /// A namespace that this rank has created.
+  struct Created {
+    std::map<int, std::uint64_t> quota_by_owner;
+    bool whole;
+  };
+  std::map<NamespaceId, Created> created_;
+  Request creation(NamespaceId name_space, const Created& terms, int owner) const;
   std::uint64_t last_id_ = 0;
   double watched_ = 0, last_look_ = 0;
 };

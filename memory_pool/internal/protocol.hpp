@@ -10,14 +10,17 @@
 namespace supernode::pool::internal {
 
 enum class RequestKind : std::uint32_t {
-  allocate = 1,  ///< key, name_space, length, mode -> status, ticket, offset
-  publish = 2,   ///< ticket, checksum, verify -> status, version; `again` when the bytes have not all arrived
-  abandon = 3,   ///< ticket; no reply
-  remove = 4,    ///< key, name_space -> status
-  touch = 5,     ///< name_space, count, followed by that many keys; no reply
-  stats = 6,     ///< -> stats
-  stop = 7,      ///< -> status
-  promote = 8,   ///< name_space, count, followed by that many keys -> found: which are in DRAM now
+  allocate = 1,           ///< key, name_space, length, mode -> status, ticket, offset
+  publish = 2,            ///< ticket, checksum, verify -> status, version; `again` when the bytes have not all arrived
+  abandon = 3,            ///< ticket; no reply
+  remove = 4,             ///< key, name_space -> status
+  touch = 5,              ///< name_space, count, followed by that many keys; no reply
+  stats = 6,              ///< -> stats
+  stop = 7,               ///< -> status
+  promote = 8,            ///< name_space, count, followed by that many keys -> found: which are in DRAM now
+  create_namespace = 9,   ///< name_space, length: quota, mode: 1 for a whole one -> status
+  delete_namespace = 10,  ///< name_space -> status; its blocks are gone
+  ping = 11,              ///< -> an empty reply
 };
 
 struct Request {
@@ -41,8 +44,9 @@ struct Reply {
   std::uint64_t ticket = 0;
   std::uint64_t offset = 0;  ///< from the start of the payload area
   std::uint64_t version = 0;
-  std::uint64_t found = 0;  ///< promote: bit i stands for key i
-  std::uint64_t later = 0;  ///< not to be sent: the answer will come from Shard::settle() under this number
+  std::uint64_t found = 0;        ///< promote: bit i stands for key i
+  std::uint64_t incarnation = 0;  ///< allocate: OwnerHeader::incarnation, as long as which the block is the writer's
+  std::uint64_t later = 0;        ///< not to be sent: the answer will come from Shard::settle() under this number
   OwnerStats stats;
 };
 static_assert(std::is_trivially_copyable_v<Request> && std::is_trivially_copyable_v<Reply>);

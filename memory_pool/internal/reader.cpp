@@ -70,7 +70,7 @@ void Reader::read_slice(std::span<const GetItem> items, bool payload, std::span<
       const GetItem& item = items[a.item];
       Found& found = result[a.item];
       found = {};
-      if (a.owner < 0 || lost(a.owner)) {
+      if (a.owner < 0 || lost(a.owner) || !core_.has_memory(a.owner)) {
         found.reason = MissReason::owner_down;
         continue;
       }
@@ -129,7 +129,7 @@ bool Reader::wait(Transfers& transfers, std::vector<int>& silent) {
   while (!transfers.test()) {
     if (core_.watched() >= end) {
       for (int owner = transfers.pending_owner(); owner >= 0; owner = transfers.pending_owner()) {
-        core_.drop(owner, "did not serve a read");
+        core_.drop(owner, "did not serve a read in time");
         transfers.abandon(owner);
         silent.push_back(owner);
       }
@@ -176,7 +176,7 @@ bool Reader::promote(std::span<const GetItem> items, bool payload, std::span<Fou
       if (!core_.progress()) spin.turn();
     if (!reply) {
       core_.forget(question.id);
-      core_.drop(question.owner, "did not look into its files");
+      core_.drop(question.owner, "did not look into its files in time");
       for (const std::size_t place : question.places) result[place].reason = MissReason::owner_down;
       continue;
     }

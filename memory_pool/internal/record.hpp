@@ -26,7 +26,11 @@ struct SegmentHeader {
 };
 static_assert(sizeof(SegmentHeader) == 40);
 
-enum class RecordKind : std::uint32_t { block = 1, removal = 2 };
+enum class RecordKind : std::uint32_t {
+  block = 1,
+  removal = 2,            ///< of the key
+  namespace_removal = 3,  ///< of all keys of the namespace; no key, no payload
+};
 
 /// In front of each payload; records start at multiples of 8.
 struct RecordHeader {
@@ -35,7 +39,7 @@ struct RecordHeader {
   Key key;
   NamespaceId name_space = 0;
   std::uint32_t unused = 0;
-  std::uint64_t length = 0;    ///< of the payload, 0 for a removal
+  std::uint64_t length = 0;    ///< of the payload, 0 for removals
   std::uint64_t sequence = 0;  ///< grows with every record; the highest of a key counts
   std::uint64_t checksum = 0;  ///< XXH3-64 of the payload
   std::uint64_t sum = 0;       ///< XXH3-64 of the 56 bytes above, plus mix64(salt ^ place in the file)

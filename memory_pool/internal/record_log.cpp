@@ -96,6 +96,7 @@ RecordLog::RecordLog(const std::string& directory, std::uint64_t limit, std::uin
   std::sort(numbers.begin(), numbers.end());
   for (const std::uint64_t number : numbers) recover(number);
   removed_.clear();
+  removed_namespaces_.clear();
   stats_.recovered = index_.size();
   make_room(0);
 }
@@ -159,29 +160,75 @@ void RecordLog::recover(std::uint64_t number) {
 
 /// An intact record found at the start.
 void RecordLog::take(const RecordHeader& header, std::uint64_t segment, std::uint64_t offset) {
+  if (header.kind == RecordKind::namespace_removal) {
+    std::uint64_t& removed = removed_namespaces_[header.name_space];
+    removed = std::max(removed, header.sequence);
+    Order& order = tenants_[header.name_space].order;
+    for (auto entry = order.begin(); entry != order.end();) {
+      const auto here = entry++;
+      if (here->sequence < removed) drop(here);
+    }
+    return;
+  }
   const Name name{header.key, header.name_space};
   const auto gone = removed_.find(name);
   if (gone != removed_.end() && gone->second > header.sequence) return;
+  const auto all_gone = removed_namespaces_.find(name.name_space);
+  if (all_gone != removed_namespaces_.end() && all_gone->second > header.sequence) return;
   const auto known = index_.find(name);
   if (known != index_.end()) {
     if (known->second->sequence > header.sequence) return;
     drop(known->second);
   }
-  if (header.kind == RecordKind::removal) {
+  if (header.kind == RecordKind::removal)
     removed_[name] = header.sequence;
-    return;
-  }
-  order_.push_back({name, segment, offset, header.length, header.sequence, header.checksum});
-  index_[name] = std::prev(order_.end());
+  else
+    insert(header, segment, offset);
+}
+
+/// A block that is not in the index, as the most recently used.
+void RecordLog::insert(const RecordHeader& header, std::uint64_t segment, std::uint64_t offset) {
+  const Name name{header.key, header.name_space};
+  Tenant& tenant = tenants_[header.name_space];
+  tenant.order.push_back({name, segment, offset, header.length, header.sequence, header.checksum, ++clock_});
+  index_[name] = std::prev(tenant.order.end());
   ++stats_.records;
   stats_.live_bytes += record_bytes(header.length);
+  tenant.live_bytes += record_bytes(header.length);
+}
+
+void RecordLog::use(Order::iterator entry) {
+  Order& order = tenants_[entry->name.name_space].order;
+  order.splice(order.end(), order, entry);
+  entry->used = ++clock_;
 }
 
 void RecordLog::drop(Order::iterator entry) {
+  Tenant& tenant = tenants_[entry->name.name_space];
   --stats_.records;
   stats_.live_bytes -= record_bytes(entry->length);
+  tenant.live_bytes -= record_bytes(entry->length);
   index_.erase(entry->name);
-  order_.erase(entry);
+  tenant.order.erase(entry);
+}
+
+/// Of the namespaces that have more than was promised to them. False when there is none.
+bool RecordLog::forget_oldest() {
+  Tenant* poorest = nullptr;
+  for (auto& [name_space, tenant] : tenants_) {
+    if (tenant.order.empty() || (poorest && tenant.order.front().used > poorest->order.front().used)) continue;
+    const auto promised = promised_.find(name_space);
+    if (promised == promised_.end() || tenant.live_bytes > promised->second) poorest = &tenant;
+  }
+  if (!poorest) return false;
+  ++stats_.forgotten;
+  drop(poorest->order.begin());
+  return true;
+}
+
+std::uint64_t RecordLog::keep_bytes() const {
+  const auto keep = static_cast<std::uint64_t>(keep_share * static_cast<double>(limit_));
+  return keep > segment_bytes_ ? keep - segment_bytes_ : 0;
 }
 
 bool RecordLog::open_segment() {
@@ -247,6 +294,7 @@ bool RecordLog::append(RecordHeader header, std::span<const std::byte> payload, 
   const Name name{header.key, header.name_space};
   std::uint64_t offset = 0;
   if (!write(header, payload, offset)) return false;
+  if (header.kind == RecordKind::namespace_removal) return true;
   const auto known = index_.find(name);
   if (header.kind == RecordKind::removal) {
     if (known != index_.end()) drop(known->second);
@@ -258,17 +306,14 @@ bool RecordLog::append(RecordHeader header, std::span<const std::byte> payload, 
     return true;
   }
   if (known != index_.end()) drop(known->second);
-  order_.push_back({name, last_segment_, offset, header.length, header.sequence, header.checksum});
-  index_[name] = std::prev(order_.end());
-  ++stats_.records;
-  stats_.live_bytes += record_bytes(header.length);
+  insert(header, last_segment_, offset);
   return true;
 }
 
 bool RecordLog::append(const Name& name, std::span<const std::byte> payload, std::uint64_t checksum) {
   if (const auto known = index_.find(name);
       known != index_.end() && known->second->checksum == checksum && known->second->length == payload.size()) {
-    order_.splice(order_.end(), order_, known->second);
+    use(known->second);
     return true;
   }
   RecordHeader header;
@@ -299,11 +344,30 @@ bool RecordLog::remove(const Name& name) {
   return append_or_drop(header, {});
 }
 
-bool RecordLog::sync() { return !filling_ || ::fdatasync(segments_.rbegin()->second.file) == 0; }
+bool RecordLog::remove_namespace(NamespaceId name_space) {
+  promised_.erase(name_space);
+  Order& order = tenants_[name_space].order;
+  while (!order.empty()) drop(order.begin());
+  tenants_.erase(name_space);
+  if (segments_.empty()) return true;
+  RecordHeader header;
+  header.kind = RecordKind::namespace_removal;
+  header.name_space = name_space;
+  header.checksum = checksum_of({});
+  if (append(header, {}, false)) return true;
+  ++stats_.write_errors;
+  return false;
+}
+
+bool RecordLog::sync() {
+  if (!filling_) return true;
+  ++stats_.syncs;
+  return ::fdatasync(segments_.rbegin()->second.file) == 0;
+}
 
 std::optional<RecordLog::Payload> RecordLog::read(const Name& name) {
   std::optional<Payload> payload = load(name);
-  if (payload) order_.splice(order_.end(), order_, index_.at(name));
+  if (payload) use(index_.at(name));
   return payload;
 }
 
@@ -324,11 +388,8 @@ std::optional<RecordLog::Payload> RecordLog::load(const Name& name) {
 
 /// Forgets and cleans until `bytes` more fit within the limit, with a segment to spare for cleaning.
 void RecordLog::make_room(std::uint64_t bytes) {
-  const auto keep = static_cast<std::uint64_t>(keep_share * static_cast<double>(limit_));
   if (stats_.file_bytes + bytes + segment_bytes_ + sizeof(SegmentHeader) <= limit_) return;
-  while (!order_.empty() && stats_.live_bytes + bytes + segment_bytes_ > keep) {
-    ++stats_.forgotten;
-    drop(order_.begin());
+  while (stats_.live_bytes + bytes > keep_bytes() && forget_oldest()) {
   }
   // Each round rewrites what lives of one segment; after all of them only live bytes are left.
   for (std::size_t rounds = segments_.size() + 1; rounds > 0; --rounds) {
@@ -345,8 +406,9 @@ bool RecordLog::clean_oldest() {
     filling_ = false;  // what it holds moves to a new one
   }
   std::vector<Name> live;
-  for (const Entry& entry : order_)
-    if (entry.segment == number) live.push_back(entry.name);
+  for (const auto& [name_space, tenant] : tenants_)
+    for (const Entry& entry : tenant.order)
+      if (entry.segment == number) live.push_back(entry.name);
   for (const Name& name : live) {
     const std::optional<Payload> payload = load(name);
     if (!payload) continue;  // counted

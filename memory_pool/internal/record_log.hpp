@@ -33,6 +33,7 @@ struct LogStats {
   std::uint64_t foreign = 0;                   ///< files that are not ours, left alone
   std::uint64_t forgotten = 0, cleanings = 0;  ///< blocks that gave way to the limit; segments rewritten
   std::uint64_t write_errors = 0;              ///< records that could not be written
+  std::uint64_t syncs = 0;                     ///< fdatasync of the file that is being filled
 };
 
 /// Segments are filled one after the other and cleaned in the same order: the oldest one's live records are appended
@@ -54,10 +55,22 @@ class RecordLog {
   bool append(const Name& name, std::span<const std::byte> payload, std::uint64_t checksum);
   /// Writes that `name` is gone, whether it is there or not. False when it could not be written.
   bool remove(const Name& name);
+  /// The same for all records of a namespace. What was promised to it is taken back.
+  bool remove_namespace(NamespaceId name_space);
+  /// Keeps `bytes` of records for a namespace: as long as it has no more, they are not forgotten for others. All
+  /// promises together should stay within keep_bytes().
+  void promise(NamespaceId name_space, std::uint64_t bytes) { promised_[name_space] = bytes; }
+  /// Bytes of live records that stay when the limit is reached; the rest is what cleaning works with.
+  std::uint64_t keep_bytes() const;
   /// False when the system reports an error.
   bool sync();
 
   bool contains(const Name& name) const { return index_.contains(name); }
+  /// Any block of that namespace.
+  bool holds(NamespaceId name_space) const {
+    const auto tenant = tenants_.find(name_space);
+    return tenant != tenants_.end() && !tenant->second.order.empty();
+  }
   /// The payload, verified. Empty when it is not there, or no longer intact: then it is forgotten and counted.
   struct Payload {
     std::vector<std::byte> bytes;
@@ -71,8 +84,14 @@ class RecordLog {
   struct Entry {
     Name name;
     std::uint64_t segment, offset, length, sequence, checksum;
+    std::uint64_t used;  ///< when, on a clock that counts uses
   };
   using Order = std::list<Entry>;  ///< least recently used first
+  /// The blocks of a namespace.
+  struct Tenant {
+    Order order;
+    std::uint64_t live_bytes = 0;
+  };
   struct Segment {
     std::uint64_t bytes = 0, salt = 0;
     int file = -1;
@@ -86,7 +105,10 @@ class RecordLog {
   bool append_or_drop(const RecordHeader& header, std::span<const std::byte> payload);
   void make_room(std::uint64_t bytes);
   bool clean_oldest();
+  void insert(const RecordHeader& header, std::uint64_t segment, std::uint64_t offset);
+  void use(Order::iterator entry);
   void drop(Order::iterator entry);
+  bool forget_oldest();
   std::optional<Payload> load(const Name& name);
 
   std::string directory_;
@@ -95,9 +117,13 @@ class RecordLog {
   std::map<std::uint64_t, Segment> segments_;  ///< by number; the last one is filled if `filling_`
   bool filling_ = false;
   std::uint64_t last_segment_ = 0, last_sequence_ = 0;
-  Order order_;
+  std::map<NamespaceId, Tenant> tenants_;  ///< tenants stay where they are once they are in
+  std::map<NamespaceId, std::uint64_t> promised_;
+  std::uint64_t clock_ = 0;
   std::unordered_map<Name, Order::iterator, NameHash> index_;
-  std::unordered_map<Name, std::uint64_t, NameHash> removed_;  ///< sequence of the removal; only during recovery
+  // Sequences of removals; only during recovery.
+  std::unordered_map<Name, std::uint64_t, NameHash> removed_;
+  std::map<NamespaceId, std::uint64_t> removed_namespaces_;
   LogStats stats_;
 };
 

@@ -89,6 +89,11 @@ Segment::~Segment() {
   if (window_) MPI_Win_unlock_all(window_.get());
 }
 
+std::uint64_t Segment::word(int owner, std::uint64_t offset) const {
+  auto* place = reinterpret_cast<std::uint64_t*>(base_[static_cast<std::size_t>(owner)] + offset);
+  return std::atomic_ref(*place).load(std::memory_order_acquire);
+}
+
 bool Segment::test(Staged& transfer) {
   std::erase_if(transfer.requests, [](MPI_Request& request) { return completed(request); });
   return transfer.done();

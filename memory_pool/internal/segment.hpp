@@ -31,6 +31,8 @@ class Segment {
 
   bool shared() const { return shared_; }
   std::span<std::byte> local() const { return local_; }  ///< this rank's own; empty unless it is an owner
+  /// A word of `owner`'s memory, aligned; `shared` transport only.
+  std::uint64_t word(int owner, std::uint64_t offset) const;
   /// Transfers given up earlier are still in MPI's hands. Frees those that have ended.
   bool abandoned_in_flight();
 

@@ -1,6 +1,8 @@
 #include "memory_pool/internal/shard.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <random>
 
 #include "runtime/core/error.hpp"
 
@@ -13,7 +15,17 @@ Shard::Shard(const PoolConfig& config, std::span<std::byte> window, const std::s
   payload_ = window.subspan(layout.payload_offset, layout.capacity);
   space_ = Allocator(layout.capacity, config.granule.value);
   order_ = EvictionOrder(index_.slots());
+  namespaces_ = Namespaces(watermark(), config.namespace_quota.value, config.open_namespaces);
   if (!directory.empty()) tier_ = std::make_unique<FileTier>(config, directory);
+  std::random_device random;
+  while (incarnation_ == 0) incarnation_ = (std::uint64_t{random()} << 32) | random();
+  last_ticket_ = incarnation_;
+  std::atomic_ref(header().incarnation).store(incarnation_, std::memory_order_release);
+}
+
+void Shard::lose() {
+  std::atomic_ref(header().incarnation).store(0, std::memory_order_seq_cst);
+  for (Slot slot = 0; slot < index_.slots(); ++slot) index_.clear(slot);
 }
 
 Reply Shard::serve(const Request& request, std::span<const Key> keys, double now) {
@@ -41,6 +53,14 @@ Reply Shard::serve(const Request& request, std::span<const Key> keys, double now
     case RequestKind::promote:
       reply = promote(request, keys);
       break;
+    case RequestKind::create_namespace:
+      reply = create_namespace(request);
+      break;
+    case RequestKind::delete_namespace:
+      reply = delete_namespace(request);
+      break;
+    case RequestKind::ping:
+      break;
     case RequestKind::stop:
       panic("a shard was asked to stop");
   }
@@ -51,6 +71,10 @@ Reply Shard::serve(const Request& request, std::span<const Key> keys, double now
 Reply Shard::allocate(const Request& request, double now) {
   const Name name{request.key, request.name_space};
   Reply reply;
+  if (!namespaces_.may_store(name.name_space)) {
+    reply.status = Status::no_namespace;
+    return reply;
+  }
   const std::optional<Slot> there = index_.find(name.key, name.name_space);
   if (there && request.mode == static_cast<std::uint32_t>(PutMode::keep)) {
     order_.touch(*there);
@@ -66,7 +90,7 @@ Reply Shard::allocate(const Request& request, double now) {
   std::optional<std::uint64_t> offset = space_.allocate(request.length);
   while (!offset) {
     // Above the watermark because of pins and writers, or free only in pieces that are too small.
-    const std::optional<Slot> victim = order_.victim();
+    const std::optional<Slot> victim = victim_for(name.name_space);
     if (!victim) break;
     evict(*victim);
     offset = space_.allocate(request.length);
@@ -77,10 +101,27 @@ Reply Shard::allocate(const Request& request, double now) {
   }
   reply.offset = *offset;
   reply.ticket = ++last_ticket_;
-  reserved_by_[name.name_space] += space_.size_at(*offset);
+  reply.incarnation = incarnation_;
+  namespaces_.reserve(name.name_space, space_.size_at(*offset));
   tickets_.emplace(reply.ticket, Ticket{name, *offset, request.length, now + config_.lease});
   writing_.insert(name);
   return reply;
+}
+
+/// Whether a store of `for_whom` may evict what lies in `slot`.
+bool Shard::may_evict(Slot slot, NamespaceId for_whom) const {
+  const NamespaceId owner = index_.at(slot).name_space;
+  if (order_.pinned(slot) || namespaces_.is_whole(owner)) return false;
+  return owner == for_whom || !namespaces_.is_promised(owner);
+}
+
+/// The block that gives way to a store of `name_space`: the oldest of those to which nothing is promised, else the
+/// oldest of its own.
+std::optional<Shard::Slot> Shard::victim_for(NamespaceId name_space) const {
+  const std::optional<Slot> common = order_.victim(
+      [this](NamespaceId other) { return !namespaces_.is_promised(other) && !namespaces_.is_whole(other); });
+  if (common || namespaces_.is_whole(name_space)) return common;
+  return order_.victim(name_space);
 }
 
 /// Quota and watermark before a block of `bytes` is allocated. @returns stored when it may be tried.
@@ -88,20 +129,19 @@ Status Shard::make_room(std::uint64_t bytes, NamespaceId name_space) {
   const std::uint64_t need = space_.rounded(bytes);
   const std::uint64_t capacity = space_.capacity();
   if (bytes > capacity || need > capacity) return Status::too_large;
-  if (const std::uint64_t quota = config_.namespace_quota.value; quota > 0) {
+  if (const std::uint64_t quota = namespaces_.limit(name_space); quota > 0) {
     if (need > quota) return Status::quota;
-    while (reserved_by_[name_space] + need > quota) {
-      const std::optional<Slot> victim = order_.victim(name_space);
+    while (namespaces_.reserved(name_space) + need > quota) {
+      const std::optional<Slot> victim = namespaces_.is_whole(name_space) ? std::nullopt : order_.victim(name_space);
       if (!victim) return Status::quota;
       evict(*victim);
     }
   }
-  const auto limit = static_cast<std::uint64_t>(config_.evict_above * static_cast<double>(capacity));
-  if (space_.reserved() + need > limit) {
+  if (space_.reserved() + need > watermark()) {
     const auto round = static_cast<std::uint64_t>(config_.evict_ratio * static_cast<double>(capacity));
     const std::uint64_t before = space_.reserved();
-    while (before - space_.reserved() < round || space_.reserved() + need > limit) {
-      const std::optional<Slot> victim = order_.victim();
+    while (before - space_.reserved() < round || space_.reserved() + need > watermark()) {
+      const std::optional<Slot> victim = victim_for(name_space);
       if (!victim) break;
       evict(*victim);
     }
@@ -157,83 +197,21 @@ Reply Shard::publish(const Request& request, bool promoted) {
   const bool taken =
       tier_->store(++last_tag_, ticket.name, payload_.subspan(ticket.offset, ticket.length), request.checksum);
   if (taken && waits) {
-    reply.later = last_tag_;
-    reply.id = request.id;
-    waiting_[last_tag_] = {reply, {}, {}};
+    reply = later(reply, request.id);
   } else if (waits) {
     reply.status = Status::not_durable;
   }
   return reply;
 }
 
-Reply Shard::promote(const Request& request, std::span<const Key> keys) {
-  Waiting waiting;
-  Reply& reply = waiting.reply;
-  reply.id = request.id;
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    if (index_.find(keys[i], request.name_space)) {
-      reply.found |= std::uint64_t{1} << i;
-    } else if (tier_) {
-      waiting.names.push_back({keys[i], request.name_space});
-      waiting.places.push_back(i);
-    }
-  }
-  if (waiting.names.empty()) return reply;
-  reply.later = ++last_tag_;
-  tier_->load(last_tag_, waiting.names);
-  return (waiting_[last_tag_] = std::move(waiting)).reply;
-}
-
-/// A block from the file tier becomes live. False when there is no room.
-bool Shard::admit(const Name& name, const RecordLog::Payload& payload, double now) {
-  Request request;
-  request.key = name.key;
-  request.name_space = name.name_space;
-  request.length = payload.bytes.size();
-  const Reply block = allocate(request, now);
-  if (block.status == Status::already_there) return index_.find(name.key, name.name_space).has_value();
-  if (block.status != Status::stored) return false;
-  std::copy(payload.bytes.begin(), payload.bytes.end(), payload_.begin() + static_cast<long>(block.offset));
-  request.ticket = block.ticket;
-  request.checksum = payload.checksum;
-  return publish(request, true).status == Status::stored;
-}
-
-/// `name` gets another version, or none: what is being read from the file is out of date.
-void Shard::spoil(const Name& name) {
-  for (auto& [tag, waiting] : waiting_)
-    for (std::size_t i = 0; i < waiting.names.size(); ++i)
-      if (waiting.names[i] == name) waiting.places[i] = spoiled;
-}
-
-std::vector<Reply> Shard::settle(double now) {
-  std::vector<Reply> replies;
-  if (!tier_) return replies;
-  for (const FileTier::Done& done : tier_->poll()) {
-    const auto found = waiting_.find(done.tag);
-    if (found == waiting_.end()) continue;
-    Waiting waiting = std::move(found->second);
-    waiting_.erase(found);
-    if (waiting.reply.status == Status::stored && waiting.names.empty() && !done.good)
-      waiting.reply.status = Status::not_durable;
-    if (waiting.reply.status == Status::not_there && done.good) waiting.reply.status = Status::removed;
-    for (std::size_t i = 0; i < waiting.names.size(); ++i) {
-      const std::size_t place = waiting.places[i];
-      if (place == spoiled || !done.loaded[i]) continue;
-      if (admit(waiting.names[i], *done.loaded[i], now)) waiting.reply.found |= std::uint64_t{1} << place;
-    }
-    replies.push_back(waiting.reply);
-  }
-  return replies;
-}
-
-/// A slot for `name`, whatever it takes within its bucket; empty when all 16 entries are pinned.
+/// A slot for `name`, whatever it may take within its bucket; empty when none of the 16 entries may go.
 std::optional<Shard::Slot> Shard::slot_for(const Name& name) {
   if (const std::optional<Slot> slot = index_.place_for(name.key, name.name_space)) return slot;
   std::optional<Slot> oldest;
   const Slot start = index_.bucket_start(name.key);
   for (Slot slot = start; slot < start + entries_per_bucket; ++slot)
-    if (!order_.pinned(slot) && (!oldest || order_.last_use(slot) < order_.last_use(*oldest))) oldest = slot;
+    if (may_evict(slot, name.name_space) && (!oldest || order_.last_use(slot) < order_.last_use(*oldest)))
+      oldest = slot;
   if (!oldest) return std::nullopt;
   evict(*oldest);
   ++counters_.conflicts;
@@ -259,9 +237,7 @@ void Shard::release(Slot slot) {
 }
 
 void Shard::free_block(std::uint64_t offset, NamespaceId name_space) {
-  const auto account = reserved_by_.find(name_space);
-  account->second -= space_.size_at(offset);
-  if (account->second == 0) reserved_by_.erase(account);
+  namespaces_.release(name_space, space_.size_at(offset));
   space_.free(offset);
 }
 
@@ -290,16 +266,57 @@ Reply Shard::remove(const Request& request) {
     const Name name{request.key, request.name_space};
     spoil(name);
     tier_->remove(++last_tag_, name);
-    reply.later = last_tag_;
-    reply.id = request.id;
-    waiting_[last_tag_] = {reply, {}, {}};
+    reply = later(reply, request.id);
   }
+  return reply;
+}
+
+/// The same reply, to be given when the file tier has done job number last_tag_.
+Reply Shard::later(Reply reply, std::uint64_t request) {
+  reply.later = last_tag_;
+  reply.id = request;
+  waiting_[last_tag_] = {reply, {}, {}};
   return reply;
 }
 
 void Shard::touch(NamespaceId name_space, std::span<const Key> keys) {
   for (const Key& key : keys)
     if (const std::optional<Slot> slot = index_.find(key, name_space)) order_.touch(*slot);
+}
+
+Reply Shard::create_namespace(const Request& request) {
+  Reply reply;
+  reply.status = namespaces_.create(request.name_space, request.length, request.mode != 0);
+  if (tier_ && reply.status == Status::stored)
+    tier_->promise(request.name_space, namespaces_.limit(request.name_space));
+  return reply;
+}
+
+Reply Shard::delete_namespace(const Request& request) {
+  const NamespaceId name_space = request.name_space;
+  Reply reply;
+  reply.status = namespaces_.erase(name_space) ? Status::removed : Status::not_there;
+  std::vector<std::uint64_t> unfinished;
+  for (const auto& [number, ticket] : tickets_)
+    if (ticket.name.name_space == name_space) unfinished.push_back(number);
+  for (const std::uint64_t ticket : unfinished) abandon(ticket);
+  for (Slot slot = 0; slot < index_.slots(); ++slot) {
+    const Entry& entry = index_.at(slot);
+    if (entry.name_space != name_space || entry.state == EntryState::empty) continue;
+    reply.status = Status::removed;
+    if (entry.state == EntryState::live) {
+      release(slot);
+      ++counters_.removed;
+    } else {
+      index_.clear(slot);
+    }
+  }
+  if (!tier_) return reply;
+  for (auto& [tag, waiting] : waiting_)
+    for (std::size_t i = 0; i < waiting.names.size(); ++i)
+      if (waiting.names[i].name_space == name_space) waiting.places[i] = spoiled;
+  tier_->remove_namespace(++last_tag_, name_space);
+  return later(reply, request.id);
 }
 
 void Shard::expire(double now) {
@@ -321,6 +338,8 @@ OwnerStats Shard::stats() const {
   stats.entries = index_.live();
   stats.tombstones = index_.tombstones();
   stats.writing = tickets_.size();
+  stats.namespaces = namespaces_.created();
+  stats.promised = namespaces_.promised();
   if (tier_) {
     const LogStats log = tier_->stats();
     stats.file_records = log.records;
@@ -352,11 +371,9 @@ bool Shard::consistent() const {
     if (!writing_.contains(ticket.name)) return false;
     reserved += space_.size_at(ticket.offset);
   }
-  std::uint64_t accounted = 0;
-  for (const auto& [name_space, bytes] : reserved_by_) accounted += bytes;
   return space_.consistent() && writing_.size() == tickets_.size() && entries == index_.live() &&
-         live == counters_.live && live <= reserved && reserved == space_.reserved() && accounted == reserved &&
-         reserved <= space_.capacity();
+         live == counters_.live && live <= reserved && reserved == space_.reserved() &&
+         namespaces_.reserved_by_all() == reserved && reserved <= space_.capacity();
 }
 
 }  // namespace supernode::pool::internal

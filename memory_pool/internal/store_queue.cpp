@@ -14,11 +14,7 @@ constexpr std::size_t most_active = 16;  // stores in flight; each holds a block
 StoreQueue::~StoreQueue() {
   for (const Job& job : active_) {
     if (job.request != 0) core_.forget(job.request);
-    if (job.ticket == 0 || !core_.ring.is_live(job.owner)) continue;
-    Request request;
-    request.kind = RequestKind::abandon;
-    request.ticket = job.ticket;
-    core_.tell(job.owner, request);
+    if (job.ticket != 0 && core_.ring.is_live(job.owner)) core_.abandon(job.owner, job.ticket);
   }
 }
 
@@ -131,12 +127,11 @@ bool StoreQueue::step(Job& job, std::optional<Status>& finished) {
     }
     job.ticket = reply->ticket;
     job.offset = reply->offset;
-    // Long ago: the owner may be about to give the block to somebody else.
-    if (wall_now().value - job.allocated_at > core_.config.lease / 2) {
-      Request request;
-      request.kind = RequestKind::abandon;
-      request.ticket = job.ticket;
-      core_.tell(job.owner, request);
+    // Long ago: the owner may be about to give the block to somebody else. Or it has, because it started anew.
+    const bool other_owner =
+        core_.segment.shared() && reply->incarnation != core_.segment.word(job.owner, core_.layout.header_offset);
+    if (other_owner || wall_now().value - job.allocated_at > core_.config.lease / 2) {
+      core_.abandon(job.owner, job.ticket);
       finished = Status::not_there;
       return true;
     }
@@ -152,7 +147,9 @@ bool StoreQueue::step(Job& job, std::optional<Status>& finished) {
 bool StoreQueue::expire(const Job& job, std::optional<Status>& finished) {
   const bool gone = !core_.ring.is_live(job.owner);
   if (!gone && core_.watched() - job.since <= core_.config.deadline) return false;
-  if (!gone) core_.drop(job.owner, "did not finish a store");
+  if (!gone) core_.drop(job.owner, "did not finish a store in time");
+  // It may come back, and would keep the key for its writer until the lease ends.
+  if (job.ticket != 0) core_.abandon(job.owner, job.ticket);
   finished = Status::owner_down;
   return true;
 }

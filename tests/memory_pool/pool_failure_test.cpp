@@ -1,6 +1,5 @@
 // Owners that go silent, and owners that stop.
 #include <chrono>
-#include <filesystem>
 #include <fstream>
 #include <thread>
 
@@ -95,6 +94,67 @@ TEST_CASE("a silent owner costs its keys, not the job") {
     if (world().rank() == 0) CHECK(pool.core().shard->consistent());
     meet(pool);
   }
+}
+
+TEST_CASE("an owner that has left comes back: as it was, empty, or with its files") {
+  if (world().size() < 2) return;
+  enum class Return { as_it_was, empty, with_files };
+  for (const std::string transport : {"auto", "rma"})
+    for (const Return how : {Return::as_it_was, Return::empty, Return::with_files}) {
+      const Folder folder;
+      PoolConfig config = small_pool(transport);
+      config.deadline = 0.3;
+      if (how == Return::with_files) config.directory = folder.text();
+      const int owners = world().size() - 1;  // the last rank is the client
+      const bool is_client = world().rank() == owners;
+      Pool pool(world(), first_ranks(owners), config);
+      Key lost;
+      for (std::uint64_t i = 0; lost == Key{}; ++i)
+        if (pool.view().owner_of(key_number(i)) == 0) lost = key_number(i);
+      std::optional<Client> client;
+      std::vector<std::byte> buffer(500);
+      if (is_client) {
+        client.emplace(pool);
+        CHECK(pool.create_namespace("promised", 1000) == Status::stored);
+        // A loaded machine may be slower than this deadline.
+        for (int attempt = 0; attempt < 20 && client->put(lost, make_payload(lost, 1, 500)) != Status::stored;)
+          ++attempt;
+        CHECK(client->get(lost, buffer).hit());
+      }
+      meet(pool);
+      const std::uint64_t version = pool.view().version();
+      if (world().rank() == 0) pool.play_dead(1.5, how != Return::as_it_was);
+      if (is_client) {
+        CHECK(client->remove(key_number(1u << 20)) != Status::stored);  // whoever owns it
+        // Stores of the key meet the silence; then it is a miss with that reason.
+        client->store_async(lost, make_payload(lost, 1, 500), PutMode::replace);
+        CHECK(client->drain(30) == 0);
+        CHECK(client->get(lost, buffer).reason == MissReason::owner_down);
+        CHECK(pool.view().version() > version);
+        const std::uint64_t gone = pool.view().version();
+        wait_until([&] { return client->progress(), pool.view().is_live(0); }, 60,
+                   [] { return std::string("the owner did not come back"); });
+        CHECK(pool.view().version() > gone);
+        const Found found = client->get(lost, buffer);
+        INFO(transport << " " << static_cast<int>(how) << " " << to_string(found.reason));
+        if (how == Return::empty) {
+          CHECK(found.reason == MissReason::never_stored);
+          for (int attempt = 0; attempt < 20 && client->put(lost, make_payload(lost, 2, 500)) != Status::stored;)
+            ++attempt;
+          CHECK(client->get(lost, buffer).hit());
+        } else {
+          CHECK(found.hit());
+          CHECK(check_payload(lost, buffer) == 1);
+        }
+        const auto stats = pool.fetch_stats(0);
+        if (stats) CHECK(stats->namespaces == 1);  // created again for it
+        CHECK(client->stats().gets.hits + client->stats().gets.misses() == client->stats().gets.asked);
+        client.reset();
+      }
+      meet(pool);
+      if (pool.is_owner()) CHECK(pool.core().shard->consistent());
+      meet(pool);
+    }
 }
 
 TEST_CASE("reads that an owner does not serve end at the deadline") {

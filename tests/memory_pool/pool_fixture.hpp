@@ -2,10 +2,13 @@
 // Pools for MPI tests: ranks in the roles of owners and clients, and meeting points at which owners go on serving.
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 #include <numeric>
 #include <string>
 #include <vector>
+
+#include <unistd.h>
 
 #include "memory_pool/client.hpp"
 #include "runtime/core/deadline.hpp"
@@ -26,6 +29,27 @@ inline void meet(pool::Pool& pool) {
       },
       60, [] { return std::string("a rank of the test is missing"); });
 }
+
+/// One directory for all ranks, which goes with the test.
+class Folder {
+ public:
+  Folder()
+      : path_(std::filesystem::temp_directory_path() /
+              ("supernode-pool-" + world().broadcast(std::to_string(::getpid())))) {
+    clear();
+  }
+  ~Folder() { clear(); }
+  std::string text() const { return path_.string(); }
+
+ private:
+  void clear() const {
+    world().barrier();
+    std::error_code ignored;
+    if (world().rank() == 0) std::filesystem::remove_all(path_, ignored);
+    world().barrier();
+  }
+  std::filesystem::path path_;
+};
 
 inline std::vector<int> first_ranks(int count) {
   std::vector<int> ranks(static_cast<std::size_t>(count));

@@ -1,5 +1,4 @@
 // The pool with files under its DRAM.
-#include <filesystem>
 #include <fstream>
 
 #include "memory_pool/internal/pool_core.hpp"
@@ -9,31 +8,6 @@
 using namespace supernode;
 using namespace supernode::test;
 using namespace supernode::pool;
-
-namespace {
-
-/// One directory for all ranks, which goes with the test.
-class Folder {
- public:
-  Folder()
-      : path_(std::filesystem::temp_directory_path() /
-              ("supernode-tier-" + world().broadcast(std::to_string(::getpid())))) {
-    clear();
-  }
-  ~Folder() { clear(); }
-  std::string text() const { return path_.string(); }
-
- private:
-  void clear() const {
-    world().barrier();
-    std::error_code ignored;
-    if (world().rank() == 0) std::filesystem::remove_all(path_, ignored);
-    world().barrier();
-  }
-  std::filesystem::path path_;
-};
-
-}  // namespace
 
 TEST_CASE("blocks that DRAM cannot hold come back from the files, now and after a restart") {
   for (const std::string transport : {"auto", "rma"})

@@ -219,6 +219,37 @@ TEST_CASE("the files stay within their limit; what is used stays, what was remov
   }
 }
 
+TEST_CASE("a namespace keeps what was promised to it, and goes as a whole") {
+  const Folder folder;
+  const auto write = [](RecordLog& log, std::uint64_t number, NamespaceId name_space) {
+    const Name name = name_of(number, name_space);
+    const std::vector<std::byte> payload = test::make_payload(name.key, 1, 1000);
+    return log.append(name, payload, checksum_of(payload));
+  };
+  {
+    RecordLog log(folder.text(), limit, segment);
+    log.promise(1, 100 * record_bytes(1000));
+    for (std::uint64_t i = 0; i < 100; ++i) CHECK(write(log, i, 1));
+    for (std::uint64_t i = 0; i < 5000; ++i) CHECK(write(log, i, 2));  // five times the limit
+    for (std::uint64_t i = 0; i < 100; ++i) CHECK(log.contains(name_of(i, 1)));
+    CHECK(log.stats().forgotten > 4000);
+    CHECK(log.stats().file_bytes <= limit);
+    CHECK(log.remove_namespace(2));
+    CHECK_FALSE(log.contains(name_of(4999, 2)));
+    CHECK(log.stats().records == 100);
+    CHECK(write(log, 7, 2));
+  }
+  {
+    RecordLog log(folder.text(), limit, segment);
+    for (std::uint64_t i = 0; i < 100; ++i) CHECK(log.read(name_of(i, 1)).has_value());
+    CHECK(log.read(name_of(7, 2)).has_value());  // written after the removal
+    CHECK(log.stats().records == 101);
+    CHECK(log.remove_namespace(1));
+  }
+  RecordLog log(folder.text(), limit, segment);
+  CHECK(log.stats().records == 1);
+}
+
 TEST_CASE("a disk without room costs durability, not the service") {
   const Folder folder;
   struct rlimit before;

@@ -162,6 +162,87 @@ TEST_CASE("a namespace beyond its quota evicts its own blocks only") {
   CHECK(bench.shard.consistent());
 }
 
+TEST_CASE("what is promised to a namespace is not evicted by others, and lent as long as it is not used") {
+  Bench bench(small());  // 100 granules, 90 below the watermark
+  const auto create = [&](NamespaceId name_space, std::uint64_t granules, bool whole = false) {
+    Request message;
+    message.kind = RequestKind::create_namespace;
+    message.name_space = name_space;
+    message.length = granules * 256;
+    message.mode = whole;
+    return bench.shard.serve(message, {}, 0).status;
+  };
+  CHECK(create(1, 30) == Status::stored);
+  CHECK(create(1, 20) == Status::already_there);
+  CHECK(create(2, 61) == Status::quota);  // 91 promised
+  CHECK(create(2, 40) == Status::stored);
+  CHECK(bench.shard.stats().promised == 70 * 256);
+  CHECK(bench.shard.stats().namespaces == 2);
+
+  for (std::uint64_t i = 0; i < 20; ++i) CHECK(bench.put(i, 200, 1) == Status::stored);
+  // Namespace 3 has no promise: it may have what nobody uses, and evicts only itself.
+  for (std::uint64_t i = 0; i < 300; ++i) CHECK(bench.put(i, 200, 3) == Status::stored);
+  for (std::uint64_t i = 0; i < 20; ++i) CHECK(bench.get(i, 1) == MissReason::none);
+  CHECK(bench.get(250, 3) == MissReason::none);
+  // The promised room is there when it is wanted, at the cost of 3, and no more than promised.
+  for (std::uint64_t i = 0; i < 100; ++i) CHECK(bench.put(i, 200, 2) == Status::stored);
+  CHECK(bench.get(60, 2) == MissReason::none);
+  CHECK(bench.get(59, 2) == MissReason::evicted);
+  for (std::uint64_t i = 0; i < 20; ++i) CHECK(bench.get(i, 1) == MissReason::none);
+  CHECK(bench.put(1000, 41 * 256, 2) == Status::quota);
+  CHECK(bench.put(1000, 71 * 256, 3) == Status::full);  // 20 + 40 granules are others'
+  CHECK(bench.shard.consistent());
+
+  // A whole namespace does not evict itself either.
+  CHECK(create(4, 10, true) == Status::stored);
+  for (std::uint64_t i = 0; i < 10; ++i) CHECK(bench.put(i, 200, 4) == Status::stored);
+  CHECK(bench.put(10, 200, 4) == Status::quota);
+  for (std::uint64_t i = 0; i < 10; ++i) CHECK(bench.get(i, 4) == MissReason::none);
+
+  Request message;
+  message.kind = RequestKind::delete_namespace;
+  message.name_space = 2;
+  const Reply open = bench.request(RequestKind::allocate, key_number(5000), 2, 100, PutMode::replace);
+  CHECK(open.status == Status::stored);
+  CHECK(bench.shard.serve(message, {}, 0).status == Status::removed);
+  CHECK(bench.publish(open.ticket, 0).status == Status::not_there);
+  CHECK(bench.shard.serve(message, {}, 0).status == Status::not_there);
+  CHECK(bench.get(60, 2) != MissReason::none);
+  CHECK(bench.shard.stats().promised == 40 * 256);
+  CHECK(bench.shard.consistent());
+}
+
+TEST_CASE("a bucket that promised namespaces have filled refuses others") {
+  PoolConfig config = small();
+  config.index_slots_per_granule = 1;
+  config.capacity = {16 * 256};  // one bucket
+  config.evict_above = 1;
+  Bench bench(config);
+  Request message;
+  message.kind = RequestKind::create_namespace;
+  message.name_space = 1;
+  message.length = 15 * 256;
+  CHECK(bench.shard.serve(message, {}, 0).status == Status::stored);
+  for (std::uint64_t i = 0; i < 15; ++i) CHECK(bench.put(i, 100, 1) == Status::stored);
+  CHECK(bench.put(100, 100, 2) == Status::stored);
+  CHECK(bench.put(101, 100, 2) == Status::stored);  // in the place of 100
+  CHECK(bench.get(100, 2) != MissReason::none);
+  for (std::uint64_t i = 0; i < 15; ++i) CHECK(bench.get(i, 1) != MissReason::never_stored);
+  CHECK(bench.shard.consistent());
+}
+
+TEST_CASE("where namespaces are closed, only created ones store") {
+  PoolConfig config = small();
+  config.open_namespaces = false;
+  Bench bench(config);
+  CHECK(bench.put(1, 100, 1) == Status::no_namespace);
+  Request message;
+  message.kind = RequestKind::create_namespace;
+  message.name_space = 1;
+  CHECK(bench.shard.serve(message, {}, 0).status == Status::stored);
+  CHECK(bench.put(1, 100, 1) == Status::stored);
+}
+
 TEST_CASE("replacing swaps the bytes and frees the old ones") {
   Bench bench(small());
   const Key key = key_number(1);
