@@ -40,6 +40,8 @@ class ServeCommand : public Command {
     t.add("serve", "metric_percentiles", percentiles_, "percentiles of the latencies");
     t.add("serve", "save_detailed", metrics_.save_detailed, "each request in the JSON results");
     t.add("serve", "save_tokens", metrics_.save_tokens, "with --save-detailed: prompt and output token ids too");
+    t.add("serve", "inject", inject_,
+          "failures: owner_stall or owner_loss, each [:CACHE RANK][@START][+SECONDS], as owner_loss:0@2.5+20");
     t.add("serve", "dry_run", dry_run_, "print the plan (ranks per role, memory per rank) and stop");
     serving::describe(t, options_.serving);
     pool::describe(t, options_.pool);
@@ -56,6 +58,8 @@ class ServeCommand : public Command {
     // Whatever is wrong with options, files or sizes is found by rank 0 before anyone loads a model.
     std::vector<serving::Request> requests;
     std::string plan;
+    options_.injections =
+        collectively(world, [&] { return serving::parse_injections(inject_, options_.serving.cache_ranks); });
     on_root(world, [&] {
       metrics_.goodput_ms = serving::parse_goodput(goodput_);
       metrics_.percentiles.assign(percentiles_.begin(), percentiles_.end());
@@ -143,7 +147,7 @@ class ServeCommand : public Command {
   std::uint64_t max_requests_ = 0;
   int max_concurrency_ = 0;
   std::string machine_ = "wall", compute_ = "real", dtype_ = "f32";
-  std::vector<std::string> goodput_;
+  std::vector<std::string> goodput_, inject_;
   std::vector<int> percentiles_{99};
   bool dry_run_ = false;
   serving::WorkloadOptions workload_;

@@ -112,8 +112,6 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, const
     log(LogLevel::info, "serving {} requests", requests.size());
     outcome = coordinate(control, options, requests);
     if (shared_pool && !shared_pool->stop()) log(LogLevel::warning, "a cache rank did not take the order to stop");
-  } else if (part.role == Role::cache) {
-    shared_pool->serve_until_stopped();
   } else {
     WorkerContext context;
     context.config = &config;
@@ -125,7 +123,9 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, const
     context.sampler = options.sampler;
     context.part = part;
     context.deadline_s = options.deadline_s;
-    if (part.role == Role::prefill) {
+    if (part.role == Role::cache) {
+      run_cache_worker(context, options.injections);
+    } else if (part.role == Role::prefill) {
       run_prefill_worker(context);
     } else {
       run_decode_worker(context);

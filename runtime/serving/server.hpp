@@ -8,6 +8,7 @@
 #include "moe/sampler.hpp"
 #include "moe/transformer.hpp"
 #include "runtime/core/communicator.hpp"
+#include "runtime/serving/injection.hpp"
 #include "runtime/serving/metrics.hpp"
 #include "runtime/serving/scheduler.hpp"
 #include "runtime/serving/serving_config.hpp"
@@ -23,6 +24,7 @@ struct ServeOptions {
   moe::SamplerOptions sampler;
   int max_concurrency = 0;  ///< requests in flight; 0: no limit
   double deadline_s = 120;
+  std::vector<Injection> injections;  ///< in order of their start
 };
 
 struct ServeOutcome {

@@ -2,11 +2,13 @@
 // The loops of the ranks that are not the coordinator.
 
 #include <string>
+#include <vector>
 
 #include "memory_pool/client.hpp"
 #include "moe/sampler.hpp"
 #include "moe/transformer.hpp"
 #include "runtime/core/communicator.hpp"
+#include "runtime/serving/injection.hpp"
 #include "runtime/serving/roles.hpp"
 
 namespace supernode::serving {
@@ -32,5 +34,9 @@ void run_prefill_worker(const WorkerContext& context);
 /// Serves decode iterations until told to stop; takes in the KV of new requests between them.
 /// All dies of an instance run it together. @throws TimeoutError as above.
 void run_decode_worker(const WorkerContext& context);
+
+/// Serves the pool's clients until told to stop, and plays the failures of its own cache rank when they are due.
+/// @pre context.pool, and this rank is an owner. @param injections in order of their start
+void run_cache_worker(const WorkerContext& context, const std::vector<Injection>& injections);
 
 }  // namespace supernode::serving

@@ -195,6 +195,17 @@ TEST_CASE("plan finds a deployment within the objectives") {
   CHECK(impossible.complaints().size() == 1);
 }
 
+TEST_CASE("a cache rank that is lost costs hits with that reason; every request completes") {
+  const Json results = json_of(supernode_on(8,
+                                            "serve --config configs/quickstart.ini --max-requests 6 --time-scale 0 "
+                                            "--pool.deadline 0.3 --inject owner_loss+4 --format json"))["results"];
+  CHECK(results["completed"] == 6);
+  CHECK(results["failed"] == 0);
+  const Json& pool = results["pool"];
+  CHECK(pool["miss_reasons"]["owner_down"].get<int>() > 0);
+  CHECK(pool["hit_tokens"].get<int>() + pool["computed_tokens"].get<int>() == results["total_input_tokens"].get<int>());
+}
+
 TEST_CASE("bad input gets one clear line and exit code 2") {
   const std::string serve = "serve --config configs/quickstart.ini --trace ";
   const std::string good_trace = read_file(test::source_path("configs/traces/quickstart.jsonl"));
@@ -228,6 +239,8 @@ TEST_CASE("bad input gets one clear line and exit code 2") {
       {8, serve + scratch_file("garbage.jsonl", std::string("\x7f\x45\x4c\x46\x00\x01", 6)), "garbage.jsonl:1"},
       {8, serve + "configs", "configs"},
       {8, "serve --serving.max-model-len 100", "--trace is missing"},
+      {8, serve + "quickstart --inject owner_fire", "known: owner_stall, owner_loss"},
+      {8, serve + "quickstart --inject owner_loss:7", "there is no cache rank 7"},
       // sizes
       {3, "serve --config configs/quickstart.ini", "needs 8 ranks"},
       {8, "serve --config configs/quickstart.ini --length-scale 1", "exceed the limit"},

@@ -126,6 +126,44 @@ TEST_CASE("a pool too small for the prompts costs hits, nothing else") {
   }
 }
 
+TEST_CASE("cache ranks that go silent or lose everything cost hits, never a request") {
+  ServeOptions options = some_options();
+  if (world().size() < 4 || !fit_to_world(options.serving, world().size())) return;
+  const std::string what = GENERATE("owner_stall@0+1.5", "owner_loss:0@0+1.5", "owner_loss@0.3+1.5");
+  INFO(what);
+  options.injections = parse_injections({what}, options.serving.cache_ranks);
+  options.pool.deadline = 0.3;
+  options.max_concurrency = 1;
+  const std::vector<Request> requests = some_requests();
+  const ServeOutcome outcome = serve(world(), options, requests);
+  if (world().rank() != 0) return;
+  for (std::size_t i = 0; i < outcome.records.size(); ++i) {
+    const RequestRecord& record = outcome.records[i];
+    CHECK(record.done);
+    CHECK(record.tokens.size() == static_cast<std::size_t>(requests[i].output_tokens));
+    CHECK(record.hit_tokens + record.computed_tokens == static_cast<int>(requests[i].prompt.size()));
+  }
+  std::uint64_t missed = 0;
+  for (const auto& [reason, count] : outcome.pool.miss_reasons) missed += count;
+  CHECK(outcome.pool.hits + missed == outcome.pool.lookups);
+}
+
+TEST_CASE("injections are read, or refused in one line") {
+  const std::vector<Injection> some = parse_injections({"owner_loss:1@2.5+10", "owner_stall"}, 2);
+  CHECK(some[0].kind == InjectionKind::owner_stall);
+  CHECK(some[0].duration_s == 0);
+  CHECK(some[1].kind == InjectionKind::owner_loss);
+  CHECK(some[1].cache_index == 1);
+  CHECK(some[1].start_s == 2.5);
+  CHECK(some[1].duration_s == 10);
+  CHECK_THROWS_WITH(parse_injection("owner_fire", 1), Contains("known: owner_stall, owner_loss"));
+  CHECK_THROWS_WITH(parse_injection("owner_stall:x", 1), Contains("':' is followed by no number"));
+  CHECK_THROWS_WITH(parse_injection("owner_stall:1", 1), Contains("no cache rank 1; serving.cache_ranks is 1"));
+  CHECK_THROWS_WITH(parse_injection("owner_stall:0.5", 1), Contains("no cache rank 0.5"));
+  CHECK_THROWS_WITH(parse_injection("owner_stall@1@2", 1), Contains("'@2' is not understood"));
+  CHECK_THROWS_WITH(parse_injection("owner_stall+-1", 1), Contains("'+' is followed by no number"));
+}
+
 TEST_CASE("tight limits are kept and everybody is served") {
   ServeOptions options = some_options();
   if (!fit_to_world(options.serving, world().size())) return;
