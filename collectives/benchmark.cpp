@@ -1,241 +1,261 @@
 #include "collectives/benchmark.hpp"
 
 #include <algorithm>
+#include <functional>
+#include <memory>
 #include <utility>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "collectives/internal/benchmark_tokens.hpp"
+#include "collectives/internal/finish.hpp"
 #include "collectives/internal/local_work.hpp"
+#include "collectives/internal/modelled.hpp"
+#include "collectives/internal/repeat.hpp"
+#include "collectives/internal/who_waits.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
-#include "runtime/core/mpi_call.hpp"
-#include "runtime/core/random.hpp"
+#include "runtime/core/memory_use.hpp"
+#include "runtime/core/statistics.hpp"
 
 namespace supernode::collectives {
 namespace {
 
-/// What a rank dispatches in the benchmark, known to every rank: row elements are a function of (seed, rank, token,
-/// element).
-class BenchmarkTokens {
- public:
-  BenchmarkTokens(const BenchmarkCase& bench, int rank)
-      : config_(bench.exchange), seed_(bench.routing.seed), rank_(rank), n_tokens_(bench.num_tokens) {
-    const auto places = static_cast<std::size_t>(n_tokens_) * static_cast<std::size_t>(config_.topk);
-    expert_ids.resize(places);
-    weights.resize(places);
-    draw_routing(expert_popularity(bench.routing, config_.num_experts), seed_, rank, config_.topk, expert_ids, weights);
+/// What all algorithms of a case share.
+struct Shared {
+  Shared(const Communicator& communicator, const BenchmarkCase& benchmark_case)
+      : comm(communicator),
+        bench(benchmark_case),
+        mine(bench.exchange, bench.routing, comm.rank(), bench.num_tokens),
+        rows(mine.rows()),
+        out(rows.size()) {
+    if (bench.options.check)
+      expected.emplace(bench.exchange, bench.routing, comm.rank(), comm.size(), bench.num_tokens);
   }
 
-  void fill_row(int token, std::span<float> row) const {
-    Random random(seed_, mix64(static_cast<std::uint64_t>(rank_) << 32 | static_cast<std::uint32_t>(token)));
-    for (float& x : row) x = static_cast<float>(random.uniform() - 0.5);
-  }
-
-  std::vector<float> rows() const {
-    const auto hidden = static_cast<std::size_t>(config_.hidden);
-    std::vector<float> all(static_cast<std::size_t>(n_tokens_) * hidden);
-    for (int token = 0; token < n_tokens_; ++token)
-      fill_row(token, std::span(all).subspan(static_cast<std::size_t>(token) * hidden, hidden));
-    return all;
-  }
-
-  /// The factor by which `rank`'s experts multiply a token: the sum of its weights there, in expert order. 0 when it
-  /// has none.
-  std::pair<float, bool> factor(int token, int rank, const ExpertPartition& experts) const {
-    std::vector<std::pair<int, float>> mine;
-    for (int k = 0; k < config_.topk; ++k) {
-      const std::size_t at =
-          static_cast<std::size_t>(token) * static_cast<std::size_t>(config_.topk) + static_cast<std::size_t>(k);
-      if (experts.rank_of(expert_ids[at]) == rank) mine.emplace_back(expert_ids[at], weights[at]);
-    }
-    std::sort(mine.begin(), mine.end());
-    float sum = 0;
-    for (const auto& [expert, weight] : mine) sum += weight;
-    return {sum, !mine.empty()};
-  }
-
-  std::vector<std::int32_t> expert_ids;
-  std::vector<float> weights;
-
- private:
-  const ExchangeConfig& config_;
-  std::uint64_t seed_;
-  int rank_, n_tokens_;
+  const Communicator& comm;
+  const BenchmarkCase& bench;
+  BenchmarkTokens mine;
+  std::vector<float> rows, out;
+  std::vector<float> sums;     ///< [rows received, hidden], of the first algorithm, and all must be alike
+  std::vector<int> rows_from;  ///< [ranks], likewise
+  std::optional<Expectation> expected;
 };
 
-/// A row after its travel.
-void travel(Payload payload, std::span<const float> row, std::vector<std::byte>& scratch, std::span<float> out) {
-  scratch.resize(row.size() * sizeof(float));
-  std::byte* const to[] = {scratch.data()};
-  const RowScale scale = row_scale(payload, row);
-  write_row(payload, row, scale, to);
-  read_row(payload, scratch.data(), scale.scale, out);
-}
-
-long long differences(std::span<const float> a, std::span<const float> b) {
-  long long n = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) n += a[i] != b[i];
-  return n;
-}
-
-/// The sums of experts that multiply a row by its weight.
-std::vector<float> weighted_rows(const DispatchedTokens& tokens) {
-  const auto hidden = static_cast<std::size_t>(tokens.hidden());
-  std::vector<float> factors(static_cast<std::size_t>(tokens.n_rows()), 0.0f);
-  for (int e = 0; e < tokens.n_local_experts(); ++e)
-    for (std::size_t i = 0; i < tokens.expert_rows(e).size(); ++i)
-      factors[static_cast<std::size_t>(tokens.expert_rows(e)[i])] += tokens.expert_weights(e)[i];
-  std::vector<float> sums(factors.size() * hidden);
-  tokens.copy_rows_f32(sums);
-  for (std::size_t i = 0; i < sums.size(); ++i) sums[i] *= factors[i / hidden];
-  return sums;
-}
-
-/// Elements of the received rows, and whole rows, that are not what the sources sent.
-long long check_rows(const DispatchedTokens& tokens, const BenchmarkCase& bench, const Communicator& comm,
-                     const ExpertPartition& experts) {
-  const auto hidden = static_cast<std::size_t>(bench.exchange.hidden);
-  std::vector<float> sent(hidden), expected(hidden), got(hidden);
-  std::vector<std::byte> scratch;
-  long long wrong = 0;
-  for (int source = 0; source < comm.size(); ++source) {
-    const BenchmarkTokens theirs(bench, source);
-    int row = tokens.first_row_of(source);
-    const int end = tokens.first_row_of(source + 1);
-    for (int token = 0; token < bench.num_tokens; ++token) {
-      if (!theirs.factor(token, comm.rank(), experts).second) continue;
-      if (row == end) {
-        wrong += static_cast<long long>(hidden);
-        continue;
-      }
-      theirs.fill_row(token, sent);
-      travel(bench.exchange.dispatch_payload, sent, scratch, expected);
-      tokens.copy_row_f32(row++, got);
-      wrong += differences(expected, got);
-    }
-    wrong += static_cast<long long>(hidden) * (end - row);
+/// Runs both directions, and what the operation asks for through `timed`. Both run in every round, so that caches are
+/// in the same state for all operations.
+template <class Timed, class Dispatch, class Combine>
+double round_of(Operation operation, Timed&& timed, Dispatch&& dispatch, Combine&& combine) {
+  double seconds = 0;
+  switch (operation) {
+    case Operation::dispatch:
+      seconds = timed(dispatch);
+      combine();
+      break;
+    case Operation::combine:
+      dispatch();
+      seconds = timed(combine);
+      break;
+    default:
+      seconds = timed([&] {
+        dispatch();
+        combine();
+      });
   }
-  return wrong;
+  return seconds;
 }
 
-long long check_out(std::span<const float> out, const BenchmarkTokens& mine, const BenchmarkCase& bench,
-                    const ExpertPartition& experts) {
-  const auto hidden = static_cast<std::size_t>(bench.exchange.hidden);
-  std::vector<float> sent(hidden), row(hidden), sum(hidden), contribution(hidden), expected(hidden);
-  std::vector<std::byte> scratch;
-  long long wrong = 0;
-  for (int token = 0; token < bench.num_tokens; ++token) {
-    mine.fill_row(token, sent);
-    travel(bench.exchange.dispatch_payload, sent, scratch, row);
-    bool first = true;
-    for (int rank = 0; rank < experts.ranks(); ++rank) {
-      const auto [factor, any] = mine.factor(token, rank, experts);
-      if (!any) continue;
-      for (std::size_t i = 0; i < hidden; ++i) sum[i] = row[i] * factor;
-      travel(bench.exchange.combine_payload, sum, scratch, contribution);
-      for (std::size_t i = 0; i < hidden; ++i) expected[i] = first ? contribution[i] : expected[i] + contribution[i];
-      first = false;
-    }
-    wrong += differences(expected, out.subspan(static_cast<std::size_t>(token) * hidden, hidden));
+ExchangeConfig with(ExchangeConfig config, const std::string& algorithm) {
+  config.algorithm = algorithm;
+  return config;
+}
+
+/// One algorithm under measurement.
+class Candidate {
+ public:
+  Candidate(Shared& shared, const std::string& algorithm)
+      : shared_(shared), exchange_(shared.comm, with(shared.bench.exchange, algorithm)), waits_(shared.comm) {
+    result_.algorithm = exchange_.algorithm();
+    result_.requested = algorithm;
+    result_.rule = exchange_.chosen_by();
+    result_.buffer_bytes = exchange_buffer_bytes(exchange_.config(), shared.comm.size());
   }
-  return wrong;
-}
 
-std::uint64_t total(const std::vector<std::uint64_t>& bytes) {
-  std::uint64_t sum = 0;
-  for (const std::uint64_t b : bytes) sum += b;
-  return sum;
-}
+  /// The first round: every element is compared. What the first algorithm received stands for all in the rounds to
+  /// come.
+  void checked_round() {
+    DispatchedTokens tokens = exchange_.dispatch(shared_.rows, shared_.mine.expert_ids, shared_.mine.weights);
+    if (shared_.rows_from.empty()) receive_for_all(tokens);
+    if (shared_.expected) wrong_ += shared_.expected->wrong_rows(tokens);
+    std::vector<float> sums = shared_.sums;
+    sums.resize(static_cast<std::size_t>(tokens.n_rows()) * static_cast<std::size_t>(tokens.hidden()));
+    exchange_.combine(std::move(tokens), sums, shared_.out);
+    check_sums();
+  }
 
-/// Times of `iterations` calls, each the maximum over ranks; `body` returns this rank's seconds.
-template <class Body>
-std::vector<double> measure(const Communicator& comm, int warmup, int iterations, Body&& body) {
-  for (int i = 0; i < warmup; ++i) body();
-  std::vector<double> us(static_cast<std::size_t>(iterations));
-  for (double& t : us) t = body() * 1e6;
-  SUPERNODE_MPI(MPI_Allreduce(MPI_IN_PLACE, us.data(), iterations, MPI_DOUBLE, MPI_MAX, comm.get()));
-  return us;
+  void check_sums() {
+    if (shared_.expected) wrong_ += shared_.expected->wrong_sums(shared_.out);
+  }
+
+  double round(int iteration) {
+    const Operation operation = shared_.bench.operation;
+    const Injection& fault = shared_.bench.options.injection;
+    const bool faulty = iteration >= 0 && fault.kind != Injection::Kind::none && iteration == fault.iteration;
+    const bool record = iteration >= 0 && shared_.bench.options.record_waits;
+    const WaitTimes& waits = exchange_.statistics().waits;
+    const auto timed = [&](auto&& step) {
+      if (record) before_ = waits.for_peer_s;
+      start_ = {};
+      const double seconds = timed_together(shared_.comm, [&] {
+        start_ = wall_now();
+        if (faulty) come_late(fault, shared_.comm.rank());
+        step();
+      });
+      if (record)
+        for (int peer = 0; peer < shared_.comm.size(); ++peer) waits_.add(peer, waits.for_peer_s[peer] - before_[peer]);
+      start_ = {};
+      return seconds;
+    };
+    const auto common_wait = [&](auto&& step) {
+      const WallTime arrival = wall_now();
+      const double waited = waits.for_group_s;
+      step();
+      if (record && start_ > WallTime{}) waits_.add_common((arrival - start_).value, waits.for_group_s - waited);
+    };
+    std::vector<float>& sums = shared_.sums;
+    const bool corrupt = faulty && corrupts(fault, shared_.comm.rank()) && !sums.empty();
+    const float kept = corrupt ? std::exchange(sums[0], sums[0] + 1) : 0;
+    const double seconds = round_of(
+        operation, timed,
+        [&] {
+          exchange_.dispatch_begin(shared_.rows, shared_.mine.expert_ids, shared_.mine.weights);
+          common_wait([&] { tokens_ = exchange_.dispatch_end(); });
+        },
+        [&] {
+          exchange_.combine_begin(std::move(tokens_), sums);
+          common_wait([&] { exchange_.combine_end(shared_.out); });
+        });
+    if (faulty) check_sums();
+    if (corrupt) sums[0] = kept;
+    return seconds;
+  }
+
+  void settle() {
+    if (shared_.bench.options.record_waits) waits_.settle();
+  }
+
+  void set_resident_bytes(std::uint64_t bytes) { result_.resident_bytes = bytes; }
+
+  /// What has been measured, but for the limit. Collective.
+  BenchmarkResult result(Contender& contender) {
+    const Communicator& comm = shared_.comm;
+    // Once more at the end: the last of all rounds.
+    round(-1);
+    check_sums();
+    const ExchangeStatistics& statistics = exchange_.statistics();
+    const bool there = shared_.bench.operation != Operation::combine,
+               back = shared_.bench.operation != Operation::dispatch;
+    std::vector<std::uint64_t> bytes_to(statistics.dispatch_bytes_to.size()), bytes_from(bytes_to.size());
+    ModelTime model;
+    const auto add = [&](emulation::Phase phase, std::span<const std::uint64_t> to,
+                         std::span<const std::uint64_t> from) {
+      std::transform(to.begin(), to.end(), bytes_to.begin(), bytes_to.begin(), std::plus<>());
+      std::transform(from.begin(), from.end(), bytes_from.begin(), bytes_from.begin(), std::plus<>());
+      if (shared_.bench.machine) model = modelled_phase(comm, *shared_.bench.machine, phase, to, from, model);
+    };
+    if (there) add(emulation::Phase::dispatch, statistics.dispatch_bytes_to, statistics.dispatch_bytes_from);
+    if (back) add(emulation::Phase::combine, statistics.combine_bytes_to, statistics.combine_bytes_from);
+    if (shared_.bench.machine) result_.model_us = comm.max(model.us());
+    finish(comm, contender, bytes_to, bytes_from, wrong_, result_);
+    if (shared_.bench.options.record_waits) result_.waits = waits_.gather(bytes_to);
+    return std::move(result_);
+  }
+
+ private:
+  void receive_for_all(const DispatchedTokens& tokens) {
+    const auto hidden = static_cast<std::size_t>(tokens.hidden());
+    for (int rank = 0; rank < shared_.comm.size(); ++rank)
+      shared_.rows_from.push_back(tokens.first_row_of(rank + 1) - tokens.first_row_of(rank));
+    const std::vector<float> factors = received_factors(tokens);
+    shared_.sums.resize(factors.size() * hidden);
+    tokens.copy_rows_f32(shared_.sums);
+    for (std::size_t i = 0; i < shared_.sums.size(); ++i) shared_.sums[i] *= factors[i / hidden];
+  }
+
+  Shared& shared_;
+  TokenExchange exchange_;
+  DispatchedTokens tokens_;
+  WhoWaits waits_;
+  std::vector<double> before_;
+  WallTime start_;
+  long long wrong_ = 0;
+  BenchmarkResult result_;
+};
+
+/// The same work in local memory; with the kind of stores that is faster for this size.
+std::vector<double> faster(const Contender& a, const Contender& b) {
+  return summarize(a.us).p50 <= summarize(b.us).p50 ? a.us : b.us;
 }
 
 }  // namespace
 
-Operation parse_operation(std::string_view name) {
-  for (const Operation operation : {Operation::dispatch, Operation::combine, Operation::roundtrip})
-    if (name_of(operation) == name) return operation;
-  throw UsageError("operation '" + std::string(name) + "' unknown; known: dispatch, combine, roundtrip");
+std::vector<std::string> operation_names() {
+  std::vector<std::string> names;
+  for (const Operation operation :
+       {Operation::dispatch, Operation::combine, Operation::roundtrip, Operation::alltoallv})
+    names.emplace_back(name_of(operation));
+  return names;
 }
 
-BenchmarkResult run_benchmark(const Communicator& comm, const BenchmarkCase& bench) {
-  TokenExchange exchange(comm, bench.exchange);
-  const ExpertPartition& experts = exchange.experts();
-  const BenchmarkTokens mine(bench, comm.rank());
-  const std::vector<float> rows = mine.rows();
-  std::vector<float> out(rows.size());
-  BenchmarkResult result;
-  result.algorithm = exchange.algorithm();
+Operation parse_operation(std::string_view name) {
+  const auto names = operation_names();
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found == names.end())
+    throw UsageError(fmt::format("operation '{}' unknown; known: {}", name, fmt::join(names, ", ")));
+  return static_cast<Operation>(found - names.begin());
+}
 
-  // One checked round; its sums serve all the others.
-  DispatchedTokens tokens = exchange.dispatch(rows, mine.expert_ids, mine.weights);
-  std::vector<int> rows_from(static_cast<std::size_t>(comm.size()));
-  for (int rank = 0; rank < comm.size(); ++rank)
-    rows_from[rank] = tokens.first_row_of(rank + 1) - tokens.first_row_of(rank);
-  const std::vector<float> sums = weighted_rows(tokens);
-  if (bench.check) result.wrong = check_rows(tokens, bench, comm, experts);
-  exchange.combine(std::move(tokens), sums, out);
-  if (bench.check) result.wrong = comm.sum(result.wrong + check_out(out, mine, bench, experts));
+std::vector<BenchmarkResult> run_benchmark(const Communicator& comm, const BenchmarkCase& bench) {
+  const Repetition& repetition = bench.options.repetition;
+  Shared shared(comm, bench);
+  std::vector<std::unique_ptr<Candidate>> candidates;
+  std::vector<Contender> contenders;
+  const std::uint64_t without = resident_bytes();
+  for (const std::string& algorithm : bench.algorithms) {
+    const std::uint64_t before = resident_bytes();
+    Candidate* candidate = candidates.emplace_back(std::make_unique<Candidate>(shared, algorithm)).get();
+    candidate->checked_round();
+    Contender& contender = contenders.emplace_back();
+    contender.round = [candidate](int iteration) { return candidate->round(iteration); };
+    contender.settle = [candidate] { candidate->settle(); };
+    warm_up(comm, repetition, contender);
+    const std::uint64_t after = resident_bytes();
+    candidate->set_resident_bytes(without + (after > before ? after - before : 0));
+  }
+  LocalWork ordinary(bench.exchange, comm.rank(), shared.rows_from, Stores::ordinary);
+  LocalWork streaming(bench.exchange, comm.rank(), shared.rows_from, Stores::streaming);
+  for (LocalWork* local : {&ordinary, &streaming}) {
+    Contender& contender = contenders.emplace_back();
+    contender.round = [&, local](int) {
+      return round_of(
+          bench.operation, [&](auto&& step) { return timed_together(comm, step); },
+          [&] {
+            local->dispatch({shared.rows, shared.mine.expert_ids, shared.mine.weights});
+          },
+          [&] { local->combine(shared.sums, shared.out); });
+    };
+    warm_up(comm, repetition, contender);
+  }
+  repeat(comm, repetition, contenders);
 
-  const auto timed = [&](auto&& step) {
-    comm.barrier();
-    const WallTime start = wall_now();
-    step();
-    return (wall_now() - start).value;
-  };
-  // Both directions run in every iteration, timed or not, so that caches are in the same state for all operations.
-  const auto timed_round = [&](auto&& dispatch, auto&& combine) {
-    double seconds = 0;
-    switch (bench.operation) {
-      case Operation::dispatch:
-        seconds = timed(dispatch);
-        combine();
-        break;
-      case Operation::combine:
-        dispatch();
-        seconds = timed(combine);
-        break;
-      case Operation::roundtrip:
-        seconds = timed([&] {
-          dispatch();
-          combine();
-        });
-    }
-    return seconds;
-  };
-  result.wall_us = measure(comm, bench.warmup, bench.iterations, [&] {
-    return timed_round([&] { tokens = exchange.dispatch(rows, mine.expert_ids, mine.weights); },
-                       [&] { exchange.combine(std::move(tokens), sums, out); });
-  });
-  if (bench.check) result.wrong += comm.sum(check_out(out, mine, bench, experts));
-
-  LocalWork local(bench.exchange, comm.rank(), rows_from);
-  result.limit_us = measure(comm, bench.warmup, bench.iterations, [&] {
-    return timed_round(
-        [&] {
-          local.dispatch({rows, mine.expert_ids, mine.weights});
-        },
-        [&] { local.combine(sums, out); });
-  });
-
-  const ExchangeStatistics& statistics = exchange.statistics();
-  std::uint64_t sent = 0, to_others = 0, from_others = 0;
-  const auto add = [&](const std::vector<std::uint64_t>& to, const std::vector<std::uint64_t>& from) {
-    const auto self = static_cast<std::size_t>(comm.rank());
-    sent += total(to);
-    to_others += total(to) - to[self];
-    from_others += total(from) - from[self];
-  };
-  if (bench.operation != Operation::combine) add(statistics.dispatch_bytes_to, statistics.dispatch_bytes_from);
-  if (bench.operation != Operation::dispatch) add(statistics.combine_bytes_to, statistics.combine_bytes_from);
-  result.bytes_per_rank = static_cast<std::uint64_t>(comm.max(static_cast<long long>(sent)));
-  result.busiest_bytes = static_cast<std::uint64_t>(comm.max(static_cast<long long>(std::max(to_others, from_others))));
-  return result;
+  const std::size_t n = candidates.size();
+  std::vector<BenchmarkResult> results;
+  for (std::size_t i = 0; i < n; ++i) {
+    results.push_back(candidates[i]->result(contenders[i]));
+    results.back().limit_us = faster(contenders[n], contenders[n + 1]);
+  }
+  return results;
 }
 
 }  // namespace supernode::collectives

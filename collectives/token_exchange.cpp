@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "collectives/internal/algorithm.hpp"
-#include "collectives/internal/wait_recorder.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
 
@@ -64,13 +63,13 @@ enum class Stage { idle, sent, arrived, returned };
 struct TokenExchange::Impl {
   Impl(const Communicator& parent, const ExchangeConfig& config)
       : setup(config, parent.rank(), parent.size()),
-        waits(parent.size()),
         comm(parent.duplicate()),
         selection(select_algorithm(config, {parent.size(), count_hosts(comm)})),
         name(selection.algorithm.name),
         rounds{RoundBuffers(setup, 0), RoundBuffers(setup, 1)},
         algorithm(selection.algorithm.make(setup, comm)) {
-    setup.waits = &waits;
+    statistics.waits.for_peer_s.resize(setup.n_ranks);
+    setup.waits = &statistics.waits;
     statistics.dispatch_bytes_to.resize(setup.n_ranks);
     statistics.dispatch_bytes_from.resize(setup.n_ranks);
     statistics.combine_bytes_to.resize(setup.n_ranks);
@@ -98,7 +97,6 @@ struct TokenExchange::Impl {
   }
 
   ExchangeSetup setup;
-  WaitRecorder waits;
   Communicator comm;
   Selection selection;
   std::string name;
@@ -214,11 +212,7 @@ const ExchangeConfig& TokenExchange::config() const { return impl_->setup.config
 const ExpertPartition& TokenExchange::experts() const { return impl_->setup.experts; }
 const std::string& TokenExchange::algorithm() const { return impl_->name; }
 const std::string& TokenExchange::chosen_by() const { return impl_->selection.rule; }
-const ExchangeStatistics& TokenExchange::statistics() const {
-  impl_->statistics.waited_for_s = impl_->waits.seconds_for();
-  impl_->statistics.waited_for_group_s = impl_->waits.seconds_for_group();
-  return impl_->statistics;
-}
+const ExchangeStatistics& TokenExchange::statistics() const { return impl_->statistics; }
 
 DispatchedTokens::DispatchedTokens(DispatchedTokens&& other) noexcept : round_(std::exchange(other.round_, nullptr)) {}
 DispatchedTokens& DispatchedTokens::operator=(DispatchedTokens&& other) noexcept {

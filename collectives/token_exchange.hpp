@@ -93,6 +93,14 @@ class DispatchedTokens {
   RoundBuffers* round_ = nullptr;
 };
 
+/// Seconds that a rank has waited for its peers. It looks at them one after the other, and what passes is booked on the
+/// one it is looking at, so the sum over peers is the time lost. Where MPI's messages are waited for, the time in which
+/// MPI moves them counts too.
+struct WaitTimes {
+  std::vector<double> for_peer_s;  ///< [ranks]
+  double for_group_s = 0;          ///< inside MPI's own all-to-all, which does not tell for whom
+};
+
 /// What a round cost this rank. Bytes are those of messages (rows and routing), and include what a rank sends to
 /// itself.
 struct ExchangeStatistics {
@@ -100,10 +108,7 @@ struct ExchangeStatistics {
   int rows_sent = 0, rows_received = 0;                               ///< of the dispatch, with those to itself
   std::vector<std::uint64_t> dispatch_bytes_to, dispatch_bytes_from;  ///< [ranks]
   std::vector<std::uint64_t> combine_bytes_to, combine_bytes_from;    ///< [ranks]
-  /// [ranks] seconds spent waiting for each peer, over all rounds since construction.
-  std::vector<double> waited_for_s;
-  /// Likewise, inside MPI's own all-to-all, which does not tell for whom.
-  double waited_for_group_s = 0;
+  WaitTimes waits;                                                    ///< over all rounds since construction
 };
 
 /// Dispatch and combine over the ranks of a communicator, with everything allocated beforehand: no allocation, no

@@ -1,15 +1,16 @@
 // supernode bench exchange: times dispatch and combine of the token exchange, after checking their results.
 #include <algorithm>
+#include <filesystem>
 
 #include <fmt/format.h>
 
 #include "collectives/algorithms.hpp"
-#include "collectives/benchmark.hpp"
-#include "collectives/rule_file.hpp"
 #include "launch/commands.hpp"
+#include "launch/exchange_options.hpp"
+#include "runtime/core/agreement.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/provenance.hpp"
 #include "runtime/core/sizes.hpp"
-#include "runtime/core/statistics.hpp"
 
 namespace supernode::launch {
 namespace {
@@ -18,7 +19,7 @@ using namespace collectives;
 
 /// "direct (plain stores ...)" of each algorithm, for --help.
 std::string algorithm_help() {
-  std::string text = "list of algorithms, 'all', or 'auto'.";
+  std::string text = "list of algorithms, 'all', or 'auto' (by rules).";
   for (const AlgorithmEntry& entry : algorithms()) text += fmt::format(" {}: {}.", entry.name, entry.summary);
   return text;
 }
@@ -26,67 +27,116 @@ std::string algorithm_help() {
 class BenchExchangeCommand : public Command {
  public:
   void describe(OptionTable& t) override {
-    const std::string section = "bench_exchange";
-    t.add(section, "op", op_, "what is timed").choices({"dispatch", "combine", "roundtrip"});
+    t.add(section, "op", op_, "what is timed; alltoallv: MPI_Alltoallv with equal counts instead of an exchange")
+        .choices(operation_names());
     t.add(section, "algorithm", algorithms_, algorithm_help());
-    t.add(section, "num_tokens", num_tokens_, "tokens that each rank dispatches; a list gives a row each");
-    t.add(section, "hidden", hidden_, "elements of a row").range(1, 1 << 24);
-    t.add(section, "num_topk", num_topk_, "experts of a token").range(1, 1024);
-    t.add(section, "num_experts", num_experts_, "experts over all ranks").range(1, 1 << 20);
-    t.add(section, "payload", payload_, "what rows travel as; back as bf16 after int8, else the same")
-        .choices({"int8", "bf16", "f32"});
-    t.add(section, "routing", routing_.pattern, "which experts the tokens choose").choices(routing_patterns());
-    t.add(section, "zipf_alpha", routing_.zipf_alpha, "zipf: expert e has popularity 1/(e+1)^alpha").range(0, 100);
-    t.add(section, "hot_experts", routing_.hot_experts, "k_hot: experts that share hot_fraction").range(1, 1 << 20);
-    t.add(section, "hot_fraction", routing_.hot_fraction, "k_hot: share of the draws").range(0, 1);
-    t.add(section, "seed", routing_.seed, "of rows and routing");
-    t.add(section, "iterations", iterations_, "timed rounds").short_flag('i').range(1, 1e8);
-    t.add(section, "warmup", warmup_, "rounds before them").short_flag('x').range(0, 1e8);
-    collectives::describe(t, selection_);
-    t.add(section, "check", check_, "1: compare every element with what it must be; 0: do not")
-        .short_flag('c')
-        .range(0, 1);
+    exchange_.describe(t);
+    t.add(section, "message_bytes", message_bytes_, "alltoallv: bytes to each rank, MIN:MAX doubles").short_flag('m');
+    t.add(section, "matrix", matrix_, "also write who sent to whom and who waited for whom to this new HDF5 file");
+    t.add(section, "inject", inject_,
+          "make a fault in one timed round: stall:RANK:MS[:ITERATION], stop:RANK[:ITERATION] or "
+          "corrupt:RANK[:ITERATION]");
   }
 
   int run(const Context& context) override {
     const Communicator& world = *context.world;
-    if (algorithms_.empty()) throw UsageError("--algorithm: an empty list");
-    if (num_tokens_.empty()) throw UsageError("--num-tokens: an empty list");
-    for (const int n : num_tokens_)
-      if (n < 0 || n > 1 << 24) throw UsageError(fmt::format("--num-tokens: {} is outside [0, {}]", n, 1 << 24));
-    if (num_topk_ > num_experts_)
-      throw UsageError(fmt::format("--num-topk {} exceeds --num-experts {}", num_topk_, num_experts_));
-
-    const Communicator host_ranks = world.split_by_host();
-    ranks_ = world.size();
-    hosts_ = static_cast<int>(world.sum(static_cast<long long>(host_ranks.rank() == 0)));
-    oversubscribed_ = world.max(static_cast<long long>(host_ranks.size() > context.host.cores)) != 0;
-
-    rules_ = load_rules(world, selection_);
-    const std::vector<std::string> wanted = wanted_algorithms();
-    Json results = Json::array();
-    std::vector<Samples> samples;
-    std::string rows;
-    long long wrong = 0;
-    for (const int n : num_tokens_)
-      for (const std::string& algorithm : wanted) {
-        const BenchmarkCase bench = make_case(n, algorithm, context.run.deadline);
-        const BenchmarkResult result = run_benchmark(world, bench);
-        wrong += result.wrong;
-        if (!context.is_root()) continue;
-        results.push_back(as_json(bench, result));
-        rows += as_text(bench, result);
-        samples.push_back(
-            {fmt::format("samples/{}/{}/{}/wall_us", op_, algorithm, n), result.wall_us, {result.wall_us.size()}});
-        samples.push_back(
-            {fmt::format("samples/{}/{}/{}/limit_us", op_, algorithm, n), result.limit_us, {result.limit_us.size()}});
-      }
-    report(context, "bench exchange", results, context.is_root() ? header() + rows : std::string(), samples);
-    if (wrong > 0) throw AgreedError(ExitCode::check_failed, fmt::format("bench exchange: {} wrong elements", wrong));
+    const RankPlaces places = rank_places(context);
+    const Operation operation = parse_operation(op_);
+    exchange_.resolve(context, places);
+    options_ = exchange_.bench_options();
+    options_.injection = parse_injection(inject_, world.size());
+    options_.record_waits = !matrix_.empty() || !inject_.empty();
+    on_root(world, [&] {
+      if (!matrix_.empty() && std::filesystem::exists(matrix_))
+        throw UsageError(fmt::format("--matrix: '{}' exists, and results are never overwritten", matrix_));
+    });
+    const bool plain = operation == Operation::alltoallv;
+    for (const char* key : {"algorithm", "message_bytes"})
+      if (context.options->given(section, key) && plain == (std::string_view(key) == "algorithm"))
+        throw UsageError(
+            fmt::format("--{} is {}for --op alltoallv", plain ? "algorithm" : "message-bytes", plain ? "not " : ""));
+    env_ = run_provenance(world, context.host, context.command_line);
+    if (plain) {
+      run_plain(context);
+    } else {
+      run_exchange(context, operation);
+    }
+    if (!matrix_.empty()) on_root(world, [&] { write_matrices(context); });
+    const std::string header =
+        context.is_root() ? exchange_.header("bench exchange", op_, env_) + table_header() : std::string();
+    report(context, "bench exchange", results_, header + rows_ + remarks_, samples_);
+    if (wrong_ > 0) throw AgreedError(ExitCode::check_failed, fmt::format("bench exchange: {} wrong elements", wrong_));
     return static_cast<int>(ExitCode::good);
   }
 
  private:
+  static constexpr const char* section = "bench_exchange";
+
+  void run_exchange(const Context& context, Operation operation) {
+    const std::vector<std::string> wanted = wanted_algorithms();
+    for (const int n : exchange_.token_counts()) {
+      BenchmarkCase bench = exchange_.bench_case(n);
+      bench.operation = operation;
+      bench.algorithms = wanted;
+      bench.options = options_;
+      for (const BenchmarkResult& result : run_benchmark(*context.world, bench)) {
+        wrong_ += result.wrong;
+        if (!context.is_root()) continue;
+        results_.push_back(exchange_.as_json(bench, result));
+        rows_ += table_row(result.bytes_per_rank, std::to_string(n), result, options_.check);
+        keep(result, fmt::format("{}/{}/{}", op_, result.requested, n));
+      }
+    }
+  }
+
+  void run_plain(const Context& context) {
+    if (message_bytes_.min < 1 || message_bytes_.max < message_bytes_.min)
+      throw UsageError("--message-bytes: MIN:MAX with 1 <= MIN <= MAX");
+    for (std::uint64_t bytes = message_bytes_.min;; bytes = std::min(bytes * 2, message_bytes_.max)) {
+      const BenchmarkResult result = run_plain_alltoallv(*context.world, bytes, options_);
+      wrong_ += result.wrong;
+      if (context.is_root()) {
+        Json row = measured_json(result, op_, exchange_.places(), options_.check);
+        row["message_bytes"] = bytes;
+        for (const char* key : {"num_tokens", "hidden", "num_topk", "num_experts", "payload", "routing"})
+          row[key] = nullptr;
+        results_.push_back(row);
+        rows_ += table_row(bytes, "-", result, options_.check);
+        keep(result, fmt::format("{}/{}", op_, bytes));
+      }
+      if (bytes == message_bytes_.max) break;
+    }
+  }
+
+  /// Samples and matrices of a row, under `path`; on the root.
+  void keep(const BenchmarkResult& result, const std::string& path) {
+    samples_.push_back({"samples/" + path + "/wall_us", result.wall_us, {result.wall_us.size()}});
+    samples_.push_back({"samples/" + path + "/limit_us", result.limit_us, {result.limit_us.size()}});
+    if (!result.waits) return;
+    const Waits& waits = *result.waits;
+    if (waits.total_s > 0)
+      remarks_ += fmt::format("# {}: waited most for rank {}, {:.6f} s of {:.6f} s by all ranks\n", path,
+                              waits.most_for, waits.most_for_s, waits.total_s);
+    matrices_.push_back({path, waits});
+  }
+
+  void write_matrices(const Context& context) const {
+    ResultFile file(matrix_);
+    const auto n = static_cast<std::size_t>(context.world->size());
+    for (const auto& [path, waits] : matrices_) {
+      const std::string bytes = "matrix/" + path + "/bytes", seconds = "matrix/" + path + "/waited_s";
+      file.dataset(bytes, waits.bytes, {n, n});
+      file.attribute(bytes, "meaning", "bytes of messages in one round; row: sender, column: receiver");
+      file.dataset(seconds, waits.seconds, {n, n});
+      file.attribute(seconds, "meaning",
+                     "seconds of waiting over all timed rounds; row: who waited, column: for whom. In MPI's own "
+                     "all-to-all: until the last rank came");
+    }
+    file.attribute("/", "provenance", env_.dump());
+    file.attribute("/", "results", results_.dump());
+    file.close();
+  }
+
   /// Names of the list, once each; "all" stands for those that work on these ranks.
   std::vector<std::string> wanted_algorithms() const {
     std::vector<std::string> names;
@@ -96,101 +146,28 @@ class BenchExchangeCommand : public Command {
     for (const std::string& name : algorithms_) {
       if (name == "all") {
         for (const AlgorithmEntry& entry : algorithms())
-          if (entry.obstacle({ranks_, hosts_}).empty()) want(std::string(entry.name));
+          if (entry.obstacle({exchange_.places().ranks, exchange_.places().hosts}).empty())
+            want(std::string(entry.name));
       } else {
         if (name != "auto") find_algorithm(name);
         want(name);
       }
     }
+    if (names.empty()) throw UsageError("--algorithm: an empty list");
     return names;
   }
 
-  BenchmarkCase make_case(int num_tokens, const std::string& algorithm, double deadline_s) const {
-    BenchmarkCase bench;
-    bench.operation = parse_operation(op_);
-    bench.exchange.max_tokens = std::max(num_tokens, 1);
-    bench.exchange.hidden = hidden_;
-    bench.exchange.topk = num_topk_;
-    bench.exchange.num_experts = num_experts_;
-    bench.exchange.dispatch_payload = parse_payload(payload_);
-    bench.exchange.combine_payload = payload_ == "f32" ? Payload::f32 : Payload::bf16;
-    bench.exchange.algorithm = algorithm;
-    bench.exchange.rules = rules_;
-    bench.exchange.deadline_s = deadline_s;
-    bench.routing = routing_;
-    bench.num_tokens = num_tokens;
-    bench.iterations = iterations_;
-    bench.warmup = warmup_;
-    bench.check = check_ == 1;
-    return bench;
-  }
-
-  static double gbps(std::uint64_t bytes, double us) { return us > 0 ? static_cast<double>(bytes) / us / 1e3 : 0; }
-
-  Json as_json(const BenchmarkCase& bench, const BenchmarkResult& result) const {
-    const Summary wall = summarize(result.wall_us);
-    return {{"op", op_},
-            {"algorithm", result.algorithm},
-            {"ranks", ranks_},
-            {"hosts", hosts_},
-            {"num_tokens", bench.num_tokens},
-            {"hidden", hidden_},
-            {"num_topk", num_topk_},
-            {"num_experts", num_experts_},
-            {"payload", payload_},
-            {"routing", routing_.pattern},
-            {"bytes_per_rank", result.bytes_per_rank},
-            {"iterations", iterations_},
-            {"wall_us", to_json(wall)},
-            {"algbw_GBps", gbps(result.bytes_per_rank, wall.p50)},
-            {"busbw_GBps", gbps(result.busiest_bytes, wall.p50)},
-            {"limit_us", summarize(result.limit_us).p50},
-            {"model_us", nullptr},
-            {"wrong", bench.check ? Json(result.wrong) : Json()},
-            {"oversubscribed", oversubscribed_},
-            {"requested_algorithm", bench.exchange.algorithm},
-            {"combine_payload", name_of(bench.exchange.combine_payload)},
-            {"seed", routing_.seed},
-            {"buffer_bytes", exchange_buffer_bytes(bench.exchange, ranks_)}};
-  }
-
-  std::string header() const {
-    const BenchmarkCase largest = make_case(*std::max_element(num_tokens_.begin(), num_tokens_.end()), "auto", 1);
-    std::string text = fmt::format(
-        "# supernode bench exchange: {}, {} ranks on {} host{}{}\n"
-        "# hidden {}, topk {}, experts {}, payload {} there and {} back, routing {}, seed {}\n"
-        "# buffers: at most {} a rank\n"
-        "# us = 1e-6 s, GB/s = 1e9 B/s; time of an iteration = maximum over ranks; bandwidths from p50\n"
-        "# bytes: most that a rank sends; algbw = bytes / time; busbw = most bytes to or from other ranks / time\n"
-        "# limit: the same quantising, storing and adding in local memory, no communication\n",
-        op_, ranks_, hosts_, hosts_ == 1 ? "" : "s", oversubscribed_ ? ", more ranks than cores: no timing" : "",
-        hidden_, num_topk_, num_experts_, payload_, name_of(largest.exchange.combine_payload), routing_.pattern,
-        routing_.seed, format_size(static_cast<double>(exchange_buffer_bytes(largest.exchange, ranks_))));
-    text += fmt::format("{:<12} {:<12} {:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>9} {:>8} {:>8} {:>11} {:>7}\n",
-                        "#bytes", "algorithm", "tokens", "min_us", "mean_us", "p50_us", "p90_us", "p99_us", "ci95_us",
-                        "algbw", "busbw", "limit_us", "wrong");
-    return text;
-  }
-
-  std::string as_text(const BenchmarkCase& bench, const BenchmarkResult& result) const {
-    const Summary wall = summarize(result.wall_us);
-    return fmt::format(
-        "{:<12} {:<12} {:>7} {:>11.2f} {:>11.2f} {:>11.2f} {:>11.2f} {:>11.2f} {:>9.2f} {:>8.3f} {:>8.3f} {:>11.2f} "
-        "{:>7}\n",
-        result.bytes_per_rank, result.algorithm, bench.num_tokens, wall.min, wall.mean, wall.p50, wall.p90, wall.p99,
-        wall.ci95, gbps(result.bytes_per_rank, wall.p50), gbps(result.busiest_bytes, wall.p50),
-        summarize(result.limit_us).p50, bench.check ? std::to_string(result.wrong) : "-");
-  }
-
-  std::string op_ = "dispatch", payload_ = "int8";
+  std::string op_ = "dispatch", matrix_, inject_;
   std::vector<std::string> algorithms_ = {"auto"};
-  std::vector<int> num_tokens_ = {128};
-  int hidden_ = 7168, num_topk_ = 8, num_experts_ = 256, iterations_ = 100, warmup_ = 10, check_ = 1;
-  RoutingConfig routing_;
-  SelectionOptions selection_;
-  std::shared_ptr<const SelectionRules> rules_;
-  int ranks_ = 1, hosts_ = 1;
-  bool oversubscribed_ = false;
+  ExchangeOptions exchange_{section, "128"};
+  BytesRange message_bytes_{1, 1u << 20};
+
+  BenchmarkOptions options_;
+  Json env_, results_ = Json::array();
+  std::string rows_, remarks_;
+  std::vector<Samples> samples_;
+  std::vector<std::pair<std::string, Waits>> matrices_;
+  long long wrong_ = 0;
 };
 
 }  // namespace

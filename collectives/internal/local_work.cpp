@@ -5,9 +5,10 @@
 
 namespace supernode::collectives {
 
-LocalWork::LocalWork(const ExchangeConfig& config, int rank, std::span<const int> rows_from)
+LocalWork::LocalWork(const ExchangeConfig& config, int rank, std::span<const int> rows_from, Stores stores)
     : setup_(config, rank, static_cast<int>(rows_from.size())),
       round_(setup_, 0),
+      stores_(stores),
       messages_(setup_.dispatch.bytes(setup_.max_rows_out(), rows_from.size())),
       sums_in_(setup_.combine.row_stride() * setup_.max_rows_out()),
       to_(rows_from.size()) {
@@ -24,7 +25,8 @@ void LocalWork::dispatch(const TokensToSend& tokens) {
     to_[rank] = at;
     at += setup_.dispatch.bytes(round_.plan.rows_to(rank));
   }
-  write_messages(setup_, round_.plan, tokens, to_, Stores::ordinary);
+  write_messages(setup_, round_.plan, tokens, to_, stores_);
+  if (stores_ == Stores::streaming) flush_stores();
 }
 
 void LocalWork::combine(std::span<const float> sums, std::span<float> out) {
@@ -36,12 +38,13 @@ void LocalWork::combine(std::span<const float> sums, std::span<float> out) {
     round_.sums_from[rank] = from;
     from += setup_.combine.bytes(round_.plan.rows_to(rank));
     if (!stays(rank)) {
-      write_sums(round_, rank, sums_out_.data() + setup_.combine.row_stride() * first, Stores::ordinary);
+      write_sums(round_, rank, sums_out_.data() + setup_.combine.row_stride() * first, stores_);
     } else {
       round_.sums_stride[rank] = row_bytes;
       round_.sums_from[rank] = reinterpret_cast<const std::byte*>(sums.data()) + row_bytes * first;
     }
   }
+  if (stores_ == Stores::streaming) flush_stores();
   round_.add_up(out);
 }
 

@@ -13,7 +13,7 @@ namespace supernode::collectives {
 class LocalWork {
  public:
   /// @param rows_from [ranks] rows that the rank receives in the round which this stands for
-  LocalWork(const ExchangeConfig& config, int rank, std::span<const int> rows_from);
+  LocalWork(const ExchangeConfig& config, int rank, std::span<const int> rows_from, Stores stores);
   void dispatch(const TokensToSend& tokens);
   /// The way back of the last dispatch. `sums` [rows received, hidden], `out` [n_tokens, hidden].
   void combine(std::span<const float> sums, std::span<float> out);
@@ -24,6 +24,7 @@ class LocalWork {
 
   ExchangeSetup setup_;
   RoundBuffers round_;
+  Stores stores_;
   Buffer<std::byte> messages_, sums_out_, sums_in_;
   std::vector<std::byte*> to_;
 };

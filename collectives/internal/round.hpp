@@ -14,8 +14,6 @@
 
 namespace supernode::collectives {
 
-class WaitRecorder;
-
 /// What everything in an exchange knows; equal on all ranks but for the rank.
 struct ExchangeSetup {
   ExchangeSetup(const ExchangeConfig& exchange_config, int this_rank, int ranks)
@@ -31,7 +29,7 @@ struct ExchangeSetup {
   ExpertPartition experts;
   DispatchLayout dispatch;
   CombineLayout combine;
-  WaitRecorder* waits = nullptr;  ///< where waits are booked; null: nowhere
+  WaitTimes* waits = nullptr;  ///< where waits are booked; null: nowhere
 
   /// Most rows that a rank receives / sends in a round.
   std::size_t max_rows_in() const {

@@ -1,0 +1,55 @@
+#include "collectives/internal/repeat.hpp"
+
+#include <algorithm>
+
+#include "runtime/core/mpi_call.hpp"
+
+namespace supernode::collectives {
+namespace {
+
+int rounds_wanted(const Contender& contender, const Repetition& repetition) {
+  const int cap = repetition.ci_width <= 0 ? repetition.least : std::max(repetition.most, repetition.least);
+  return std::clamp(cap - static_cast<int>(contender.us.size()), 0, rounds_in_turn(contender.round_s));
+}
+
+}  // namespace
+
+void warm_up(const Communicator& comm, const Repetition& repetition, Contender& contender) {
+  double passed = 0;
+  for (int i = 0; i < std::max(repetition.warmup, 1) && passed <= repetition.time_limit_s / 10; ++i)
+    passed += contender.round_s = comm.max(contender.round(-1));
+}
+
+void repeat(const Communicator& comm, const Repetition& repetition, std::span<Contender> contenders) {
+  const WallTime begin = wall_now();
+  const auto satisfied = [&] {
+    return std::all_of(contenders.begin(), contenders.end(),
+                       [&](const Contender& c) { return enough_rounds(c.us, repetition); });
+  };
+  std::vector<double> batch;
+  double passed = 0;
+  for (std::size_t first = 0; !satisfied() && (first == 0 || passed < repetition.time_limit_s); ++first) {
+    for (std::size_t k = 0; k < contenders.size(); ++k) {
+      Contender& contender = contenders[(first + k) % contenders.size()];
+      const int rounds = rounds_wanted(contender, repetition), before = static_cast<int>(contender.us.size());
+      if (rounds == 0) continue;
+      if (rounds > 1) contender.round(-1);
+      batch.clear();
+      for (int i = 0; i < rounds; ++i) {
+        const double seconds = contender.round(before + i);
+        batch.push_back(seconds * 1e6);
+        contender.own_us += seconds * 1e6;
+      }
+      batch.push_back((wall_now() - begin).value);
+      SUPERNODE_MPI(
+          MPI_Allreduce(MPI_IN_PLACE, batch.data(), count_cast(batch.size()), MPI_DOUBLE, MPI_MAX, comm.get()));
+      passed = batch.back();
+      contender.us.insert(contender.us.end(), batch.begin(), batch.end() - 1);
+      if (contender.settle) contender.settle();
+    }
+  }
+  for (Contender& contender : contenders)
+    contender.own_us /= std::max<double>(1, static_cast<double>(contender.us.size()));
+}
+
+}  // namespace supernode::collectives

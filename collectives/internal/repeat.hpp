@@ -1,0 +1,44 @@
+#pragma once
+// Repeats what a benchmark compares, in turns, so that noise meets all alike.
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "collectives/repetition.hpp"
+#include "runtime/core/clock.hpp"
+#include "runtime/core/communicator.hpp"
+
+namespace supernode::collectives {
+
+/// One of the things that are compared. Its functions are collective.
+struct Contender {
+  /// One round; `iteration` counts the timed ones from 0, -1 is a round that does not count. Returns the seconds that
+  /// this rank measured.
+  std::function<double(int iteration)> round;
+  /// After each turn, outside any timing; may be empty.
+  std::function<void()> settle = {};
+
+  std::vector<double> us = {};  ///< [timed rounds], each the largest over ranks; equal on all ranks
+  double own_us = 0;            ///< this rank's mean over the timed rounds
+  double round_s = 0;           ///< of the last round that did not count, largest over ranks
+};
+
+/// A rank waits for all, starts its clock, does `step`, stops. Returns its seconds.
+template <class Step>
+double timed_together(const Communicator& comm, Step&& step) {
+  comm.barrier();
+  const WallTime start = wall_now();
+  step();
+  return (wall_now() - start).value;
+}
+
+/// The rounds before the timed ones: repetition.warmup, but not many more than fit in a tenth of the time limit, and at
+/// least one.
+void warm_up(const Communicator& comm, const Repetition& repetition, Contender& contender);
+
+/// Times all contenders in turns, until each has enough rounds or the time is over. A turn begins with a round that
+/// does not count, since the others have swept the caches; who begins changes. All ranks stop at the same round.
+void repeat(const Communicator& comm, const Repetition& repetition, std::span<Contender> contenders);
+
+}  // namespace supernode::collectives

@@ -1,0 +1,29 @@
+#include "collectives/repetition.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "runtime/core/statistics.hpp"
+
+namespace supernode::collectives {
+
+double relative_ci_width(std::span<const double> sample) {
+  if (sample.size() < 6) return std::numeric_limits<double>::infinity();
+  const Summary summary = summarize(sample);
+  return summary.p50 > 0 ? 2 * summary.ci95 / summary.p50 : 0;
+}
+
+bool enough_rounds(std::span<const double> sample, const Repetition& repetition) {
+  const auto n = static_cast<int>(sample.size());
+  if (n < repetition.least) return false;
+  return repetition.ci_width <= 0 || n >= repetition.most || relative_ci_width(sample) <= repetition.ci_width;
+}
+
+int rounds_in_turn(double round_s) {
+  constexpr double turn_s = 0.02;
+  // What takes this long has swept the caches by itself.
+  if (round_s >= turn_s) return 1;
+  return static_cast<int>(std::clamp(turn_s / std::max(round_s, 1e-9), 4.0, 64.0));
+}
+
+}  // namespace supernode::collectives

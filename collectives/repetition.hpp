@@ -1,0 +1,30 @@
+#pragma once
+// How often a benchmark repeats what it times. Pure.
+
+#include <cstddef>
+#include <span>
+
+namespace supernode::collectives {
+
+/// Either a fixed number of rounds, or as many as the confidence interval wants.
+struct Repetition {
+  int warmup = 10;  ///< rounds before the timed ones; fewer when they take long
+  int least = 20;   ///< timed rounds in any case
+  double ci_width =
+      0.05;           ///< go on until the 95 % interval of the median is this narrow; 0: `least` rounds and no more
+  int most = 100000;  ///< but no more rounds than this,
+  double time_limit_s = 5;  ///< and no longer than this, for all that is compared together
+};
+
+/// Width of the 95 % confidence interval of the median over the median: 0.05 means 2.5 % to either side. Infinite below
+/// 6 values, which bound no median with 95 % confidence.
+double relative_ci_width(std::span<const double> sample);
+
+/// Whether a sample needs no more rounds, whatever the time.
+bool enough_rounds(std::span<const double> sample, const Repetition& repetition);
+
+/// Rounds that one contender makes in a row before the next one's turn: long enough for caches to be its own, short
+/// enough that what disturbs the host disturbs all contenders alike.
+int rounds_in_turn(double round_s);
+
+}  // namespace supernode::collectives
