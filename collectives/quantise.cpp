@@ -54,16 +54,17 @@ float MaxAbs(const float* row, std::size_t n) {
   return largest;
 }
 
-template <bool streaming, class D, class V>
-HWY_INLINE void Put(V value, D d, hn::TFromD<D>* to) {
-  if constexpr (streaming) {
-    hn::Stream(value, d, to);
-  } else {
-    hn::StoreU(value, d, to);
-  }
+#if HWY_TARGET != HWY_SCALAR
+/// Nearest integers, ties to even, of values within +-2^31. Highway's own also mends what lies outside, for three
+/// operations more.
+HWY_INLINE hn::Vec<I32> RoundInRange(hn::Vec<F32> value) {
+#if HWY_TARGET == HWY_AVX2
+  return hn::Vec<I32>{_mm256_cvtps_epi32(value.raw)};
+#else
+  return hn::NearestInt(value);
+#endif
 }
 
-#if HWY_TARGET != HWY_SCALAR
 /// Four vectors of 32-bit integers as one of bytes, saturated, in order.
 template <class V>
 HWY_INLINE auto BytesOf(V a, V b, V c, V e) {
@@ -71,21 +72,28 @@ HWY_INLINE auto BytesOf(V a, V b, V c, V e) {
   const hn::Repartition<std::int8_t, I32> di8;
   const hn::Half<decltype(di8)> half8;
 #if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128
-  // x86 packs block by block (128 bits): afterwards block k of a stands before block k of b, in groups of four bytes.
-  // One permutation of 32-bit lanes puts them in order.
+  // x86 packs block by block (128 bits); one permutation of 32-bit lanes, groups of four bytes, puts them in order.
   const I32 di32;
-  const auto low = hn::DemoteTo(half8, hn::ReorderDemote2To(di16, a, b));
-  const auto high = hn::DemoteTo(half8, hn::ReorderDemote2To(di16, c, e));
-  const auto packed = hn::Combine(di8, high, low);
+  const auto low = hn::ReorderDemote2To(di16, a, b), high = hn::ReorderDemote2To(di16, c, e);
   constexpr int blocks = static_cast<int>(hn::MaxLanes(di32)) / 4;
+#if HWY_TARGET == HWY_AVX2
+  // Block k of a, of b, of c, of e; then block k + 1 of each.
+  const hn::Vec<decltype(di8)> packed{_mm256_packs_epi16(low.raw, high.raw)};
+  static constexpr auto place = [](int vector, int block) { return 4 * block + vector; };
+#else
+  // Block k of a stands before block k of b, and so on; c and e follow behind all of them.
+  const auto packed = hn::Combine(di8, hn::DemoteTo(half8, high), hn::DemoteTo(half8, low));
+  static constexpr auto place = [](int vector, int block) {
+    return (vector / 2) * 2 * blocks + 2 * block + vector % 2;
+  };
+#endif
   if constexpr (blocks == 1) {
     return packed;
   } else {
     alignas(64) static constexpr auto order = [] {
       std::array<std::int32_t, 4 * blocks> lanes{};
       for (int vector = 0; vector < 4; ++vector)
-        for (int block = 0; block < blocks; ++block)
-          lanes[vector * blocks + block] = (vector / 2) * 2 * blocks + 2 * block + vector % 2;
+        for (int block = 0; block < blocks; ++block) lanes[vector * blocks + block] = place(vector, block);
       return lanes;
     }();
     return hn::BitCast(di8, hn::TableLookupLanes(hn::BitCast(di32, packed), hn::SetTableIndices(di32, order.data())));
@@ -99,24 +107,19 @@ HWY_INLINE auto BytesOf(V a, V b, V c, V e) {
 }
 #endif  // HWY_SCALAR has no vectors to combine: all elements are done one by one there
 
-template <bool streaming>
-void WriteInt8(const float* row, std::size_t n, float inverse, std::byte* const* to, std::size_t n_to) {
+void ConvertInt8(const float* row, std::size_t n, float inverse, std::byte* to) {
+  auto* out = reinterpret_cast<std::int8_t*>(to);
   std::size_t i = 0;
 #if HWY_TARGET != HWY_SCALAR
   const F32 d;
   const hn::Repartition<std::int8_t, F32> di8;
   const std::size_t lanes = hn::Lanes(d);
   const auto factor = hn::Set(d, inverse);
-  const auto load = [&](std::size_t i) HWY_ATTR { return hn::NearestInt(hn::Mul(hn::LoadU(d, row + i), factor)); };
-  for (; i + 4 * lanes <= n; i += 4 * lanes) {
-    const auto bytes = BytesOf(load(i), load(i + lanes), load(i + 2 * lanes), load(i + 3 * lanes));
-    for (std::size_t k = 0; k < n_to; ++k) Put<streaming>(bytes, di8, reinterpret_cast<std::int8_t*>(to[k]) + i);
-  }
+  const auto load = [&](std::size_t i) HWY_ATTR { return RoundInRange(hn::Mul(hn::LoadU(d, row + i), factor)); };
+  for (; i + 4 * lanes <= n; i += 4 * lanes)
+    hn::StoreU(BytesOf(load(i), load(i + lanes), load(i + 2 * lanes), load(i + 3 * lanes)), di8, out + i);
 #endif
-  for (; i < n; ++i) {
-    const std::int8_t byte = quantise_one(row[i], inverse);
-    for (std::size_t k = 0; k < n_to; ++k) reinterpret_cast<std::int8_t*>(to[k])[i] = byte;
-  }
+  for (; i < n; ++i) out[i] = quantise_one(row[i], inverse);
 }
 
 /// bf16 of a vector, one in each 32-bit lane.
@@ -131,8 +134,8 @@ HWY_INLINE hn::Vec<I32> Bf16Of(hn::Vec<F32> value) {
   return hn::BitCast(I32(), hn::IfThenElse(is_nan, quiet, rounded));
 }
 
-template <bool streaming>
-void WriteBf16(const float* row, std::size_t n, std::byte* const* to, std::size_t n_to) {
+void ConvertBf16(const float* row, std::size_t n, std::byte* to) {
+  auto* out = reinterpret_cast<std::uint16_t*>(to);
   std::size_t i = 0;
 #if HWY_TARGET != HWY_SCALAR
   const F32 d;
@@ -142,39 +145,72 @@ void WriteBf16(const float* row, std::size_t n, std::byte* const* to, std::size_
   for (; i + 2 * lanes <= n; i += 2 * lanes) {
     const auto low = hn::DemoteTo(half, Bf16Of(hn::LoadU(d, row + i)));
     const auto high = hn::DemoteTo(half, Bf16Of(hn::LoadU(d, row + i + lanes)));
-    const auto both = hn::Combine(du16, high, low);
-    for (std::size_t k = 0; k < n_to; ++k) Put<streaming>(both, du16, reinterpret_cast<std::uint16_t*>(to[k]) + i);
+    hn::StoreU(hn::Combine(du16, high, low), du16, out + i);
   }
 #endif
-  for (; i < n; ++i) {
-    const std::uint16_t element = bf16_of(row[i]);
-    for (std::size_t k = 0; k < n_to; ++k) reinterpret_cast<std::uint16_t*>(to[k])[i] = element;
-  }
+  for (; i < n; ++i) out[i] = bf16_of(row[i]);
 }
 
+/// `to` begins a cache line when streaming: stores to a line follow one another, so that the processor sends whole
+/// lines. Not memcpy: for these sizes glibc takes one string instruction, which some processors do at a fifth of their
+/// speed when source and destination start a few bytes apart within their pages.
 template <bool streaming>
-void WriteF32(const float* row, std::size_t n, std::byte* const* to, std::size_t n_to) {
-  const F32 d;
+void CopyBytes(const std::byte* from, std::size_t n, std::byte* to) {
+  const hn::ScalableTag<std::uint8_t> d;
   const std::size_t lanes = hn::Lanes(d);
+  const auto* in = reinterpret_cast<const std::uint8_t*>(from);
+  auto* out = reinterpret_cast<std::uint8_t*>(to);
   std::size_t i = 0;
-  for (; i + lanes <= n; i += lanes) {
-    const auto value = hn::LoadU(d, row + i);
-    for (std::size_t k = 0; k < n_to; ++k) Put<streaming>(value, d, reinterpret_cast<float*>(to[k]) + i);
+  for (; i + 2 * lanes <= n; i += 2 * lanes) {
+    const auto first = hn::LoadU(d, in + i), second = hn::LoadU(d, in + i + lanes);
+    if constexpr (streaming) {
+      hn::Stream(first, d, out + i);
+      hn::Stream(second, d, out + i + lanes);
+    } else {
+      hn::StoreU(first, d, out + i);
+      hn::StoreU(second, d, out + i + lanes);
+    }
   }
-  for (; i < n; ++i)
-    for (std::size_t k = 0; k < n_to; ++k) reinterpret_cast<float*>(to[k])[i] = row[i];
+  if (i < n) std::memcpy(out + i, in + i, n - i);
 }
 
-void WriteRow(Payload payload, bool streaming, const float* row, std::size_t n, float inverse, std::byte* const* to,
-              std::size_t n_to) {
-  switch (payload) {
-    case Payload::int8:
-      return streaming ? WriteInt8<true>(row, n, inverse, to, n_to) : WriteInt8<false>(row, n, inverse, to, n_to);
-    case Payload::bf16:
-      return streaming ? WriteBf16<true>(row, n, to, n_to) : WriteBf16<false>(row, n, to, n_to);
-    case Payload::f32:
-      return streaming ? WriteF32<true>(row, n, to, n_to) : WriteF32<false>(row, n, to, n_to);
+/// To one destination straight away; to several by pieces that stay in the first-level cache: interleaved stores to
+/// many places fill write buffers and cache sets with fractions of lines.
+template <bool streaming>
+void WriteRow(Payload payload, const float* row, std::size_t n, float inverse, std::byte* const* to, std::size_t n_to) {
+  const auto convert = [&](std::size_t begin, std::size_t count, std::byte* out) {
+    if (payload == Payload::int8) {
+      ConvertInt8(row + begin, count, inverse, out);
+    } else if (payload == Payload::bf16) {
+      ConvertBf16(row + begin, count, out);
+    } else {
+      CopyBytes<false>(reinterpret_cast<const std::byte*>(row + begin), count * sizeof(float), out);
+    }
+  };
+  if (n_to == 1 && !streaming) return convert(0, n, to[0]);
+  constexpr std::size_t piece = 2048;
+  alignas(64) std::byte scratch[piece * sizeof(std::uint16_t)];
+  const std::size_t width = element_bytes(payload);
+  for (std::size_t begin = 0; begin < n; begin += piece) {
+    const std::size_t count = std::min(piece, n - begin);
+    const std::byte* piece_bytes = scratch;
+    if (payload == Payload::f32) {
+      piece_bytes = reinterpret_cast<const std::byte*>(row + begin);
+    } else {
+      convert(begin, count, scratch);
+    }
+    for (std::size_t k = 0; k < n_to; ++k) CopyBytes<streaming>(piece_bytes, count * width, to[k] + begin * width);
   }
+}
+
+void WriteRowOrdinary(Payload payload, const float* row, std::size_t n, float inverse, std::byte* const* to,
+                      std::size_t n_to) {
+  WriteRow<false>(payload, row, n, inverse, to, n_to);
+}
+
+void WriteRowStreaming(Payload payload, const float* row, std::size_t n, float inverse, std::byte* const* to,
+                       std::size_t n_to) {
+  WriteRow<true>(payload, row, n, inverse, to, n_to);
 }
 
 HWY_INLINE hn::Vec<F32> LoadBf16(const std::uint16_t* from) {
@@ -239,7 +275,8 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace supernode::collectives {
 HWY_EXPORT(MaxAbs);
-HWY_EXPORT(WriteRow);
+HWY_EXPORT(WriteRowOrdinary);
+HWY_EXPORT(WriteRowStreaming);
 HWY_EXPORT(ReadRow);
 HWY_EXPORT(SumRows);
 
@@ -252,9 +289,9 @@ RowScale row_scale(Payload payload, std::span<const float> row) {
 
 void write_row(Payload payload, std::span<const float> row, RowScale scale, std::span<std::byte* const> destinations,
                Stores stores) {
-  HWY_DYNAMIC_DISPATCH(WriteRow)
-  (payload, stores == Stores::streaming, row.data(), row.size(), scale.inverse, destinations.data(),
-   destinations.size());
+  const auto write =
+      stores == Stores::streaming ? HWY_DYNAMIC_DISPATCH(WriteRowStreaming) : HWY_DYNAMIC_DISPATCH(WriteRowOrdinary);
+  write(payload, row.data(), row.size(), scale.inverse, destinations.data(), destinations.size());
 }
 
 void flush_stores() { hwy::FlushStream(); }
