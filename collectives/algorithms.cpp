@@ -18,8 +18,12 @@ constexpr AlgorithmEntry table[] = {
      &pairwise_buffer_bytes, &make_pairwise},
     {"bruck", "log2(ranks) messages with half of everything, passed on", &no_obstacle, &bruck_buffer_bytes,
      &make_bruck},
-    {"direct", "plain stores into the peers' slots in shared memory, then a flag with the count; one host",
-     &direct_obstacle, &direct_buffer_bytes, &make_direct},
+    {"direct", "stores into the peers' slots in shared memory (MPI_Put between hosts), then a flag with the count",
+     &no_obstacle, &direct_buffer_bytes, &make_direct},
+    {"hierarchical", "each row once to each host, where one rank takes it in and all read it in shared memory",
+     &no_obstacle, &hierarchical_buffer_bytes, &make_hierarchical},
+    {"pull", "rows written once into memory of one's own, from where the others read (MPI_Get between hosts)",
+     &no_obstacle, &pull_buffer_bytes, &make_pull},
 };
 
 /// Works everywhere.

@@ -63,7 +63,7 @@ class Alltoallv final : public ExchangeAlgorithm {
     exchange(set, set.dispatch_out, set.dispatch_in);
     wait(set.request, round, "dispatch messages");
     for (int rank = 0; rank < setup_.n_ranks; ++rank)
-      round.message_from[rank] = set.dispatch_in.data() + set.in.offset(rank);
+      round.set_arrived(rank, set.dispatch_in.data() + set.in.offset(rank), round.rows_from[rank]);
   }
 
   void begin_combine(RoundBuffers& round) override {

@@ -88,8 +88,7 @@ class Bruck final : public ExchangeAlgorithm {
     travel(round, "dispatch", 0, bytes_of, largest_dispatch(setup_), set.dispatch_in);
     for (int rank = 0; rank < setup_.n_ranks; ++rank) {
       const Block& block = set.blocks[distance_from(rank)];
-      round.message_from[rank] = block.data;
-      round.rows_from[rank] = block.rows;
+      round.set_arrived(rank, block.data, block.rows);
     }
   }
 

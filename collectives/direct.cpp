@@ -8,9 +8,17 @@
 //   dispatch: quantise every row into the slots of its ranks; then for every peer, also one that gets no rows, a
 //             release-store of its flag. The receiver polls its flags (acquire) and uses the rows where they lie.
 //   combine:  the same with the sums, into the origins' combine slots. A rank's own f32 sums are read where the caller
-//   has them.
+//             has them.
 //
 // Messages a rank: ranks flags each way, and the rows as plain stores. Bytes: the messages, moved once.
+//
+// Between hosts. The segments are an MPI window too. Rows for ranks of other hosts are quantised into a buffer, put
+// from there into the same slots, flushed, and announced. The announcement is a message of one line and not a put flag:
+// a second put would need a second flush, a round trip, before one knew that it is on its way. Puts start in begin;
+// flushes, which need the peer inside MPI, and announcements happen in end, where all ranks come. There the peer waits
+// for announcements or flushes itself, and both let MPI serve others; nobody's flush waits for an announcement. So
+// there is no cycle. Messages a rank: one put and one line to each rank of another host each way. Bytes: once more
+// through the buffer.
 //
 // When a slot may be written again. There is no barrier; this is the argument. Take two successive rounds r < q that
 // use the same set. The set of a round is the lowest free one, and a set is free when its combine has ended: so on
@@ -22,133 +30,212 @@
 // with both. Combine slot and flag of source P at rank A: P writes them for q in combine_begin(q), after its
 // dispatch_end(q) saw A's dispatch flag of q. A set that in dispatch_begin(q), by (1) after its combine_end(r), in
 // which it saw P's combine flag of r and added up the rows. So A is done with both. In both cases the chain goes
-// through release-stores and acquire-loads, so the reads happen before the new writes. Two rounds in flight use
-// different sets, and a rank that runs ahead stops at the first flag that a slow peer has not set. A reused flag is
-// told from a new one by the round number.
+// through release-stores and acquire-loads, so the reads happen before the new writes; between hosts the announcements
+// take the place of the flags. Two rounds in flight use different sets, and a rank that runs ahead stops at the first
+// flag that a slow peer has not set. A reused flag is told from a new one by the round number.
 
-#include <atomic>
-#include <string>
+#include <array>
+#include <cstring>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "collectives/internal/algorithm.hpp"
-#include "collectives/internal/wait_recorder.hpp"
-#include "runtime/core/mpi_call.hpp"
-#include "runtime/core/sizes.hpp"
+#include "collectives/internal/host_memory.hpp"
+#include "collectives/internal/messages.hpp"
+#include "collectives/internal/remote_window.hpp"
+#include "collectives/internal/waiting.hpp"
 
 namespace supernode::collectives {
 namespace {
 
-enum class Phase { dispatch, combine };
+enum Phase { dispatch_phase, combine_phase, n_phases };
 
-struct alignas(line_bytes) Flag {
-  std::atomic<std::uint64_t> round_and_rows;  ///< round number << 32 | rows
-};
-static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "flags work between processes");
-
-constexpr std::uint64_t flag_value(std::uint64_t round, int rows) {
-  return round << 32 | static_cast<std::uint32_t>(rows);
-}
+constexpr const char* name_of(Phase phase) { return phase == dispatch_phase ? "dispatch" : "combine"; }
 
 /// Offsets in a segment.
 class Segment {
  public:
   explicit Segment(const ExchangeSetup& setup)
       : ranks_(setup.n_ranks),
-        dispatch_slot_(setup.dispatch.bytes(setup.config.max_tokens)),
-        combine_slot_(setup.combine.bytes(setup.config.max_tokens)) {}
+        slot_bytes_{setup.dispatch.bytes(setup.config.max_tokens), setup.combine.bytes(setup.config.max_tokens)} {}
 
-  std::size_t flag(Phase phase, int set, int source) const {
-    return sizeof(Flag) * index(static_cast<int>(phase) * n_round_sets + set, source);
-  }
+  std::size_t flags() const { return index(n_phases * n_round_sets, 0); }
+  std::size_t flag(Phase phase, int set, int source) const { return index(phase * n_round_sets + set, source); }
   std::size_t slot(Phase phase, int set, int source) const {
-    const std::size_t dispatch = sizeof(Flag) * index(2 * n_round_sets, 0);
-    if (phase == Phase::dispatch) return dispatch + dispatch_slot_ * index(set, source);
-    return dispatch + dispatch_slot_ * index(n_round_sets, 0) + combine_slot_ * index(set, source);
+    const std::size_t first = phase == dispatch_phase ? 0 : slot_bytes_[dispatch_phase] * index(n_round_sets, 0);
+    return sizeof(Flag) * flags() + first + slot_bytes_[phase] * index(set, source);
   }
-  std::size_t bytes() const { return slot(Phase::combine, n_round_sets, 0); }
+  std::size_t bytes() const { return slot(combine_phase, n_round_sets, 0); }
 
  private:
   std::size_t index(int row, int source) const {
     return static_cast<std::size_t>(row) * static_cast<std::size_t>(ranks_) + static_cast<std::size_t>(source);
   }
   int ranks_;
-  std::size_t dispatch_slot_, combine_slot_;
+  std::size_t slot_bytes_[n_phases];
 };
 
-/// A window of memory shared by the ranks of a host; pages come into being when they are touched.
-OwnedWindow allocate_shared(std::size_t bytes, const Communicator& comm) {
-  OwnedInfo info;
-  SUPERNODE_MPI(MPI_Info_create(info.out()));
-  SUPERNODE_MPI(MPI_Info_set(info.get(), "alloc_shared_noncontig", "true"));
-  OwnedWindow window;
-  std::byte* mine = nullptr;  // asked for again, as everyone's
-  if (MPI_Win_allocate_shared(static_cast<MPI_Aint>(bytes), 1, info.get(), comm.get(), &mine, window.out()) !=
-      MPI_SUCCESS)
-    throw EnvironmentError("exchange algorithm 'direct': no shared memory of " +
-                           format_size(static_cast<double>(bytes)) + " for each of " + std::to_string(comm.size()) +
-                           " ranks (is /dev/shm large enough?)");
-  return window;
+/// Bytes of the buffers from which is put, of one set.
+std::size_t staging_bytes(const ExchangeSetup& setup, Phase phase) {
+  const int remote = setup.n_ranks - setup.n_local();
+  if (phase == dispatch_phase) return setup.dispatch.bytes(setup.max_rows_to(remote), static_cast<std::size_t>(remote));
+  return setup.combine.bytes(setup.config.max_tokens) * static_cast<std::size_t>(remote);
 }
+
+/// The way to the ranks of other hosts.
+class OtherHosts {
+ public:
+  OtherHosts(const ExchangeSetup& setup, const Communicator& comm, const Segment& segment, std::byte* memory)
+      : setup_(setup), segment_(segment), window_(setup, comm, memory, segment.bytes()), messages_(setup, comm) {
+    for (auto& of_phase : ways_)
+      for (const Phase phase : {dispatch_phase, combine_phase}) of_phase.emplace_back(setup, phase);
+  }
+
+  /// Before anything else of the round's phase.
+  void begin(Phase phase, const RoundBuffers& round) {
+    Way& way = ways_[round.set][phase];
+    way.end = way.staging.data();
+    for_ranks([&](int rank) {
+      messages_.finish_send(way.sends[rank], round, "announcement of an earlier", rank);
+      messages_.receive(way.line_in(rank), line_bytes, rank, message_tag(round.set, phase), way.receives[rank]);
+    });
+  }
+
+  /// Room for a message to `rank`.
+  std::byte* reserve(Phase phase, const RoundBuffers& round, int rank, std::size_t bytes) {
+    Way& way = ways_[round.set][phase];
+    way.bytes[rank] = bytes;
+    return way.from[rank] = std::exchange(way.end, way.end + bytes);
+  }
+
+  void put(Phase phase, const RoundBuffers& round, int rank) {
+    Way& way = ways_[round.set][phase];
+    if (way.bytes[rank] > 0)
+      window_.put(rank, segment_.slot(phase, round.set, setup_.rank), way.from[rank], way.bytes[rank]);
+  }
+
+  /// rows_to(rank): of the message there.
+  template <class RowsTo>
+  void announce(Phase phase, const RoundBuffers& round, RowsTo&& rows_to) {
+    Way& way = ways_[round.set][phase];
+    for_ranks([&](int rank) {
+      if (way.bytes[rank] > 0) window_.flush(rank, round, name_of(phase), watchdog_);
+      const int rows = rows_to(rank);
+      std::memcpy(way.line_out(rank), &rows, sizeof rows);
+      messages_.send(way.line_out(rank), line_bytes, rank, message_tag(round.set, phase), way.sends[rank]);
+    });
+  }
+
+  /// Rows of the message from `source`, once it lies in its slot.
+  int await(Phase phase, const RoundBuffers& round, int source) {
+    Way& way = ways_[round.set][phase];
+    messages_.finish_receive(way.receives[source], round, name_of(phase), source);
+    window_.sync();
+    int rows = 0;
+    std::memcpy(&rows, way.line_in(source), sizeof rows);
+    return rows;
+  }
+
+ private:
+  /// What one phase of a set needs.
+  struct Way {
+    Way(const ExchangeSetup& setup, Phase phase)
+        : staging(staging_bytes(setup, phase)),
+          lines(2 * line_bytes * static_cast<std::size_t>(setup.n_ranks)),
+          from(setup.n_ranks),
+          bytes(setup.n_ranks),
+          sends(setup.n_ranks),
+          receives(setup.n_ranks) {
+      std::fill_n(lines.data(), lines.size(), std::byte{0});
+    }
+    std::byte* line_in(int rank) { return lines.data() + 2 * line_bytes * static_cast<std::size_t>(rank); }
+    std::byte* line_out(int rank) { return line_in(rank) + line_bytes; }
+
+    Buffer<std::byte> staging, lines;
+    std::byte* end = nullptr;  // of what is reserved
+    std::vector<std::byte*> from;
+    std::vector<std::size_t> bytes;
+    std::vector<OwnedRequest> sends, receives;
+  };
+
+  /// The next ranks first, so that not all ranks write to the same one.
+  template <class Visit>
+  void for_ranks(Visit&& visit) const {
+    for (int step = 1; step < setup_.n_ranks; ++step) {
+      const int rank = (setup_.rank + step) % setup_.n_ranks;
+      if (!setup_.is_local(rank)) visit(rank);
+    }
+  }
+
+  const ExchangeSetup& setup_;
+  const Segment& segment_;
+  RemoteWindow window_;
+  Messages messages_;
+  Watchdog watchdog_;
+  std::array<std::vector<Way>, n_round_sets> ways_;
+};
 
 class Direct final : public ExchangeAlgorithm {
  public:
   Direct(const ExchangeSetup& setup, const Communicator& comm)
-      : setup_(setup), segment_(setup), segments_(setup.n_ranks), to_(setup.n_ranks) {
-    window_ = allocate_shared(segment_.bytes() + line_bytes, comm);
-    for (int rank = 0; rank < setup.n_ranks; ++rank) {
-      MPI_Aint size = 0;
-      int unit = 0;
-      SUPERNODE_MPI(MPI_Win_shared_query(window_.get(), rank, &size, &unit, &segments_[rank]));
-      // Open MPI puts a segment anywhere in a page; all processes see it at the same place in the page.
-      const auto address = reinterpret_cast<std::uintptr_t>(segments_[rank]);
-      segments_[rank] += whole_lines(address) - address;
-    }
-    for (const Phase phase : {Phase::dispatch, Phase::combine})
-      for (int set = 0; set < n_round_sets; ++set)
-        for (int source = 0; source < setup.n_ranks; ++source)
-          new (segments_[setup.rank] + segment_.flag(phase, set, source)) Flag{0};
-    comm.barrier();  // nobody writes a flag before it exists
+      : setup_(setup),
+        segment_(setup),
+        memory_(setup, comm, segment_.bytes(), segment_.flags()),
+        waiting_(setup, comm),
+        to_(setup.n_ranks) {
+    if (setup.hosts.hosts() > 1) others_ = std::make_unique<OtherHosts>(setup, comm, segment_, memory_.own());
   }
 
   void begin_dispatch(RoundBuffers& round, const TokensToSend& tokens) override {
+    if (others_) others_->begin(dispatch_phase, round);
     for (int rank = 0; rank < setup_.n_ranks; ++rank)
-      to_[rank] = segments_[rank] + segment_.slot(Phase::dispatch, round.set, setup_.rank);
+      to_[rank] = setup_.is_local(rank)
+                      ? memory_.of(rank) + segment_.slot(dispatch_phase, round.set, setup_.rank)
+                      : others_->reserve(dispatch_phase, round, rank, setup_.dispatch.bytes(round.plan.rows_to(rank)));
     const Stores stores = stores_for(round.plan.n_rows() * setup_.dispatch.bytes(1));
     write_messages(setup_, round.plan, tokens, to_, stores);
     if (stores == Stores::streaming) flush_stores();
-    for (int rank = 0; rank < setup_.n_ranks; ++rank) raise(Phase::dispatch, round, rank, round.plan.rows_to(rank));
+    for_ranks([&](int rank) {
+      if (setup_.is_local(rank)) {
+        raise(dispatch_phase, round, rank, round.plan.rows_to(rank));
+      } else {
+        others_->put(dispatch_phase, round, rank);
+      }
+    });
   }
 
   void end_dispatch(RoundBuffers& round) override {
-    for (int rank = 0; rank < setup_.n_ranks; ++rank) {
-      round.rows_from[rank] = await(Phase::dispatch, round, rank);
-      round.message_from[rank] = segments_[setup_.rank] + segment_.slot(Phase::dispatch, round.set, rank);
-    }
+    if (others_) others_->announce(dispatch_phase, round, [&](int rank) { return round.plan.rows_to(rank); });
+    for (int rank = 0; rank < setup_.n_ranks; ++rank)
+      round.set_arrived(rank, slot(dispatch_phase, round, rank), await(dispatch_phase, round, rank));
   }
 
   void begin_combine(RoundBuffers& round) override {
+    if (others_) others_->begin(combine_phase, round);
     const Stores stores = stores_for(setup_.combine.row_stride() * static_cast<std::size_t>(round.n_rows()));
-    // The next rank first, oneself last, so that not all ranks write to the same one.
-    for (int step = 1; step <= setup_.n_ranks; ++step) {
-      const int rank = (setup_.rank + step) % setup_.n_ranks;
-      if (rank != setup_.rank || setup_.config.combine_payload != Payload::f32)
-        write_sums(round, rank, segments_[rank] + segment_.slot(Phase::combine, round.set, setup_.rank), stores);
+    for_ranks([&](int rank) {
+      const bool local = setup_.is_local(rank);
+      std::byte* const to =
+          local ? memory_.of(rank) + segment_.slot(combine_phase, round.set, setup_.rank)
+                : others_->reserve(combine_phase, round, rank, setup_.combine.bytes(round.rows_from[rank]));
+      if (rank != setup_.rank || setup_.config.combine_payload != Payload::f32) write_sums(round, rank, to, stores);
       if (stores == Stores::streaming) flush_stores();
-      raise(Phase::combine, round, rank, round.rows_from[rank]);
-    }
+      if (local) {
+        raise(combine_phase, round, rank, round.rows_from[rank]);
+      } else {
+        others_->put(combine_phase, round, rank);
+      }
+    });
   }
 
   void end_combine(RoundBuffers& round) override {
+    if (others_) others_->announce(combine_phase, round, [&](int rank) { return round.rows_from[rank]; });
     for (int rank = 0; rank < setup_.n_ranks; ++rank) {
-      await(Phase::combine, round, rank);
-      round.sums_from[rank] = segments_[setup_.rank] + segment_.slot(Phase::combine, round.set, rank);
+      await(combine_phase, round, rank);
+      round.sums_from[rank] = slot(combine_phase, round, rank);
     }
-    if (setup_.config.combine_payload == Payload::f32) {
-      const std::size_t row_bytes = sizeof(float) * static_cast<std::size_t>(setup_.config.hidden);
-      round.sums_stride[setup_.rank] = row_bytes;
-      round.sums_from[setup_.rank] = reinterpret_cast<const std::byte*>(round.sums) +
-                                     row_bytes * static_cast<std::size_t>(round.first_row[setup_.rank]);
-    }
+    if (setup_.config.combine_payload == Payload::f32) round.keep_own_sums();
   }
 
  private:
@@ -157,50 +244,47 @@ class Direct final : public ExchangeAlgorithm {
     return bytes * static_cast<std::size_t>(setup_.n_ranks) > streaming_above_ ? Stores::streaming : Stores::ordinary;
   }
 
-  Flag& flag_at(int rank, Phase phase, int set, int source) const {
-    return *reinterpret_cast<Flag*>(segments_[rank] + segment_.flag(phase, set, source));
+  /// The next ranks first, oneself last, so that not all ranks write to the same one.
+  template <class Visit>
+  void for_ranks(Visit&& visit) const {
+    for (int step = 1; step <= setup_.n_ranks; ++step) visit((setup_.rank + step) % setup_.n_ranks);
+  }
+
+  const std::byte* slot(Phase phase, const RoundBuffers& round, int source) const {
+    return memory_.own() + segment_.slot(phase, round.set, source);
   }
 
   void raise(Phase phase, const RoundBuffers& round, int rank, int rows) {
-    flag_at(rank, phase, round.set, setup_.rank)
-        .round_and_rows.store(flag_value(round.number, rows), std::memory_order_release);
+    memory_.flag(rank, segment_.flag(phase, round.set, setup_.rank)).raise(round.number, rows);
   }
 
   /// Rows of the message from `source`, once it is complete.
   int await(Phase phase, const RoundBuffers& round, int source) {
-    const Flag& flag = flag_at(setup_.rank, phase, round.set, source);
-    std::uint64_t value = 0;
-    wait_for_peer(
-        setup_, source,
-        [&] {
-          value = flag.round_and_rows.load(std::memory_order_acquire);
-          return value >> 32 == (round.number & 0xffffffff);
-        },
-        [&] {
-          return std::string("no ") + (phase == Phase::dispatch ? "dispatch" : "combine") + " message of round " +
-                 std::to_string(round.number) + " from rank " + std::to_string(source);
-        });
-    return static_cast<int>(value & 0xffffffff);
+    if (!setup_.is_local(source)) return others_->await(phase, round, source);
+    const Flag& flag = memory_.flag(setup_.rank, segment_.flag(phase, round.set, source));
+    int rows = -1;
+    waiting_.until(
+        source, [&] { return (rows = flag.rows_of(round.number)) >= 0; },
+        [&] { return missing_message(round, name_of(phase), source); });
+    return rows;
   }
 
   static constexpr std::size_t streaming_above_ = std::size_t{24} << 20;
 
   const ExchangeSetup& setup_;
   Segment segment_;
-  OwnedWindow window_;
-  std::vector<std::byte*> segments_;  // [ranks], of each rank in this rank's address space
-  std::vector<std::byte*> to_;        // [ranks], scratch
+  HostMemory memory_;
+  Waiting waiting_;
+  std::vector<std::byte*> to_;          // [ranks], scratch
+  std::unique_ptr<OtherHosts> others_;  // when there are any
 };
 
 }  // namespace
 
-std::string direct_obstacle(const ExchangeShape& shape) {
-  if (shape.hosts == 1) return {};
-  return "it works within one host, and the " + std::to_string(shape.ranks) + " ranks span " +
-         std::to_string(shape.hosts) + " (take alltoallv or auto)";
+std::size_t direct_buffer_bytes(const ExchangeSetup& setup) {
+  return Segment(setup).bytes() + segment_overhead_bytes +
+         n_round_sets * (staging_bytes(setup, dispatch_phase) + staging_bytes(setup, combine_phase));
 }
-
-std::size_t direct_buffer_bytes(const ExchangeSetup& setup) { return Segment(setup).bytes() + line_bytes; }
 
 std::unique_ptr<ExchangeAlgorithm> make_direct(const ExchangeSetup& setup, const Communicator& comm) {
   return std::make_unique<Direct>(setup, comm);

@@ -43,6 +43,8 @@ class DispatchLayout {
     return whole_lines(routing_offset(n_rows)) + row_stride_ * static_cast<std::size_t>(row);
   }
   constexpr std::size_t bytes(int n_rows) const { return row_offset(n_rows, n_rows); }
+  constexpr std::size_t row_stride() const { return row_stride_; }
+  constexpr std::size_t routing_stride() const { return routing_stride_; }
   /// At least the sum of bytes() over `n_messages` messages with `n_rows` rows together.
   constexpr std::size_t bytes(std::size_t n_rows, std::size_t n_messages) const {
     return n_rows * (routing_stride_ + row_stride_) + n_messages * line_bytes;
@@ -63,6 +65,37 @@ class CombineLayout {
 
  private:
   std::size_t row_stride_;
+};
+
+/// The form of a bundle: what one rank has for all members of a host, each row once, whoever of them gets it.
+///
+///   | rows for each member (int) | to 64 bytes | member | member | ... | row | row | ...
+///   member: | routing record of each of its rows | index of each among the rows of the bundle (int) | to 64 bytes
+class BundleLayout {
+ public:
+  constexpr explicit BundleLayout(const DispatchLayout& messages)
+      : row_stride_(messages.row_stride()), routing_stride_(messages.routing_stride()) {}
+
+  static constexpr std::size_t head_bytes(int members) {
+    return whole_lines(sizeof(std::int32_t) * static_cast<std::size_t>(members));
+  }
+  /// Within a member's part, which has `rows` rows.
+  constexpr std::size_t index_offset(int rows) const { return routing_stride_ * static_cast<std::size_t>(rows); }
+  constexpr std::size_t member_bytes(int rows) const {
+    return whole_lines(index_offset(rows) + sizeof(std::int32_t) * static_cast<std::size_t>(rows));
+  }
+  constexpr std::size_t row_stride() const { return row_stride_; }
+  /// Everything but the rows, when no member gets more than `rows`.
+  constexpr std::size_t most_routing_bytes(int rows, int members) const {
+    return head_bytes(members) + member_bytes(rows) * static_cast<std::size_t>(members);
+  }
+  /// Largest bundle of `tokens` tokens.
+  constexpr std::size_t most_bytes(int tokens, int members) const {
+    return most_routing_bytes(tokens, members) + row_stride_ * static_cast<std::size_t>(tokens);
+  }
+
+ private:
+  std::size_t row_stride_, routing_stride_;
 };
 
 /// One token's row in the message to `rank`: the `index`-th there.

@@ -58,13 +58,13 @@ class Pairwise final : public ExchangeAlgorithm {
 
   void end_dispatch(RoundBuffers& round) override {
     Set& set = sets_[round.set];
-    round.message_from[setup_.rank] = set.to[setup_.rank];
-    round.rows_from[setup_.rank] = round.plan.rows_to(setup_.rank);
+    round.set_arrived(setup_.rank, set.to[setup_.rank], round.plan.rows_to(setup_.rank));
     for_peers([&](int rank) {
       messages_.finish_receive(set.receives[rank], round, "dispatch", rank);
       const std::byte* message = set.dispatch_in.data() + dispatch_slot(setup_) * static_cast<std::size_t>(rank);
-      std::memcpy(&round.rows_from[rank], message, sizeof(int));
-      round.message_from[rank] = message + line_bytes;
+      int rows = 0;
+      std::memcpy(&rows, message, sizeof rows);
+      round.set_arrived(rank, message + line_bytes, rows);
     });
   }
 

@@ -6,8 +6,10 @@
 #include <utility>
 
 #include "collectives/internal/algorithm.hpp"
+#include "collectives/internal/roll_call.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/mpi_call.hpp"
 
 namespace supernode::collectives {
 namespace {
@@ -24,10 +26,25 @@ void check(const ExchangeConfig& config) {
   if (config.combine_payload == Payload::int8)
     throw UsageError("token exchange: combine payload int8 is not possible, sums need bf16 or f32");
   if (!(config.deadline_s > 0)) throw UsageError("token exchange: deadline must be > 0 s");
+  positive(config.fake_hosts, "fake_hosts");
 }
 
-int count_hosts(const Communicator& comm) {
-  return static_cast<int>(comm.sum(static_cast<long long>(comm.split_by_host().rank() == 0)));
+/// Who shares a host with whom; each host counts as `parts`. Collective.
+HostMap find_hosts(const Communicator& comm, int parts) {
+  const Communicator host = comm.split_by_host();
+  int first = comm.rank();
+  SUPERNODE_MPI(MPI_Bcast(&first, 1, MPI_INT, 0, host.get()));
+  const int part = static_cast<int>(static_cast<long long>(host.rank()) * parts / host.size());
+  // Labels of a host's parts: the rank that is first there, and the part's number among its ranks.
+  const int label[2] = {first, part};
+  std::vector<int> labels(2 * static_cast<std::size_t>(comm.size())), host_of(static_cast<std::size_t>(comm.size()));
+  SUPERNODE_MPI(MPI_Allgather(label, 2, MPI_INT, labels.data(), 2, MPI_INT, comm.get()));
+  for (std::size_t rank = 0; rank < host_of.size(); ++rank) {
+    std::size_t same = 0;  // the lowest rank with this label stands for it
+    while (labels[2 * same] != labels[2 * rank] || labels[2 * same + 1] != labels[2 * rank + 1]) ++same;
+    host_of[rank] = static_cast<int>(same);
+  }
+  return HostMap(host_of);
 }
 
 /// Adds the wall time of its life to a total.
@@ -43,9 +60,9 @@ class Stopwatch {
 
 }  // namespace
 
-std::size_t exchange_buffer_bytes(const ExchangeConfig& config, int ranks) {
+std::size_t exchange_buffer_bytes(const ExchangeConfig& config, int ranks, int hosts) {
   check(config);
-  const ExchangeSetup setup(config, 0, ranks);
+  const ExchangeSetup setup(config, 0, HostMap::blocks(ranks, std::min(hosts, ranks)));
   std::size_t largest = 0;
   if (config.algorithm != "auto") {
     largest = find_algorithm(config.algorithm).buffer_bytes(setup);
@@ -62,9 +79,9 @@ enum class Stage { idle, sent, arrived, returned };
 
 struct TokenExchange::Impl {
   Impl(const Communicator& parent, const ExchangeConfig& config)
-      : setup(config, parent.rank(), parent.size()),
-        comm(parent.duplicate()),
-        selection(select_algorithm(config, {parent.size(), count_hosts(comm)})),
+      : comm(parent.duplicate()),
+        setup(config, parent.rank(), find_hosts(comm, config.fake_hosts)),
+        selection(select_algorithm(config, {parent.size(), setup.hosts.hosts()})),
         name(selection.algorithm.name),
         rounds{RoundBuffers(setup, 0), RoundBuffers(setup, 1)},
         algorithm(selection.algorithm.make(setup, comm)) {
@@ -90,14 +107,17 @@ struct TokenExchange::Impl {
     expect(!failed, "an exchange was used after it failed");
     try {
       step();
+    } catch (const TimeoutError& error) {
+      failed = true;
+      throw TimeoutError(error.what() + call_the_roll(comm, std::min(1.0, setup.config.deadline_s)));
     } catch (...) {
       failed = true;
       throw;
     }
   }
 
-  ExchangeSetup setup;
   Communicator comm;
+  ExchangeSetup setup;
   Selection selection;
   std::string name;
   std::array<RoundBuffers, n_round_sets> rounds;
@@ -211,6 +231,10 @@ void TokenExchange::combine(DispatchedTokens&& tokens, std::span<const float> su
 const ExchangeConfig& TokenExchange::config() const { return impl_->setup.config; }
 const ExpertPartition& TokenExchange::experts() const { return impl_->setup.experts; }
 const std::string& TokenExchange::algorithm() const { return impl_->name; }
+std::size_t TokenExchange::buffer_bytes() const {
+  return impl_->selection.algorithm.buffer_bytes(impl_->setup) + n_round_sets * RoundBuffers::bytes(impl_->setup);
+}
+int TokenExchange::hosts() const { return impl_->setup.hosts.hosts(); }
 const std::string& TokenExchange::chosen_by() const { return impl_->selection.rule; }
 const ExchangeStatistics& TokenExchange::statistics() const { return impl_->statistics; }
 

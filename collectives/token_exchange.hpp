@@ -42,13 +42,15 @@ struct ExchangeConfig {
   /// By which "auto" chooses; equal on all ranks. Null: the rules that ship (rule_file.hpp reads others).
   std::shared_ptr<const SelectionRules> rules = {};
   double deadline_s = 120;  ///< longest wait for a peer
+  int fake_hosts = 1;       ///< for tests: treat each host's ranks as this many hosts, in blocks
 };
 
 /// Bytes that a rank of `ranks` allocates for `config`: slots, packed messages and lists, from the worst case that
 /// every rank sends all its tokens to this one. Pages that no message touches are not resident. Pure, no communication.
-/// "auto" gives the largest of the algorithms that its rules may take, over any number of hosts.
+/// "auto" gives the largest of the algorithms that its rules may take, over any number of hosts. The ranks stand in
+/// equal blocks on `hosts` hosts.
 /// @throws UsageError as TokenExchange does.
-std::size_t exchange_buffer_bytes(const ExchangeConfig& config, int ranks);
+std::size_t exchange_buffer_bytes(const ExchangeConfig& config, int ranks, int hosts = 1);
 
 struct RoundBuffers;      // internal
 class ExchangeAlgorithm;  // internal
@@ -158,6 +160,10 @@ class TokenExchange {
   const std::string& algorithm() const;
   /// The rule by which "auto" took it, "<file>:<line>"; empty when it was asked for by name.
   const std::string& chosen_by() const;
+  /// What this rank allocated: exchange_buffer_bytes for the true places of the ranks.
+  std::size_t buffer_bytes() const;
+  /// Hosts that the ranks span, as the algorithms see them.
+  int hosts() const;
   /// Of the last dispatch that ended, and the time of the last combine that ended.
   const ExchangeStatistics& statistics() const;
 

@@ -14,7 +14,7 @@ class ExchangeAlgorithm {
   virtual ~ExchangeAlgorithm() = default;
   /// round.plan is built. On return `tokens` is free for the caller.
   virtual void begin_dispatch(RoundBuffers& round, const TokensToSend& tokens) = 0;
-  /// Fills message_from and rows_from; the messages stay in place until the round's combine begins.
+  /// Fills arrived and rows_from; the rows stay in place until the round's combine begins.
   virtual void end_dispatch(RoundBuffers& round) = 0;
   /// round.sums is set, and the messages have been released by the caller.
   virtual void begin_combine(RoundBuffers& round) = 0;
@@ -27,10 +27,13 @@ std::size_t alltoallv_buffer_bytes(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_alltoallv(const ExchangeSetup& setup, const Communicator& comm);
 std::size_t bruck_buffer_bytes(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_bruck(const ExchangeSetup& setup, const Communicator& comm);
-std::string direct_obstacle(const ExchangeShape& shape);
 std::size_t direct_buffer_bytes(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_direct(const ExchangeSetup& setup, const Communicator& comm);
+std::size_t hierarchical_buffer_bytes(const ExchangeSetup& setup);
+std::unique_ptr<ExchangeAlgorithm> make_hierarchical(const ExchangeSetup& setup, const Communicator& comm);
 std::size_t pairwise_buffer_bytes(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_pairwise(const ExchangeSetup& setup, const Communicator& comm);
+std::size_t pull_buffer_bytes(const ExchangeSetup& setup);
+std::unique_ptr<ExchangeAlgorithm> make_pull(const ExchangeSetup& setup, const Communicator& comm);
 
 }  // namespace supernode::collectives

@@ -6,7 +6,7 @@
 namespace supernode::collectives {
 
 LocalWork::LocalWork(const ExchangeConfig& config, int rank, std::span<const int> rows_from, Stores stores)
-    : setup_(config, rank, static_cast<int>(rows_from.size())),
+    : setup_(config, rank, HostMap::blocks(static_cast<int>(rows_from.size()), 1)),
       round_(setup_, 0),
       stores_(stores),
       messages_(setup_.dispatch.bytes(setup_.max_rows_out(), rows_from.size())),

@@ -23,6 +23,8 @@ class Messages {
   void send(const std::byte* from, std::size_t bytes, int to, int tag, OwnedRequest& request) const;
   /// Starts to receive at most `bytes`, whole lines.
   void receive(std::byte* into, std::size_t bytes, int from, int tag, OwnedRequest& request) const;
+  /// Whether a request is done, or none. Lets MPI work.
+  static bool test(OwnedRequest& request) { return completed(*request.out()); }
   /// Waits for a request. `what` and `peer` are for the error: "no <what> message of round 3 from rank 2".
   /// @throws TimeoutError at the deadline.
   void finish_receive(OwnedRequest& request, const RoundBuffers& round, const char* what, int peer) const;

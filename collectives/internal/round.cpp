@@ -9,7 +9,7 @@ RoundBuffers::RoundBuffers(const ExchangeSetup& exchange_setup, int set_number)
     : setup(&exchange_setup),
       set(set_number),
       plan(setup->experts, setup->config.topk, setup->config.max_tokens),
-      message_from(setup->n_ranks),
+      arrived(setup->n_ranks),
       rows_from(setup->n_ranks),
       first_row(setup->n_ranks + 1),
       row(setup->max_rows_in()),
@@ -26,20 +26,19 @@ std::size_t RoundBuffers::bytes(const ExchangeSetup& setup) {
   return SendPlan::bytes(setup.experts, setup.config.topk, setup.config.max_tokens) +
          setup.max_rows_in() *
              (sizeof(std::byte*) + sizeof(float) + static_cast<std::size_t>(setup.config.topk) * sizeof(RoutingPlace)) +
-         ranks * (2 * sizeof(std::byte*) + 2 * sizeof(int) + sizeof(std::size_t)) +
+         ranks * (sizeof(ArrivedRows) + sizeof(std::byte*) + 2 * sizeof(int) + sizeof(std::size_t)) +
          static_cast<std::size_t>(setup.experts.max_count()) * sizeof(int);
 }
 
 void RoundBuffers::index_rows() {
   const DispatchLayout& layout = setup->dispatch;
+  const auto record_of = [&](int source, int i) { return arrived[source].routing + layout.routing_offset(i); };
   const auto head_of = [&](int source, int i) {
     RoutingHead head;
-    std::memcpy(&head, message_from[source] + layout.routing_offset(i), sizeof head);
+    std::memcpy(&head, record_of(source, i), sizeof head);
     return head;
   };
-  const auto places_of = [&](int source, int i) {
-    return message_from[source] + layout.routing_offset(i) + sizeof(RoutingHead);
-  };
+  const auto places_of = [&](int source, int i) { return record_of(source, i) + sizeof(RoutingHead); };
   const auto place_at = [](const std::byte* places, int k) {
     RoutingPlace place;
     std::memcpy(&place, places + sizeof place * static_cast<std::size_t>(k), sizeof place);
@@ -53,7 +52,8 @@ void RoundBuffers::index_rows() {
     first_row[source] = n;
     for (int i = 0; i < rows_from[source]; ++i, ++n) {
       const RoutingHead head = head_of(source, i);
-      row[n] = message_from[source] + layout.row_offset(rows_from[source], i);
+      const ArrivedRows& from = arrived[source];
+      row[n] = from.rows + layout.row_stride() * static_cast<std::size_t>(from.index ? from.index[i] : i);
       scale[n] = head.scale;
       for (int k = 0; k < head.n_experts; ++k) ++expert_offset[place_at(places_of(source, i), k).local_expert];
     }
@@ -85,8 +85,13 @@ void RoundBuffers::add_up(std::span<float> out) const {
   }
 }
 
-void write_messages(const ExchangeSetup& setup, const SendPlan& plan, const TokensToSend& tokens,
-                    std::span<std::byte* const> to, Stores stores) {
+namespace {
+
+/// The loop over tokens. routing_at(rank): its first record. row_at(token, send): where the row goes, or null when it
+/// lies there already.
+template <class RoutingAt, class RowAt>
+void write_tokens(const ExchangeSetup& setup, const SendPlan& plan, const TokensToSend& tokens, RoutingAt&& routing_at,
+                  RowAt&& row_at, Stores stores) {
   const auto hidden = static_cast<std::size_t>(setup.config.hidden);
   const auto topk = static_cast<std::size_t>(setup.config.topk);
   std::byte* destinations[64];
@@ -97,26 +102,68 @@ void write_messages(const ExchangeSetup& setup, const SendPlan& plan, const Toke
     const std::span<const float> row = tokens.rows.subspan(t * hidden, hidden);
     const RowScale scale = row_scale(setup.config.dispatch_payload, row);
     std::size_t n = 0;
-    for (std::size_t s = 0; s < sends.size(); ++s) {
-      const auto [rank, index] = sends[s];
-      std::byte* routing = to[rank] + setup.dispatch.routing_offset(index);
+    for (const Send send : sends) {
+      std::byte* routing = routing_at(send.rank) + setup.dispatch.routing_offset(send.index);
       RoutingHead head{scale.scale, 0};
       for (std::size_t k = 0; k < topk; ++k) {
         const std::int32_t expert = tokens.expert_ids[t * topk + k];
-        if (expert < 0 || plan.rank_of(expert) != rank) continue;
-        const RoutingPlace place{expert - setup.experts.first(rank), tokens.weights[t * topk + k]};
+        if (expert < 0 || plan.rank_of(expert) != send.rank) continue;
+        const RoutingPlace place{expert - setup.experts.first(send.rank), tokens.weights[t * topk + k]};
         std::memcpy(routing + sizeof head + sizeof place * static_cast<std::size_t>(head.n_experts), &place,
                     sizeof place);
         ++head.n_experts;
       }
       std::memcpy(routing, &head, sizeof head);
-      destinations[n++] = to[rank] + setup.dispatch.row_offset(plan.rows_to(rank), index);
-      if (n == std::size(destinations) || s + 1 == sends.size()) {
+      if (std::byte* const to = row_at(token, send)) destinations[n++] = to;
+      if (n == std::size(destinations)) {
         write_row(setup.config.dispatch_payload, row, scale, {destinations, n}, stores);
         n = 0;
       }
     }
+    if (n > 0) write_row(setup.config.dispatch_payload, row, scale, {destinations, n}, stores);
   }
+}
+
+}  // namespace
+
+void RoundBuffers::set_arrived(int source, const std::byte* message, int rows) {
+  rows_from[source] = rows;
+  arrived[source] = {message, message + setup->dispatch.row_offset(rows, 0), nullptr};
+}
+
+void RoundBuffers::keep_own_sums() {
+  const std::size_t row_bytes = sizeof(float) * static_cast<std::size_t>(setup->config.hidden);
+  sums_stride[setup->rank] = row_bytes;
+  sums_from[setup->rank] =
+      reinterpret_cast<const std::byte*>(sums) + row_bytes * static_cast<std::size_t>(first_row[setup->rank]);
+}
+
+void write_messages(const ExchangeSetup& setup, const SendPlan& plan, const TokensToSend& tokens,
+                    std::span<std::byte* const> to, Stores stores) {
+  write_tokens(
+      setup, plan, tokens, [&](int rank) { return to[rank]; },
+      [&](int, Send send) { return to[send.rank] + setup.dispatch.row_offset(plan.rows_to(send.rank), send.index); },
+      stores);
+}
+
+void write_rows(const ExchangeSetup& setup, const SendPlan& plan, const TokensToSend& tokens,
+                std::span<const RowTarget> targets, Stores stores) {
+  const std::size_t stride = setup.dispatch.row_stride();
+  write_tokens(
+      setup, plan, tokens, [&](int rank) { return targets[rank].routing; },
+      [&](int token, Send send) -> std::byte* {
+        const RowTarget& target = targets[send.rank];
+        RowStream& stream = *target.stream;
+        const bool fresh = stream.last_token != token;
+        if (fresh) {
+          stream.last_token = token;
+          ++stream.n_rows;
+        }
+        const std::int32_t place = stream.n_rows - 1;
+        if (target.index) target.index[send.index] = place;
+        return fresh ? stream.rows + stride * static_cast<std::size_t>(place) : nullptr;
+      },
+      stores);
 }
 
 void write_sums(const RoundBuffers& round, int rank, std::byte* to, Stores stores) {

@@ -1,6 +1,7 @@
 #pragma once
 // The oracle of the token exchange: all ranks' tokens in one process, plain loops, scalar rounding.
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -21,7 +22,8 @@ struct RankTokens {
 
 /// A row after its travel.
 inline std::vector<float> travelled(collectives::Payload payload, const float* row, int hidden) {
-  std::vector<float> result(row, row + hidden);
+  std::vector<float> result(static_cast<std::size_t>(hidden));
+  std::copy_n(row, result.size(), result.begin());
   float largest = 0;
   for (const float x : result) largest = std::fmax(largest, std::fabs(x));
   for (float& x : result) {

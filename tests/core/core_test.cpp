@@ -5,6 +5,9 @@
 #include <set>
 #include <thread>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include "runtime/core/clock.hpp"
 #include "runtime/core/deadline.hpp"
 #include "runtime/core/files.hpp"
@@ -14,6 +17,7 @@
 #include "runtime/core/result_file.hpp"
 #include "runtime/core/sizes.hpp"
 #include "runtime/core/statistics.hpp"
+#include "runtime/core/watchdog.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;
@@ -75,6 +79,27 @@ TEST_CASE("a wait ends at its deadline with the words it was given") {
   int turns = 0;
   wait_until([&] { return ++turns == 100; }, 10, [] { return std::string(); });
   CHECK(turns == 100);
+}
+
+TEST_CASE("a watchdog ends the process that a call holds up, and no other") {
+  int calls = 0;
+  {
+    Watchdog watchdog;
+    watchdog.guard(
+        10, [&] { ++calls; }, [] { return std::string("never said"); });
+  }
+  CHECK(calls == 1);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    Watchdog watchdog;
+    watchdog.guard(
+        0.05, [] { ::sleep(20); }, [] { return std::string("(expected) rank 1 was not heard"); });
+    std::_Exit(0);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 3);
 }
 
 TEST_CASE("files: errors name the path, results are never overwritten") {
