@@ -164,10 +164,11 @@ class Hierarchical final : public ExchangeAlgorithm {
 
   void end_dispatch(RoundBuffers& round) override {
     Set& set = sets_[round.set];
-    set.open.assign(static_cast<std::size_t>(setup_.n_ranks), true);
+    std::fill(set.open.begin(), set.open.end(), true);
     forward(
         set, [&](std::size_t i) { return announce_bundle(round, i); },
-        [&](int source) { return take_bundle(round, source); },
+        [&](int source) { return take_bundle(round, source); }, [&](std::size_t i) { return served_[i]; },
+        [](int source) { return source; },
         [&](std::size_t i) { return missing_message(round, "dispatch", served_[i]); },
         [&](int source) { return missing_message(round, "dispatch", source) + through(gateway_of(source), source); });
   }
@@ -196,15 +197,16 @@ class Hierarchical final : public ExchangeAlgorithm {
     // Ranks of the own host stand for themselves, those of another for the one message from there.
     for (int rank = 0; rank < setup_.n_ranks; ++rank)
       set.open[rank] = setup_.is_local(rank) || setup_.hosts.member_of(rank) == 0;
+    const auto sender = [&](int rank) {
+      return setup_.is_local(rank) ? rank : setup_.hosts.gateway(setup_.rank, setup_.hosts.host_of(rank));
+    };
     forward(
         set, [&](std::size_t i) { return send_sums(round, i); }, [&](int rank) { return take_sums(round, rank); },
+        [&](std::size_t i) { return silent_member(round, i); }, sender,
         [&](std::size_t i) {
           return missing_message(round, "combine", silent_member(round, i)) + " for rank " + std::to_string(served_[i]);
         },
-        [&](int rank) {
-          const int from = setup_.is_local(rank) ? rank : setup_.hosts.gateway(setup_.rank, setup_.hosts.host_of(rank));
-          return missing_message(round, "combine", from);
-        });
+        [&](int rank) { return missing_message(round, "combine", sender(rank)); });
     if (setup_.config.combine_payload == Payload::f32) round.keep_own_sums();
   }
 
@@ -252,23 +254,38 @@ class Hierarchical final : public ExchangeAlgorithm {
   }
 
   /// Forwards and takes in, in whatever order things come, until all is done. try_forward(i) and try_take(rank) say
-  /// whether it is done.
-  template <class TryForward, class TryTake, class Unforwarded, class Untaken>
-  void forward(Set& set, TryForward&& try_forward, TryTake&& try_take, Unforwarded&& unforwarded, Untaken&& untaken) {
+  /// whether it is done; the peers are those for whom one waits, and the texts what did not come.
+  template <class TryForward, class TryTake, class ForwardPeer, class TakePeer, class Unforwarded, class Untaken>
+  void forward(Set& set, TryForward&& try_forward, TryTake&& try_take, ForwardPeer&& forward_peer, TakePeer&& take_peer,
+               Unforwarded&& unforwarded, Untaken&& untaken) {
     std::fill(set.to_forward.begin(), set.to_forward.end(), true);
-    std::size_t first_served = 0;  // everything before is done
-    int first_open = 0;
-    waiting_.until(
-        [&] {
-          for (std::size_t i = first_served; i < served_.size(); ++i)
-            if (set.to_forward[i]) set.to_forward[i] = !try_forward(i);
-          for (int rank = first_open; rank < setup_.n_ranks; ++rank)
-            if (set.open[rank]) set.open[rank] = !try_take(rank);
-          while (first_served < served_.size() && !set.to_forward[first_served]) ++first_served;
-          while (first_open < setup_.n_ranks && !set.open[first_open]) ++first_open;
-          return first_served == served_.size() && first_open == setup_.n_ranks;
-        },
-        [&] { return first_served < served_.size() ? unforwarded(first_served) : untaken(first_open); });
+    std::size_t served = 0;  // everything before is done
+    int open = 0;
+    const auto work = [&] {
+      for (std::size_t i = served; i < served_.size(); ++i)
+        if (set.to_forward[i]) set.to_forward[i] = !try_forward(i);
+      for (int rank = open; rank < setup_.n_ranks; ++rank)
+        if (set.open[rank]) set.open[rank] = !try_take(rank);
+      while (served < served_.size() && !set.to_forward[served]) ++served;
+      while (open < setup_.n_ranks && !set.open[open]) ++open;
+    };
+    work();
+    for (std::size_t first = served; first < served_.size(); first = served)
+      waiting_.until(
+          forward_peer(first),
+          [&] {
+            work();
+            return served > first;
+          },
+          [&] { return unforwarded(first); });
+    for (int first = open; first < setup_.n_ranks; first = open)
+      waiting_.until(
+          take_peer(first),
+          [&] {
+            work();
+            return open > first;
+          },
+          [&] { return untaken(first); });
   }
 
   bool announce_bundle(RoundBuffers& round, std::size_t i) {
