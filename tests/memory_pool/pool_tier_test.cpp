@@ -1,5 +1,8 @@
 // The pool with files under its DRAM.
+#include <csignal>
 #include <fstream>
+
+#include <sys/resource.h>
 
 #include "memory_pool/internal/pool_core.hpp"
 #include "runtime/core/error.hpp"
@@ -65,6 +68,36 @@ TEST_CASE("blocks that DRAM cannot hold come back from the files, now and after 
                 if (pool.is_owner()) CHECK(pool.core().shard->consistent());
               });
       }
+}
+
+TEST_CASE("while the disk has no room, stores say so and the pool goes on") {
+  const Folder folder;
+  PoolConfig config = small_pool("auto");
+  config.directory = folder.text();
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  with_pool(config, {world().size(), true}, [](Pool& pool) {
+    Client client(pool, "tenant " + std::to_string(world().rank()));
+    const Key small = key_number(1), large = key_number(2);
+    CHECK(client.put(small, make_payload(small, 1, 100)) == Status::stored);
+    meet(pool);
+    struct rlimit before;
+    ::getrlimit(RLIMIT_FSIZE, &before);
+    struct rlimit tight = before;
+    tight.rlim_cur = 4096;  // writes beyond fail
+    ::setrlimit(RLIMIT_FSIZE, &tight);
+    meet(pool);
+    CHECK(client.put(large, make_payload(large, 1, 50000)) == Status::not_durable);
+    std::vector<std::byte> buffer(50000);
+    CHECK(client.get(large, buffer).hit());
+    CHECK(check_payload(large, buffer) == 1);
+    meet(pool);
+    ::setrlimit(RLIMIT_FSIZE, &before);
+    meet(pool);
+    CHECK(client.put(large, make_payload(large, 2, 50000), PutMode::replace) == Status::stored);
+    CHECK(client.get(small, buffer).hit());
+    CHECK(client.stats().stores[static_cast<std::size_t>(Status::not_durable)] == 1);
+  });
+  std::signal(SIGXFSZ, handler);
 }
 
 TEST_CASE("a directory that cannot be used is refused on every rank, in one line") {

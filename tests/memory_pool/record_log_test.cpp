@@ -5,62 +5,29 @@
 #include <fstream>
 #include <map>
 
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "memory_pool/internal/checksum.hpp"
 #include "memory_pool/internal/file_tier.hpp"
 #include "runtime/core/error.hpp"
-#include "tests/memory_pool/payload.hpp"
-#include "tests/support/catch.hpp"
+#include "tests/memory_pool/log_fixture.hpp"
 
 using namespace supernode;
 using namespace supernode::pool;
 using namespace supernode::pool::internal;
+using namespace supernode::test;
 using Catch::Matchers::Contains;
 namespace fs = std::filesystem;
 
 namespace {
-
-/// A directory that goes with the test.
-struct Folder {
-  Folder() : path(fs::temp_directory_path() / ("supernode-log-" + std::to_string(::getpid()))) { fs::remove_all(path); }
-  ~Folder() { fs::remove_all(path); }
-  std::string text() const { return path.string(); }
-  std::vector<fs::path> segments() const {
-    std::vector<fs::path> found;
-    for (const auto& file : fs::directory_iterator(path))
-      if (segment_number(file.path().filename().string())) found.push_back(file.path());
-    std::sort(found.begin(), found.end());
-    return found;
-  }
-  fs::path path;
-};
-
-Name name_of(std::uint64_t number, NamespaceId name_space = 1) { return {test::key_number(number), name_space}; }
-
-bool put(RecordLog& log, std::uint64_t number, std::uint64_t version, std::size_t bytes) {
-  const Name name = name_of(number);
-  const std::vector<std::byte> payload = test::make_payload(name.key, version, bytes);
-  return log.append(name, payload, checksum_of(payload));
-}
-
-/// The version that is there; -1 when none is. A wrong byte fails the test.
-long long version_of(RecordLog& log, std::uint64_t number) {
-  const auto payload = log.read(name_of(number));
-  if (!payload) return -1;
-  const long long version = test::check_payload(name_of(number).key, payload->bytes);
-  CHECK(version >= 0);
-  return version;
-}
 
 constexpr std::uint64_t limit = 1 << 20, segment = 1 << 16;
 
 }  // namespace
 
 TEST_CASE("a log gives back what was written, after a restart, too") {
-  const Folder folder;
+  const LogFolder folder;
   for (int round = 0; round < 3; ++round) {
     RecordLog log(folder.text(), limit, segment);
     for (std::uint64_t i = 0; i < 40; ++i) {
@@ -78,7 +45,7 @@ TEST_CASE("a log gives back what was written, after a restart, too") {
 }
 
 TEST_CASE("equal bytes are written once") {
-  const Folder folder;
+  const LogFolder folder;
   RecordLog log(folder.text(), limit, segment);
   CHECK(put(log, 1, 1, 1000));
   const std::uint64_t bytes = log.stats().file_bytes;
@@ -87,7 +54,7 @@ TEST_CASE("equal bytes are written once") {
 }
 
 TEST_CASE("a file cut at any place loses only the record that is cut") {
-  const Folder folder;
+  const LogFolder folder;
   {
     RecordLog log(folder.text(), limit, segment);
     for (std::uint64_t i = 0; i < 10; ++i) put(log, i, i, 200);
@@ -103,7 +70,7 @@ TEST_CASE("a file cut at any place loses only the record that is cut") {
 }
 
 TEST_CASE("a flipped bit costs one record, is counted, and is never served") {
-  const Folder folder;
+  const LogFolder folder;
   {
     RecordLog log(folder.text(), limit, segment);
     for (std::uint64_t i = 0; i < 10; ++i) put(log, i, i, 200);
@@ -141,7 +108,7 @@ TEST_CASE("a flipped bit costs one record, is counted, and is never served") {
 }
 
 TEST_CASE("foreign files are left alone; impossible directories are refused in one line") {
-  const Folder folder;
+  const LogFolder folder;
   fs::create_directories(folder.path);
   std::ofstream(folder.path / "notes.txt") << "mine";
   std::ofstream(folder.path / segment_name(7)) << std::string(5000, 'z');
@@ -158,7 +125,7 @@ TEST_CASE("foreign files are left alone; impossible directories are refused in o
 }
 
 TEST_CASE("a payload that looks like records is not taken for some") {
-  const Folder folder;
+  const LogFolder folder;
   RecordHeader forged;
   forged.key = test::key_number(99);
   forged.name_space = 2;
@@ -184,7 +151,7 @@ TEST_CASE("a payload that looks like records is not taken for some") {
 }
 
 TEST_CASE("the files stay within their limit; what is used stays, what was removed never comes back") {
-  const Folder folder;
+  const LogFolder folder;
   std::map<std::uint64_t, std::uint64_t> newest;  // 0: removed
   std::uint64_t version = 0;
   for (int round = 0; round < 3; ++round) {
@@ -220,7 +187,7 @@ TEST_CASE("the files stay within their limit; what is used stays, what was remov
 }
 
 TEST_CASE("a namespace keeps what was promised to it, and goes as a whole") {
-  const Folder folder;
+  const LogFolder folder;
   const auto write = [](RecordLog& log, std::uint64_t number, NamespaceId name_space) {
     const Name name = name_of(number, name_space);
     const std::vector<std::byte> payload = test::make_payload(name.key, 1, 1000);
@@ -250,36 +217,8 @@ TEST_CASE("a namespace keeps what was promised to it, and goes as a whole") {
   CHECK(log.stats().records == 1);
 }
 
-TEST_CASE("a disk without room costs durability, not the service") {
-  const Folder folder;
-  struct rlimit before;
-  ::getrlimit(RLIMIT_FSIZE, &before);
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  {
-    RecordLog log(folder.text(), limit, segment);
-    CHECK(put(log, 1, 1, 1000));
-    struct rlimit tight = before;
-    tight.rlim_cur = 4096;  // writes beyond fail
-    ::setrlimit(RLIMIT_FSIZE, &tight);
-    CHECK_FALSE(put(log, 2, 1, 8000));
-    CHECK_FALSE(put(log, 1, 2, 8000));
-    CHECK(log.stats().write_errors == 2);
-    CHECK(version_of(log, 2) == -1);
-    CHECK(version_of(log, 1) == -1);  // rather than its older version
-    CHECK(put(log, 3, 1, 1000));      // a small one still fits
-    ::setrlimit(RLIMIT_FSIZE, &before);
-    CHECK(put(log, 2, 1, 8000));
-    CHECK(version_of(log, 2) == 1);
-    CHECK(version_of(log, 3) == 1);
-  }
-  std::signal(SIGXFSZ, handler);
-  RecordLog log(folder.text(), limit, segment);
-  CHECK(version_of(log, 2) == 1);
-  CHECK(version_of(log, 3) == 1);
-}
-
 TEST_CASE("whatever was acknowledged survives kill -9 at random moments, intact") {
-  const Folder folder;
+  const LogFolder folder;
   PoolConfig config;
   config.directory_limit = {8 << 20};
   config.directory_segment = {1 << 20};
