@@ -24,13 +24,16 @@ struct Contender {
   double round_s = 0;           ///< of the last round that did not count, largest over ranks
 };
 
-/// A rank waits for all, starts its clock, does `step`, stops. Returns its seconds.
+/// A rank waits for all, starts its clock, does `step`, stops, and waits for all again: where ranks share cores, what
+/// the first ones do next must not take the core from those that are still timed. Returns its seconds.
 template <class Step>
 double timed_together(const Communicator& comm, Step&& step) {
   comm.barrier();
   const WallTime start = wall_now();
   step();
-  return (wall_now() - start).value;
+  const double seconds = (wall_now() - start).value;
+  comm.barrier();
+  return seconds;
 }
 
 /// The rounds before the timed ones: repetition.warmup, but not many more than fit in a tenth of the time limit, and at
