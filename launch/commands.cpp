@@ -13,6 +13,8 @@ std::span<const CommandEntry> commands() {
        true, make_bench_model},
       {"bench pool", "bench_pool", "time the memory pool beside raw MPI and memcpy, or replay a trace's blocks", true,
        make_bench_pool},
+      {"bench tune", "bench_tune",
+       "measure the exchange algorithms here, and write the rules by which 'auto' takes one", true, make_bench_tune},
       {"import", "import", "a model folder as one HDF5 file, in f32, bf16 or int8", false, make_import},
       {"inspect", "inspect", "what a model holds, and the memory that each rank needs", false, make_inspect},
       {"place", "place", "where experts and their copies go, from how often each was chosen", false, make_place},

@@ -11,6 +11,7 @@ namespace supernode::launch {
 std::unique_ptr<Command> make_bench_exchange();
 std::unique_ptr<Command> make_bench_model();
 std::unique_ptr<Command> make_bench_pool();
+std::unique_ptr<Command> make_bench_tune();
 std::unique_ptr<Command> make_config();
 std::unique_ptr<Command> make_eval();
 std::unique_ptr<Command> make_generate();

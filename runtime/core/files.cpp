@@ -29,6 +29,18 @@ class Descriptor {
   int fd_;
 };
 
+/// False, with errno, when not everything reached the disk.
+bool write_and_close(Descriptor& file, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = ::write(file.get(), text.data(), text.size());
+    if (n < 0 && errno != EINTR) return false;
+    if (n > 0) text.remove_prefix(static_cast<std::size_t>(n));
+  }
+  // Not every file can be synchronised (a pipe, /dev/stdout); then there is nothing to lose either.
+  if (::fsync(file.get()) != 0 && errno != EINVAL && errno != EROFS) return false;
+  return file.close() == 0;
+}
+
 }  // namespace
 
 std::string read_file(const std::string& path) {
@@ -57,17 +69,20 @@ void write_new_file(const std::string& path, std::string_view text) {
     if (errno == EEXIST) throw UsageError(why + " (results are never overwritten)");
     throw EnvironmentError(why);
   }
-  std::size_t done = 0;
-  bool good = true;
-  while (good && done < text.size()) {
-    const ssize_t n = ::write(file.get(), text.data() + done, text.size() - done);
-    if (n > 0) done += static_cast<std::size_t>(n);
-    good = n >= 0 || errno == EINTR;
-  }
-  good = good && file.close() == 0;
-  if (!good) {
+  if (!write_and_close(file, text)) {
     const int error = errno;
     ::unlink(path.c_str());
+    throw EnvironmentError(fmt::format("cannot write '{}': {}", path, std::strerror(error)));
+  }
+}
+
+void replace_file(const std::string& path, std::string_view text) {
+  const std::string fresh = fmt::format("{}.{}.new", path, ::getpid());
+  Descriptor file(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  const bool opened = file.get() >= 0;
+  if (!opened || !write_and_close(file, text) || ::rename(fresh.c_str(), path.c_str()) != 0) {
+    const int error = errno;
+    if (opened) ::unlink(fresh.c_str());
     throw EnvironmentError(fmt::format("cannot write '{}': {}", path, std::strerror(error)));
   }
 }

@@ -13,4 +13,8 @@ std::string read_file(const std::string& path);
 /// (the partial file is removed).
 void write_new_file(const std::string& path, std::string_view text);
 
+/// Writes a file that may exist. Whoever reads it, also after a crash, finds the old text or the new one in full.
+/// @throws EnvironmentError when it cannot be written; the old file is then untouched.
+void replace_file(const std::string& path, std::string_view text);
+
 }  // namespace supernode

@@ -111,6 +111,11 @@ TEST_CASE("files: errors name the path, results are never overwritten") {
   CHECK_THROWS_WITH(write_new_file(path, "again"), Contains(path) && Contains("never overwritten"));
   CHECK(read_file(path) == "hello");
   CHECK_THROWS_AS(write_new_file("/dev/full/x", ""), EnvironmentError);
+  replace_file(path, "again");
+  CHECK(read_file(path) == "again");
+  replace_file(path + "2", "new");
+  CHECK(read_file(path + "2") == "new");
+  CHECK_THROWS_WITH(replace_file("/dev/full/x", ""), Contains("/dev/full/x"));
   std::filesystem::remove(path);
 }
 

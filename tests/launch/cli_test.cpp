@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <sstream>
 #include <vector>
 
 #include <sys/wait.h>
@@ -78,8 +79,8 @@ Json json_of(const Outcome& outcome) {
 TEST_CASE("help and version need no launcher, for every command") {
   const Outcome help = supernode_on(0, "--help");
   CHECK(help.code == 0);
-  for (const char* command : {"serve", "generate", "eval", "bench exchange", "bench model", "bench pool", "import",
-                              "inspect", "place", "plan", "validate", "topo", "config"}) {
+  for (const char* command : {"serve", "generate", "eval", "bench exchange", "bench tune", "bench model", "bench pool",
+                              "import", "inspect", "place", "plan", "validate", "topo", "config"}) {
     CHECK_THAT(help.out, Contains(command));
     const Outcome own = supernode_on(0, std::string(command) + " --help");
     CHECK(own.code == 0);
@@ -206,6 +207,65 @@ TEST_CASE("a cache rank that is lost costs hits with that reason; every request 
   CHECK(pool["hit_tokens"].get<int>() + pool["computed_tokens"].get<int>() == results["total_input_tokens"].get<int>());
 }
 
+TEST_CASE("bench exchange fills in every key, and its table begins with bytes") {
+  const std::string matrix = (scratch() / "matrix.h5").string();
+  const std::string common = "bench exchange --hidden 64 --num-experts 8 --num-topk 2 --num-tokens 1:4 -i 6 ";
+  const Json document = json_of(supernode_on(2, common +
+                                                    "--op roundtrip --algorithm all,auto --machine cloudmatrix384 "
+                                                    "--format json --matrix " +
+                                                    matrix));
+  CHECK(document["schema"] == "supernode.bench.exchange/1");
+  const Json& results = document["results"];
+  CHECK(results.size() % 3 == 0);
+  CHECK(fs::file_size(matrix) > 1000);
+  for (const Json& row : results) {
+    for (const char* key : {"op", "algorithm", "ranks", "hosts", "num_tokens", "hidden", "num_topk", "num_experts",
+                            "payload", "routing", "bytes_per_rank", "iterations", "algbw_GBps", "busbw_GBps",
+                            "limit_us", "model_us", "wrong", "oversubscribed"})
+      CHECK((row.contains(key) && !row[key].is_null()));
+    for (const char* key : {"min", "mean", "p50", "p90", "p99", "ci95"}) CHECK(row["wall_us"][key].get<double>() >= 0);
+    CHECK(row["iterations"] == 6);
+    CHECK(row["wrong"] == 0);
+    CHECK((row["requested_algorithm"] == "auto") == row["rule"].is_string());
+  }
+  std::istringstream table(supernode_on(2, common).out);
+  int rows = 0;
+  for (std::string line; std::getline(table, line);)
+    if (!line.starts_with("#")) rows += line.find_first_not_of("0123456789") > 0;
+  CHECK(rows == 3);
+  const std::string plain = supernode_on(2, "bench exchange --op alltoallv -m 8:16 -i 6").out;
+  CHECK_THAT(plain, Contains("\n8 ") && Contains("\n16 "));
+}
+
+TEST_CASE("bench exchange ends with 1 for a wrong element, with 3 for a rank that stopped") {
+  const std::string common = "bench exchange --hidden 64 --num-experts 8 --num-topk 8 --num-tokens 4 -i 6 --inject ";
+  const Outcome wrong = supernode_on(2, common + "corrupt:1:2");
+  CHECK(wrong.code == 1);
+  CHECK_THAT(wrong.err, Contains("bench exchange: 1 wrong elements"));
+  const Outcome stopped = supernode_on(2, common + "stop:1:2 --deadline 1");
+  CHECK(stopped.code == 3);
+  CHECK_THAT(stopped.err, Contains("from rank 1 within 1 s"));
+}
+
+TEST_CASE("bench tune writes rules that auto obeys") {
+  const std::string shape = "--hidden 64 --num-experts 8 --num-topk 2 -i 6 ";
+  const std::string rules = (scratch() / "tuned.rules").string();
+  for (const int ranks : {2, 3, 2}) {
+    const Outcome tuned = supernode_on(ranks, "bench tune " + shape + "--num-tokens 1:8 --rules-file " + rules);
+    INFO(tuned.err);
+    CHECK(tuned.code == 0);
+    CHECK_THAT(tuned.out, Contains("written to " + rules));
+  }
+  const std::string text = read_file(rules);
+  CHECK_THAT(text, Contains("# tuned for hosts 1 ranks 2:") && Contains("# tuned for hosts 1 ranks 3:"));
+  CHECK(text.find("ranks 2:") == text.rfind("ranks 2:"));
+  const Json document =
+      json_of(supernode_on(2, "bench exchange " + shape + "--num-tokens 4 --format json --exchange.rules " + rules));
+  const Json& row = document["results"][0];
+  CHECK(row["requested_algorithm"] == "auto");
+  CHECK_THAT(row["rule"].get<std::string>(), Contains(rules + ":"));
+}
+
 TEST_CASE("bad input gets one clear line and exit code 2") {
   const std::string serve = "serve --config configs/quickstart.ini --trace ";
   const std::string good_trace = read_file(test::source_path("configs/traces/quickstart.jsonl"));
@@ -280,6 +340,9 @@ TEST_CASE("bad input gets one clear line and exit code 2") {
        "odd.rules:1: exchange algorithm 'fastest' unknown"},
       {2, "bench exchange --exchange.rules /nowhere.rules", "/nowhere.rules"},
       {2, "bench exchange --machine nowhere", "nowhere"},
+      {2, "bench tune --rules-file " + scratch_file("old.rules", "1 2 * * bogus\n"), "old.rules:1: exchange algorithm"},
+      {2, "bench tune --rules-file /nowhere/x.rules", "'/nowhere' is no folder"},
+      {2, "bench tune --num-tokens 0,8", "0 tokens"},
       {2, "bench exchange --matrix " + scratch_file("there.h5", ""), "never overwritten"},
       {2, "topo --machine nowhere", "nowhere"},
       // the modelled machine
