@@ -193,7 +193,7 @@ class Direct final : public ExchangeAlgorithm {
       to_[rank] = setup_.is_local(rank)
                       ? memory_.of(rank) + segment_.slot(dispatch_phase, round.set, setup_.rank)
                       : others_->reserve(dispatch_phase, round, rank, setup_.dispatch.bytes(round.plan.rows_to(rank)));
-    const Stores stores = stores_for(round.plan.n_rows() * setup_.dispatch.bytes(1));
+    const Stores stores = stores_for(dispatch_phase, round.plan.n_rows() * setup_.dispatch.bytes(1));
     write_messages(setup_, round.plan, tokens, to_, stores);
     if (stores == Stores::streaming) flush_stores();
     for_ranks([&](int rank) {
@@ -213,7 +213,8 @@ class Direct final : public ExchangeAlgorithm {
 
   void begin_combine(RoundBuffers& round) override {
     if (others_) others_->begin(combine_phase, round);
-    const Stores stores = stores_for(setup_.combine.row_stride() * static_cast<std::size_t>(round.n_rows()));
+    const Stores stores =
+        stores_for(combine_phase, setup_.combine.row_stride() * static_cast<std::size_t>(round.n_rows()));
     for_ranks([&](int rank) {
       const bool local = setup_.is_local(rank);
       std::byte* const to =
@@ -239,9 +240,12 @@ class Direct final : public ExchangeAlgorithm {
   }
 
  private:
-  /// Messages that all ranks together could not keep in the last-level cache are streamed past it.
-  Stores stores_for(std::size_t bytes) const {
-    return bytes * static_cast<std::size_t>(setup_.n_ranks) > streaming_above_ ? Stores::streaming : Stores::ordinary;
+  /// Messages are streamed past the cache when those of all ranks together would not keep their slots there until they
+  /// are used again. Rows of a dispatch are quantised and read once, so this is worth it far earlier than for sums,
+  /// which are added up as soon as they have come.
+  Stores stores_for(Phase phase, std::size_t bytes) const {
+    return bytes * static_cast<std::size_t>(setup_.n_ranks) > streaming_above_[phase] ? Stores::streaming
+                                                                                      : Stores::ordinary;
   }
 
   /// The next ranks first, oneself last, so that not all ranks write to the same one.
@@ -269,7 +273,7 @@ class Direct final : public ExchangeAlgorithm {
     return rows;
   }
 
-  static constexpr std::size_t streaming_above_ = std::size_t{24} << 20;
+  static constexpr std::size_t streaming_above_[n_phases] = {std::size_t{2} << 20, std::size_t{24} << 20};
 
   const ExchangeSetup& setup_;
   Segment segment_;

@@ -22,7 +22,7 @@ RowScale row_scale(Payload payload, std::span<const float> row);
 /// that do not fit there anyway.
 enum class Stores { ordinary, streaming };
 
-/// Writes the row to every destination in one pass over it. Streaming needs 32-byte aligned destinations, and
+/// Writes the row to every destination in one pass over it. Streaming needs 64-byte aligned destinations, and
 /// flush_stores() before the row is announced to another core.
 void write_row(Payload payload, std::span<const float> row, RowScale scale, std::span<std::byte* const> destinations,
                Stores stores = Stores::ordinary);
