@@ -40,6 +40,8 @@ class ServeCommand : public Command {
     t.add("serve", "metric_percentiles", percentiles_, "percentiles of the latencies");
     t.add("serve", "save_detailed", metrics_.save_detailed, "each request in the JSON results");
     t.add("serve", "save_tokens", metrics_.save_tokens, "with --save-detailed: prompt and output token ids too");
+    t.add("serve", "model_from_pool", options_.model_from_pool,
+          "the cache ranks read the checkpoint, once; all others load it from their memory");
     t.add("serve", "inject", inject_,
           "failures: owner_stall or owner_loss, each [:CACHE RANK][@START][+SECONDS], as owner_loss:0@2.5+20");
     t.add("serve", "dry_run", dry_run_, "print the plan (ranks per role, memory per rank) and stop");

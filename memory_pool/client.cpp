@@ -67,8 +67,13 @@ std::vector<Found> Client::get_batch(std::span<const GetItem> items) {
 }
 
 Status Client::put(const Key& key, std::span<const std::byte> data, PutMode mode) {
+  const PutItem item{key, data};
+  return put_batch({&item, 1}, mode).front();
+}
+
+std::vector<Status> Client::put_batch(std::span<const PutItem> items, PutMode mode) {
   const Stopwatch watch(impl_->stats.put_seconds);
-  return impl_->stores.store(key, data, mode);
+  return impl_->stores.store(items, mode);
 }
 
 bool Client::store_async(const Key& key, std::vector<std::byte> data, PutMode mode) {

@@ -28,6 +28,12 @@ struct GetItem {
   std::span<std::byte> destination;  ///< at least as long as the payload; its content is undefined after a miss
 };
 
+/// One element of a batched store.
+struct PutItem {
+  Key key;
+  std::span<const std::byte> data;
+};
+
 /// Not collective; any number of clients per rank, none shared between threads. Must not outlive its pool. No call
 /// throws for a silent owner: within PoolConfig::deadline it leaves the view of this rank, and its keys become misses.
 class Client {
@@ -52,6 +58,8 @@ class Client {
   /// Stores and waits: stored (with a file tier: durable as PoolConfig::directory_sync says), not_durable,
   /// already_there, full, quota, too_large, owner_down. `data` may be empty.
   Status put(const Key& key, std::span<const std::byte> data, PutMode mode = PutMode::keep);
+  /// As put() for each item, with many in flight together. [items.size()]
+  std::vector<Status> put_batch(std::span<const PutItem> items, PutMode mode = PutMode::keep);
   /// Queues a store and returns at once; progress() and waiting calls move it on. The outcome is only counted, in
   /// stats().
   /// @returns false, and counts a `full`, when PoolConfig::store_buffer bytes wait already: the block is dropped.

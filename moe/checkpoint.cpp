@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <functional>
 
 #include <fmt/format.h>
 
@@ -16,9 +17,10 @@ namespace {
 constexpr const char* single_name = "model.safetensors";
 constexpr const char* index_name = "model.safetensors.index.json";
 
-std::map<std::string, std::string> read_index(const std::string& directory) {
-  const std::string path = directory + "/" + index_name;
-  const Json index = parse_json(read_file(path), path);
+/// @param path of the index, for messages. @param exists whether a shard is there
+std::map<std::string, std::string> read_index(const std::string& path, const std::string& text,
+                                              const std::function<bool(const std::string&)>& exists) {
+  const Json index = parse_json(text, path);
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
     throw UsageError(fmt::format("{}: 'weight_map' is missing", path));
   std::map<std::string, std::string> names;
@@ -28,7 +30,7 @@ std::map<std::string, std::string> read_index(const std::string& directory) {
     names.emplace(tensor, file.get<std::string>());
   }
   for (const auto& [tensor, file] : names)
-    if (!std::filesystem::exists(directory + "/" + file))
+    if (!exists(file))
       throw UsageError(fmt::format("{}: shard '{}' (tensor '{}') is not in the folder", path, file, tensor));
   return names;
 }
@@ -71,10 +73,36 @@ Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
   if (std::filesystem::exists(directory + "/" + single_name)) {
     shards_.emplace(single_name, SafetensorsFile(directory + "/" + single_name));
   } else if (std::filesystem::exists(directory + "/" + index_name)) {
-    shard_names_ = read_index(directory);
+    const std::string path = directory + "/" + index_name;
+    shard_names_ = read_index(path, read_file(path),
+                              [&](const std::string& file) { return std::filesystem::exists(directory + "/" + file); });
   } else {
     throw UsageError(fmt::format("model '{}': neither {} nor {} is there", directory, single_name, index_name));
   }
+}
+
+Checkpoint::Checkpoint(std::shared_ptr<FileSource> source) : directory_(source->place()), source_(std::move(source)) {
+  FileSource& files = *source_;
+  const std::vector<std::string> names = files.names();
+  if (names.size() == 1 && !names.front().ends_with(".safetensors") && !names.front().ends_with(".json")) {
+    hdf5_.emplace(files, names.front());
+    config_text_ = hdf5_->config_text();
+    config_ = parse_model_config(config_text_, directory_ + ": config");
+    return;
+  }
+  config_text_ = files.read_text("config.json");
+  config_ = parse_model_config(config_text_, directory_ + "/config.json");
+  if (files.has(single_name))
+    shards_.emplace(single_name, open_file(single_name));
+  else
+    shard_names_ = read_index(directory_ + "/" + index_name, files.read_text(index_name),
+                              [&](const std::string& file) { return files.has(file); });
+}
+
+DiskFiles Checkpoint::files_of(const std::string& path) { return DiskFiles(path, {".json", ".safetensors"}); }
+
+SafetensorsFile Checkpoint::open_file(const std::string& name) const {
+  return source_ ? SafetensorsFile(source_, name) : SafetensorsFile(directory_ + "/" + name);
 }
 
 SafetensorsFile& Checkpoint::shard_of(const std::string& tensor) {
@@ -87,7 +115,7 @@ SafetensorsFile& Checkpoint::shard_of(const std::string& tensor) {
 
 SafetensorsFile& Checkpoint::open_shard(const std::string& name) {
   auto open = shards_.find(name);
-  if (open == shards_.end()) open = shards_.emplace(name, SafetensorsFile(directory_ + "/" + name)).first;
+  if (open == shards_.end()) open = shards_.emplace(name, open_file(name)).first;
   return open->second;
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -13,6 +14,7 @@
 #include "moe/hdf5_checkpoint.hpp"
 #include "moe/model_config.hpp"
 #include "moe/safetensors.hpp"
+#include "runtime/core/file_source.hpp"
 
 namespace supernode::moe {
 
@@ -24,6 +26,12 @@ class Checkpoint {
   /// @throws UsageError when the folder, config.json or the weights are missing, a shard of the index does not exist,
   /// or any of them is malformed; the message names the file.
   explicit Checkpoint(const std::string& directory);
+  /// The same from files that lie elsewhere, which live as long as the checkpoint. Reads of safetensors bring the
+  /// tensors that are asked for; an HDF5 file is brought as a whole.
+  /// @throws as above, and EnvironmentError when the source cannot be read.
+  explicit Checkpoint(std::shared_ptr<FileSource> source);
+  /// The files of `path` that make up a checkpoint: a folder's, or one HDF5 file.
+  static DiskFiles files_of(const std::string& path);
   /// Weights without files, for measurements: matrices uniform with variance 1 / columns, norms 1, biases 0; a function
   /// of (seed, tensor's name) only. Has every tensor that is asked for.
   static Checkpoint random(const ModelConfig& config, std::uint64_t seed);
@@ -45,12 +53,14 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
+  SafetensorsFile open_file(const std::string& name) const;
   SafetensorsFile& shard_of(const std::string& tensor);
   SafetensorsFile& open_shard(const std::string& name);
 
   std::string directory_, config_text_;
   ModelConfig config_;
   std::optional<std::uint64_t> seed_;               ///< random weights, no files
+  std::shared_ptr<FileSource> source_;              ///< else files on disk
   std::optional<Hdf5Checkpoint> hdf5_;              ///< else safetensors
   std::map<std::string, std::string> shard_names_;  ///< tensor -> file name; empty: all in model.safetensors
   std::map<std::string, SafetensorsFile> shards_;   ///< open ones, by file name

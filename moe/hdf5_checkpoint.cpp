@@ -16,6 +16,14 @@ namespace {
 
 constexpr std::string_view scale_suffix = ".scale";
 
+std::vector<std::byte> image_of(FileSource& source, const std::string& name) {
+  const std::optional<std::uint64_t> bytes = source.size(name);
+  if (!bytes) throw UsageError(fmt::format("{}: no file '{}'", source.place(), name));
+  std::vector<std::byte> image(*bytes);
+  source.read(name, 0, image);
+  return image;
+}
+
 std::vector<std::int64_t> shape_of_tensor(const ArrayInfo& info, const ArrayPlace& place) {
   return {info.shape.begin() + (place.row < 0 ? 0 : 1), info.shape.end()};
 }
@@ -33,7 +41,14 @@ ArrayPlace place_of_tensor(const std::string& tensor) {
   return {tensor.substr(0, at + marker.size()) + "*" + end, expert};
 }
 
-Hdf5Checkpoint::Hdf5Checkpoint(const std::string& path) : file_(path) {
+Hdf5Checkpoint::Hdf5Checkpoint(const std::string& path) : file_(path) { check(path); }
+
+Hdf5Checkpoint::Hdf5Checkpoint(FileSource& source, const std::string& name)
+    : file_(source.place() + "/" + name, image_of(source, name)) {
+  check(source.place() + "/" + name);
+}
+
+void Hdf5Checkpoint::check(const std::string& path) const {
   if (file_.attribute("format") != format_name)
     throw UsageError(fmt::format("{}: not a checkpoint of this program, or its import was interrupted", path));
   if (const std::string found = file_.attribute("version"); found != version)

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "runtime/core/array_file.hpp"
+#include "runtime/core/file_source.hpp"
 
 namespace supernode::moe {
 
@@ -38,6 +39,8 @@ class Hdf5Checkpoint {
 
   /// @throws UsageError naming the file: missing, truncated, no HDF5, not of this format or version.
   explicit Hdf5Checkpoint(const std::string& path);
+  /// The same of a file in `source`, which is copied into memory as a whole.
+  Hdf5Checkpoint(FileSource& source, const std::string& name);
 
   std::string config_text() const { return file_.attribute("config"); }
   bool has(const std::string& tensor) const;
@@ -50,6 +53,8 @@ class Hdf5Checkpoint {
  private:
   void apply_scales(const std::string& tensor, const ArrayPlace& place, std::span<const std::int8_t> from,
                     std::span<const std::int64_t> shape, std::span<float> out) const;
+
+  void check(const std::string& path) const;
 
   ArrayFile file_;
 };

@@ -59,14 +59,24 @@ std::string_view element_name(ElementType type) { return row_of(type).name; }
 
 std::string shape_text(std::span<const std::int64_t> shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
-SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(path) {
+SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), file_(path) { open(); }
+
+SafetensorsFile::SafetensorsFile(std::shared_ptr<FileSource> source, const std::string& name)
+    : path_(source->place() + "/" + name), file_(std::move(source), name) {
+  open();
+}
+
+void SafetensorsFile::open() {
+  const std::string& path = path_;
   const auto bytes = file_.bytes();
   if (bytes.size() < 8) throw UsageError(fmt::format("{}: truncated: {} bytes hold no header", path, bytes.size()));
+  file_.need(0, 8);
   const auto length = load<std::uint64_t>(bytes.data());
   if (length > max_header_bytes)
     throw UsageError(fmt::format("{}: not a safetensors file: header length {} is absurd", path, length));
   if (length > bytes.size() - 8)
     throw UsageError(fmt::format("{}: truncated: header of {} bytes in a file of {}", path, length, bytes.size()));
+  file_.need(8, length);
   parse_header({reinterpret_cast<const char*>(bytes.data()) + 8, length}, bytes.subspan(8 + length));
 }
 
@@ -135,6 +145,8 @@ const TensorView* SafetensorsFile::find(const std::string& name) const {
 const TensorView& SafetensorsFile::at(const std::string& name) const {
   const TensorView* tensor = find(name);
   if (!tensor) throw UsageError(fmt::format("{}: no tensor '{}'", path_, name));
+  if (!tensor->bytes.empty())
+    file_.need(static_cast<std::size_t>(tensor->bytes.data() - file_.bytes().data()), tensor->bytes.size());
   return *tensor;
 }
 

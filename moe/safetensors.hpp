@@ -36,15 +36,18 @@ class SafetensorsFile {
   /// Maps the file and checks the whole header: length within the file, JSON, known types, sizes that match shapes,
   /// offsets inside the data and not overlapping. @throws UsageError naming the file and the tensor.
   explicit SafetensorsFile(const std::string& path);
+  /// The same of a file in `source`; at() reads what it returns.
+  SafetensorsFile(std::shared_ptr<FileSource> source, const std::string& name);
 
   const std::string& path() const { return path_; }
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
-  /// Null when there is none of that name.
+  /// Null when there is none of that name. Its bytes may only be looked at after at().
   const TensorView* find(const std::string& name) const;
   /// @throws UsageError naming the file and the tensor when it is missing.
   const TensorView& at(const std::string& name) const;
 
  private:
+  void open();
   void parse_header(std::string_view header, std::span<const std::byte> data);
 
   std::string path_;

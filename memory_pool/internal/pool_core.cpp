@@ -222,7 +222,8 @@ Status PoolCore::create_namespace(NamespaceId name_space, const std::map<int, st
   }
   if (ring.live_count() == 0) return Status::owner_down;
   if (outcome != Status::quota) {
-    created_.try_emplace(name_space, terms);
+    // Models are brought in again by whoever wants them.
+    if (!whole) created_.try_emplace(name_space, terms);
     return outcome;
   }
   // One cannot promise it: no one shall.

@@ -47,6 +47,9 @@ struct PoolCore {
   /// removed, or not_there when no owner knew it.
   Status delete_namespace(NamespaceId name_space);
 
+  /// Distinct for each call on any rank.
+  std::uint64_t unique_number() { return static_cast<std::uint64_t>(comm.rank() + 1) << 32 | ++last_unique_; }
+
   /// This owner makes its shard anew, in memory that holds nothing; with a file tier it has the files' blocks.
   void start_shard();
 
@@ -91,6 +94,7 @@ struct PoolCore {
   std::map<NamespaceId, Created> created_;
   Request creation(NamespaceId name_space, const Created& terms, int owner) const;
   std::uint64_t last_id_ = 0;
+  std::uint64_t last_unique_ = 0;
   double watched_ = 0, last_look_ = 0;
 };
 

@@ -21,6 +21,7 @@ enum class RequestKind : std::uint32_t {
   create_namespace = 9,   ///< name_space, length: quota, mode: 1 for a whole one -> status
   delete_namespace = 10,  ///< name_space -> status; its blocks are gone
   ping = 11,              ///< -> an empty reply
+  model = 12,             ///< mode: ModelStep, key: the model, ticket: the claimant -> status, key
 };
 
 struct Request {
@@ -41,6 +42,7 @@ struct Reply {
   std::uint64_t id = 0;
   Status status{};
   std::uint32_t again = 0;  ///< publish: not yet, ask again
+  Key key;                  ///< model: the one that gives way
   std::uint64_t ticket = 0;
   std::uint64_t offset = 0;  ///< from the start of the payload area
   std::uint64_t version = 0;

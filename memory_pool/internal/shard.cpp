@@ -16,6 +16,7 @@ Shard::Shard(const PoolConfig& config, std::span<std::byte> window, const std::s
   space_ = Allocator(layout.capacity, config.granule.value);
   order_ = EvictionOrder(index_.slots());
   namespaces_ = Namespaces(watermark(), config.namespace_quota.value, config.open_namespaces);
+  models_ = ModelDirectory(config.lease);
   if (!directory.empty()) tier_ = std::make_unique<FileTier>(config, directory);
   std::random_device random;
   while (incarnation_ == 0) incarnation_ = (std::uint64_t{random()} << 32) | random();
@@ -59,6 +60,12 @@ Reply Shard::serve(const Request& request, std::span<const Key> keys, double now
     case RequestKind::delete_namespace:
       reply = delete_namespace(request);
       break;
+    case RequestKind::model: {
+      const auto answer = models_.step(static_cast<ModelStep>(request.mode), request.key, request.ticket, now);
+      reply.status = answer.status;
+      reply.key = answer.model;
+      break;
+    }
     case RequestKind::ping:
       break;
     case RequestKind::stop:

@@ -16,6 +16,7 @@
 #include "memory_pool/internal/eviction.hpp"
 #include "memory_pool/internal/file_tier.hpp"
 #include "memory_pool/internal/layout.hpp"
+#include "memory_pool/internal/model_directory.hpp"
 #include "memory_pool/internal/namespaces.hpp"
 #include "memory_pool/internal/protocol.hpp"
 
@@ -89,6 +90,7 @@ class Shard {
   std::unordered_map<std::uint64_t, Ticket> tickets_;
   std::unordered_set<Name, NameHash> writing_;  ///< names of tickets_
   Namespaces namespaces_;
+  ModelDirectory models_;  ///< used on the first owner of the view
   std::uint64_t incarnation_ = 0;
   std::uint64_t last_ticket_ = 0;  ///< starts at a random number: tickets of an earlier incarnation are not honoured
   double next_expiry_ = 0;

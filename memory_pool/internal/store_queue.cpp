@@ -18,17 +18,28 @@ StoreQueue::~StoreQueue() {
   }
 }
 
-Status StoreQueue::store(const Key& key, std::span<const std::byte> data, PutMode mode) {
-  std::optional<Status> outcome;
-  Job& job = active_.emplace_back(key, mode);
-  job.data = data;
-  job.outcome = &outcome;
+std::vector<Status> StoreQueue::store(std::span<const PutItem> items, PutMode mode) {
+  std::vector<std::optional<Status>> outcomes(items.size());
+  // In front of what is queued, and in order: each goes as soon as a place is free.
+  auto next = waiting_.begin();
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    Job& job = *waiting_.emplace(next, items[i].key, mode);
+    job.data = items[i].data;
+    job.outcome = &outcomes[i];
+  }
+  // A single one waits for nobody, however many others are under way.
+  if (items.size() == 1) active_.splice(active_.end(), waiting_, waiting_.begin());
+  std::size_t done = 0;
   SpinWait spin;
   while (true) {
     const bool moved = advance();
-    if (outcome) return *outcome;
+    while (done < outcomes.size() && outcomes[done]) ++done;
+    if (done == outcomes.size()) break;
     if (!core_.progress() && !moved) spin.turn();
   }
+  std::vector<Status> result;
+  for (const std::optional<Status>& outcome : outcomes) result.push_back(*outcome);
+  return result;
 }
 
 bool StoreQueue::enqueue(const Key& key, std::vector<std::byte> data, PutMode mode) {

@@ -20,8 +20,8 @@ class StoreQueue {
   /// Tells owners about blocks that will not come.
   ~StoreQueue();
 
-  /// Waits for the outcome. Overtakes what is queued.
-  Status store(const Key& key, std::span<const std::byte> data, PutMode mode);
+  /// Waits for the outcomes. Overtakes what is queued.
+  std::vector<Status> store(std::span<const PutItem> items, PutMode mode);
   /// False when the queue is full.
   bool enqueue(const Key& key, std::vector<std::byte> data, PutMode mode);
   /// Moves every store as far as it goes without waiting. @returns whether any moved.

@@ -146,6 +146,22 @@ ArrayFile::ArrayFile(const std::string& path) : impl_(std::make_unique<Impl>()) 
   impl_->path = path;
   if (!std::filesystem::is_regular_file(path)) throw UsageError(fmt::format("{}: no such file", path));
   impl_->file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  read_directory();
+}
+
+ArrayFile::ArrayFile(const std::string& path, std::vector<std::byte> image) : impl_(std::make_unique<Impl>()) {
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  impl_->path = path;
+  // HDF5's core driver keeps a copy of the image and never touches a file.
+  const Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  if (!image.empty() && H5Pset_fapl_core(access, 1u << 20, 0) >= 0 &&
+      H5Pset_file_image(access, image.data(), image.size()) >= 0)
+    impl_->file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access);
+  read_directory();
+}
+
+void ArrayFile::read_directory() {
+  const std::string& path = impl_->path;
   if (impl_->file < 0) throw UsageError(fmt::format("{}: not an HDF5 file, or truncated", path));
 
   H5G_info_t group{};

@@ -56,6 +56,8 @@ class ArrayFile {
   /// Reads the directory of the file. @throws UsageError naming it when it is missing, truncated, no HDF5 file, or
   /// holds something else than arrays of the types above.
   explicit ArrayFile(const std::string& path);
+  /// The same of a file whose bytes are in memory; `path` is its name in messages.
+  ArrayFile(const std::string& path, std::vector<std::byte> image);
   ~ArrayFile();
   ArrayFile(ArrayFile&&) noexcept;
   ArrayFile& operator=(ArrayFile&&) noexcept;
@@ -70,6 +72,8 @@ class ArrayFile {
   void read_rows(const std::string& name, std::size_t row, std::span<std::byte> out) const;
 
  private:
+  void read_directory();
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

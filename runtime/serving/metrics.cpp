@@ -147,6 +147,8 @@ Json serving_results(const std::vector<Request>& requests, const std::vector<Req
                      {"miss_reasons", pool.miss_reasons},
                      {"stored_blocks", pool.stored_blocks},
                      {"dropped_blocks", pool.dropped_blocks}};
+  if (pool.model_bytes > 0)
+    results["pool"]["model"] = {{"bytes", pool.model_bytes}, {"bytes_read", pool.model_bytes_read}};
   results["parts_ms"] = parts_json(total, completed > 0 ? static_cast<double>(completed) : 1);
   results["npus"] = npus;
   results["output_tokens_per_s_per_npu"] = rate(output) / npus;

@@ -33,6 +33,7 @@ struct PoolFigures {
   std::uint64_t hits = 0;     ///< blocks that were there
   std::map<std::string, std::uint64_t> miss_reasons;
   std::uint64_t stored_blocks = 0, dropped_blocks = 0;
+  std::uint64_t model_bytes = 0, model_bytes_read = 0;  ///< with a model from the pool: its files, and what was read
 };
 
 struct MetricsOptions {

@@ -19,7 +19,8 @@ namespace supernode::serving {
 struct ServeOptions {
   ServingConfig serving;
   pool::PoolConfig pool;
-  std::string checkpoint;  ///< model directory
+  std::string checkpoint;        ///< model directory
+  bool model_from_pool = false;  ///< the cache ranks read the files, once; the others load from them
   moe::ComputeType type = moe::ComputeType::f32;
   moe::SamplerOptions sampler;
   int max_concurrency = 0;  ///< requests in flight; 0: no limit

@@ -180,6 +180,34 @@ TEST_CASE("queued stores finish off the caller's path") {
     }
 }
 
+TEST_CASE("batched stores answer in order") {
+  for (const std::string transport : {"auto", "rma"})
+    for (const Roles& roles : all_roles())
+      with_pool(small_pool(transport), roles, [&](Pool& pool) {
+        Client client(pool, "tenant " + std::to_string(world().rank()));
+        std::vector<std::vector<std::byte>> data;
+        std::vector<PutItem> items;
+        for (std::uint64_t i = 0; i < 50; ++i) data.push_back(make_payload(key_number(i), i, 100 + i));
+        for (std::uint64_t i = 0; i < 50; ++i) items.push_back({key_number(i), data[i]});
+        const std::vector<std::byte> large(300 << 10);
+        items.push_back({key_number(50), large});
+        items.push_back({key_number(51), {}});
+        client.store_async(key_number(52), make_payload(key_number(52), 1, 100));
+        const std::vector<Status> statuses = client.put_batch(items);
+        for (std::size_t i = 0; i < items.size(); ++i)
+          CHECK(statuses[i] == (i == 50 ? Status::too_large : Status::stored));
+        CHECK(client.put_batch({}).empty());
+        CHECK(client.put_batch(items).front() == Status::already_there);
+        std::vector<std::byte> buffer(200);
+        for (std::uint64_t i = 0; i < 50; ++i) {
+          CHECK(client.get(key_number(i), buffer).hit());
+          CHECK(check_payload(key_number(i), std::span(buffer).first(100 + i)) == static_cast<long long>(i));
+        }
+        CHECK(client.drain(30) == 0);
+        CHECK(client.get(key_number(52), buffer).hit());
+      });
+}
+
 TEST_CASE("a client that goes away in the middle of its stores leaves no block behind") {
   for (const std::string transport : {"auto", "rma"}) {
     with_pool(

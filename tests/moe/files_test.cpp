@@ -262,6 +262,39 @@ TEST_CASE("checkpoint: one file or an index of shards, and what may be wrong wit
   CHECK(Checkpoint(directory).read("a", {2, 2}) == values);
 }
 
+TEST_CASE("checkpoint: from any source of files, piece by piece") {
+  class Counting : public DiskFiles {
+   public:
+    using DiskFiles::DiskFiles;
+    void read(const std::string& name, std::uint64_t offset, std::span<std::byte> out) override {
+      bytes_read += out.size();
+      DiskFiles::read(name, offset, out);
+    }
+    std::uint64_t bytes_read = 0;
+  };
+  const std::string directory = find_model(default_model);
+  const auto files = std::make_shared<Counting>(directory, std::vector<std::string>{".json", ".safetensors"});
+  CHECK(files->has("model.safetensors"));
+  Checkpoint direct(directory), from_source(files);
+  CHECK(from_source.config_text() == direct.config_text());
+  const std::vector<TensorInfo> tensors = direct.tensors();
+  CHECK(from_source.tensors().size() == tensors.size());
+  const auto same = [&](const TensorInfo& tensor) {
+    return from_source.read(tensor.name, std::span(tensor.shape)) == direct.read(tensor.name, std::span(tensor.shape));
+  };
+  CHECK(same(tensors.front()));
+  CHECK(files->bytes_read < 2'000'000);  // of 7.7 MB: only what was asked for
+  for (const TensorInfo& tensor : tensors) CHECK(same(tensor));
+  CHECK_FALSE(from_source.has("nothing"));
+
+  const Folder folder;
+  CHECK_THROWS_WITH(Checkpoint(std::make_shared<DiskFiles>(folder.path.string())),
+                    Catch::Contains("no file 'config.json'"));
+  write(folder / "config.json", tiny_config);
+  CHECK_THROWS_WITH(Checkpoint(std::make_shared<DiskFiles>(folder.path.string())), Catch::Contains("index.json"));
+  CHECK_THROWS_AS(DiskFiles(folder / "nowhere"), UsageError);
+}
+
 TEST_CASE("models are found below the source tree from anywhere") {
   CHECK(fs::exists(find_model(default_model) + "/config.json"));
   CHECK(find_model("no/such/model") == "no/such/model");

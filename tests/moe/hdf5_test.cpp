@@ -105,6 +105,8 @@ TEST_CASE("import: every tensor is read back as exactly as its type allows") {
     CHECK(summary.int8_error <= summary.int8_error_unsearched);
     CHECK((summary.int8_error > 0) == (type == ComputeType::int8));
     Checkpoint copy(path);
+    Checkpoint from_source(std::make_shared<DiskFiles>(path));
+    CHECK(from_source.config_text() == source.config_text());
     CHECK(copy.config_text() == source.config_text());
     CHECK(copy.config().n_routed_experts == source.config().n_routed_experts);
     CHECK(copy.tensors().size() == source.tensors().size());
@@ -123,6 +125,7 @@ TEST_CASE("import: every tensor is read back as exactly as its type allows") {
         error = std::max(error, static_cast<double>(std::abs(wanted[i] - found[i])));
       }
       CHECK(error <= tolerance * largest);
+      CHECK(from_source.read(tensor.name, std::span(tensor.shape)) == found);
       if (tensor.shape.size() != 2 || tensor.name.ends_with(".gate.weight")) CHECK(found == wanted);
     }
     CHECK_THROWS_WITH(import_checkpoint(source, path, type), Catch::Contains("it exists"));

@@ -113,6 +113,26 @@ TEST_CASE("served tokens equal generated ones, also when the prefix came from th
   }
 }
 
+TEST_CASE("a model from the pool is read once and serves the same tokens") {
+  ServeOptions options = some_options();
+  if (world().size() < 4 || !fit_to_world(options.serving, world().size())) return;
+  options.pool.capacity.value = 16 << 20;
+  const std::vector<Request> requests = some_requests();
+  const ServeOutcome from_files = serve(world(), options, requests);
+  options.model_from_pool = true;
+  const ServeOutcome from_pool = serve(world(), options, requests);
+  if (world().rank() == 0) {
+    CHECK(from_files.pool.model_bytes == 0);
+    CHECK(from_pool.pool.model_bytes > 7'000'000);
+    CHECK(from_pool.pool.model_bytes_read == from_pool.pool.model_bytes);
+    CHECK(from_pool.records.size() == requests.size());
+    for (std::size_t i = 0; i < from_pool.records.size(); ++i)
+      CHECK(from_pool.records[i].tokens == from_files.records[i].tokens);
+  }
+  options.pool.capacity.value = 4 << 20;
+  CHECK_THROWS_WITH(serve(world(), options, requests), Contains("--model-from-pool") && Contains("pool.capacity"));
+}
+
 TEST_CASE("a pool too small for the prompts costs hits, nothing else") {
   ServeOptions options = some_options();
   if (world().size() < 4 || !fit_to_world(options.serving, world().size())) return;
