@@ -107,7 +107,7 @@ class Candidate {
     const auto timed = [&](auto&& step) {
       if (record) before_ = waits.for_peer_s;
       start_ = {};
-      const double seconds = timed_together(shared_.comm, [&] {
+      const double seconds = timed_together(shared_.comm, shared_.bench.exchange.deadline_s, [&] {
         start_ = wall_now();
         if (faulty) come_late(fault, shared_.comm.rank());
         step();
@@ -239,7 +239,7 @@ std::vector<BenchmarkResult> run_benchmark(const Communicator& comm, const Bench
     Contender& contender = contenders.emplace_back();
     contender.round = [&, local](int) {
       return round_of(
-          bench.operation, [&](auto&& step) { return timed_together(comm, step); },
+          bench.operation, [&](auto&& step) { return timed_together(comm, bench.exchange.deadline_s, step); },
           [&] {
             local->dispatch({shared.rows, shared.mine.expert_ids, shared.mine.weights});
           },

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "collectives/internal/roll_call.hpp"
 #include "collectives/repetition.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/communicator.hpp"
@@ -26,13 +27,14 @@ struct Contender {
 
 /// A rank waits for all, starts its clock, does `step`, stops, and waits for all again: where ranks share cores, what
 /// the first ones do next must not take the core from those that are still timed. Returns its seconds.
+/// @throws TimeoutError naming ranks that do not come within `deadline_s`.
 template <class Step>
-double timed_together(const Communicator& comm, Step&& step) {
-  comm.barrier();
+double timed_together(const Communicator& comm, double deadline_s, Step&& step) {
+  meet(comm, deadline_s);
   const WallTime start = wall_now();
   step();
   const double seconds = (wall_now() - start).value;
-  comm.barrier();
+  meet(comm, deadline_s);
   return seconds;
 }
 

@@ -1,5 +1,7 @@
 #include "collectives/internal/roll_call.hpp"
 
+#include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "runtime/core/deadline.hpp"
@@ -8,39 +10,63 @@
 namespace supernode::collectives {
 namespace {
 
-constexpr int roll_tag = 32767;  // the largest that every MPI has; no algorithm comes near
+constexpr int roll_tag = 32767;  // the largest that every MPI has
+
+/// Numbers in the world, of which all parts of a program are a part. Nobody else sends there: everything has a
+/// communicator of its own.
+std::vector<int> world_ranks(const Communicator& comm) {
+  std::vector<int> here(static_cast<std::size_t>(comm.size())), world(here.size());
+  std::iota(here.begin(), here.end(), 0);
+  MPI_Group group = MPI_GROUP_NULL, world_group = MPI_GROUP_NULL;
+  SUPERNODE_MPI(MPI_Comm_group(comm.get(), &group));
+  SUPERNODE_MPI(MPI_Comm_group(MPI_COMM_WORLD, &world_group));
+  SUPERNODE_MPI(MPI_Group_translate_ranks(group, comm.size(), here.data(), world_group, world.data()));
+  MPI_Group_free(&group);
+  MPI_Group_free(&world_group);
+  return world;
+}
 
 }  // namespace
 
 std::string call_the_roll(const Communicator& comm, double seconds) {
   // The requests stay with MPI: some will never end.
   static char nothing = 0;
-  std::vector<bool> here(static_cast<std::size_t>(comm.size()));
+  const std::vector<int> world = world_ranks(comm);
+  std::vector<bool> here(world.size());
   here[static_cast<std::size_t>(comm.rank())] = true;
-  int missing = comm.size() - 1;
-  for (int rank = 0; rank < comm.size(); ++rank) {
+  for (std::size_t rank = 0; rank < world.size(); ++rank) {
     MPI_Request request = MPI_REQUEST_NULL;
-    if (rank != comm.rank()) MPI_Isend(&nothing, 0, MPI_CHAR, rank, roll_tag, comm.get(), &request);
+    if (!here[rank]) MPI_Isend(&nothing, 0, MPI_CHAR, world[rank], roll_tag, MPI_COMM_WORLD, &request);
   }
   const Deadline deadline(seconds);
   SpinWait spin(true);
-  while (missing > 0 && !deadline.expired()) {
+  while (!deadline.expired() && std::find(here.begin(), here.end(), false) != here.end()) {
     int found = 0;
     MPI_Status status;
-    SUPERNODE_MPI(MPI_Iprobe(MPI_ANY_SOURCE, roll_tag, comm.get(), &found, &status));
+    SUPERNODE_MPI(MPI_Iprobe(MPI_ANY_SOURCE, roll_tag, MPI_COMM_WORLD, &found, &status));
     if (found == 0) {
       spin.turn();
       continue;
     }
-    SUPERNODE_MPI(MPI_Recv(&nothing, 0, MPI_CHAR, status.MPI_SOURCE, roll_tag, comm.get(), MPI_STATUS_IGNORE));
-    here[static_cast<std::size_t>(status.MPI_SOURCE)] = true;
-    --missing;
+    SUPERNODE_MPI(MPI_Recv(&nothing, 0, MPI_CHAR, status.MPI_SOURCE, roll_tag, MPI_COMM_WORLD, MPI_STATUS_IGNORE));
+    const auto caller = std::find(world.begin(), world.end(), status.MPI_SOURCE);
+    if (caller != world.end()) here[static_cast<std::size_t>(caller - world.begin())] = true;
   }
   std::string text;
-  for (int rank = 0; rank < comm.size(); ++rank)
-    if (!here[static_cast<std::size_t>(rank)])
-      text += (text.empty() ? "; silent: rank " : ", rank ") + std::to_string(rank);
+  for (std::size_t rank = 0; rank < world.size(); ++rank)
+    if (!here[rank]) text += (text.empty() ? "; silent: rank " : ", rank ") + std::to_string(rank);
   return text;
+}
+
+void meet(const Communicator& comm, double deadline_s) {
+  MPI_Request request = MPI_REQUEST_NULL;  // stays with MPI when the wait fails
+  SUPERNODE_MPI(MPI_Ibarrier(comm.get(), &request));
+  try {
+    wait_until([&] { return completed(request); }, deadline_s,
+               [&] { return "rank " + std::to_string(comm.rank()) + ": not all ranks came to a barrier"; });
+  } catch (const TimeoutError& error) {
+    throw TimeoutError(error.what() + call_the_roll(comm, std::min(1.0, deadline_s)));
+  }
 }
 
 }  // namespace supernode::collectives

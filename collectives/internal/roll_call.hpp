@@ -8,9 +8,12 @@
 namespace supernode::collectives {
 
 /// When ranks wait for one that stopped, the one that a rank waits for may itself wait for another. Each rank whose
-/// wait failed calls this; ranks that do not call within `seconds` are those that do not wait. Nothing on `comm` may be
-/// used afterwards.
+/// wait failed calls this, whatever it waited in; ranks of `comm` that do not call within `seconds` are those that wait
+/// for nobody. The ranks' numbers are those in `comm`. The job must end soon afterwards.
 /// @returns "" when all came, else "; silent: rank 3, rank 5"
 std::string call_the_roll(const Communicator& comm, double seconds);
+
+/// A barrier with a deadline. Collective. @throws TimeoutError naming the silent ranks.
+void meet(const Communicator& comm, double deadline_s);
 
 }  // namespace supernode::collectives
