@@ -1,6 +1,7 @@
 // supernode bench model: prefill and decode of a model of given sizes with seeded weights, beside its products alone.
 #include <algorithm>
 #include <array>
+#include <map>
 
 #include <fmt/format.h>
 
@@ -34,6 +35,8 @@ struct Phase {
   std::array<double, operators.size()> ms{};  ///< mean over steps and ranks
   double gemm_ms = 0;                         ///< the products of a step alone, mean over ranks
   double gemm_gflops = 0;                     ///< of all ranks
+  /// Share of the products' operations on rank 0, by implementation.
+  std::map<std::string, double> implementations;
 
   double compute_ms() const {
     double sum = 0;
@@ -171,7 +174,9 @@ class BenchModelCommand : public Command {
       const moe::ProductTimes products = model.replay_products();
       seconds.push_back(products.seconds);
       operations = products.operations;
+      phase.implementations = products.implementations;
     }
+    for (auto& [name, share] : phase.implementations) share /= operations;
     const double mine = summarize(seconds).p50;
     phase.gemm_ms = world.sum(mine) * 1e3 / world.size();
     const double slowest = world.max(mine);
@@ -230,7 +235,8 @@ class BenchModelCommand : public Command {
             {"compute_ms", phase.compute_ms()},
             {"gemm_ms", phase.gemm_ms},
             {"gemm_GFLOPs", phase.gemm_gflops},
-            {"gemm_share", phase.gemm_share()}};
+            {"gemm_share", phase.gemm_share()},
+            {"implementations", phase.implementations}};
   }
 
   std::string header(const Communicator& world, double load_s) const {
@@ -238,7 +244,7 @@ class BenchModelCommand : public Command {
         "# supernode bench model: {} ranks, {}, hidden {}, {} layers, {} experts of {} top-{}, {:.0f} M parameters, "
         "loaded in {:.1f} s\n"
         "# {} sequences over all ranks, {} tokens of context; times are means over ranks in ms\n"
-        "# gemm: the step's calls of oneDNN alone; share: of the step without the exchange\n",
+        "# gemm: the step's matrix products alone; share: of the step without the exchange\n",
         world.size(), dtype_, c_.hidden_size, c_.n_layers, c_.n_routed_experts, c_.moe_intermediate_size, c_.topk,
         parameters() / 1e6, load_s, batch_, kv_tokens_);
   }
@@ -250,6 +256,9 @@ class BenchModelCommand : public Command {
         phase.tokens / steps.p50 * 1e3, steps.p50, phase.gemm_ms, phase.gemm_gflops, 100 * phase.gemm_share());
     for (std::size_t i = 0; i < operators.size(); ++i)
       text += fmt::format("  {:<10} {:>10.2f}\n", operators[i].name, phase.ms[i]);
+    text += "  products by";
+    for (const auto& [name, share] : phase.implementations) text += fmt::format(" {} {:.1f} %", name, 100 * share);
+    text += "\n";
     return text;
   }
 

@@ -69,7 +69,8 @@ class GenerateCommand : public Command {
     table
         .add(
             section, "mtp", mtp_,
-            "guess tokens with the model's MTP module and verify them, which changes none of them; auto: if it has one")
+            "guess tokens with the model's MTP module and verify them, which changes none of them; auto: if it has one "
+            "and the likeliest token is taken")
         .choices({"auto", "on", "off"});
     table.add(section, "tokens_file", tokens_file_,
               "safetensors file with tokens [batch, length]: compute their logits instead of generating");
@@ -88,8 +89,9 @@ class GenerateCommand : public Command {
       if (world.rank() == 0 && !logits_out_.empty() && std::filesystem::exists(logits_out_))
         throw UsageError(fmt::format("--logits-out: {} exists already", logits_out_));
     });
-    moe::Transformer model =
-        moe::load_model(model_, context.run.deadline, world, tokens_file_.empty() && mtp_ != "off");
+    // Tokens drawn at random are guessed less often than the likeliest ones.
+    const bool guess = mtp_ == "on" || (mtp_ == "auto" && sampler_.temperature <= 0);
+    moe::Transformer model = moe::load_model(model_, context.run.deadline, world, tokens_file_.empty() && guess);
     if (mtp_ == "on" && !model.can_draft())
       throw UsageError(fmt::format("--mtp: the model '{}' has no MTP module", model_.model));
     const Outcome outcome =
@@ -259,7 +261,7 @@ class GenerateCommand : public Command {
 
   moe::ModelOptions model_;
   moe::SamplerOptions sampler_;
-  std::string mtp_ = "off", prompt_, tokens_file_, logits_out_;
+  std::string mtp_ = "auto", prompt_, tokens_file_, logits_out_;
   std::vector<int> prompt_tokens_;
   int max_tokens_ = 200, prefill_ = 0;
   bool stream_ = false;

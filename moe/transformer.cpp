@@ -59,11 +59,16 @@ struct Transformer::Impl {
   int begin_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks, const TokenEmbedding& rows_of);
   /// The MTP module's input from `hidden`, which holds embedded tokens, and the chunks' hidden rows.
   void join(const StepPlan::Slice& slice, std::span<const DraftChunk> drafts, int rows);
+  /// Puts all rows of the slice into the MTP layer's caches and drops those that need no logits from `hidden` and
+  /// `spans`. Returns how many are left.
+  int drop_silent_rows(const StepPlan::Slice& slice, int rows);
   void run_layer(Layer& layer, int cache_layer, int rows);
   void run_feed_forward(Layer& layer, int rows);
   void trace(const Layer& layer, int index, int rows);
   void normalise(const float* from, const std::vector<float>& weight, int rows, float* to) const;
-  void write_logits(const StepPlan::Slice& slice, const std::vector<float>& norm, const PackedMatrix& product_of_head);
+  /// @param silent_dropped by drop_silent_rows()
+  void write_logits(const StepPlan::Slice& slice, bool silent_dropped, const std::vector<float>& norm,
+                    const PackedMatrix& product_of_head);
 
   /// Adds the time since the last lap to `part`.
   void lap(double& part) {
@@ -93,6 +98,7 @@ struct Transformer::Impl {
   Buffer<float> joined;                  ///< with an MTP module: [max_batch_tokens, 2 hidden_size]
   std::vector<SequenceChunk> draft_chunks;
   StepPlan plan;
+  int agreed_slices = 0;  ///< of the last forward()
   std::vector<AttentionSpan> spans;
   StepStatistics statistics;
   double lap_start = 0;
@@ -180,7 +186,11 @@ bool Transformer::can_draft() const { return impl_->mtp != nullptr; }
 void Transformer::record_products() { impl_->gemm.start_recording(); }
 ProductTimes Transformer::replay_products() {
   impl_->gemm.stop_recording();
-  return {impl_->gemm.replay(), impl_->gemm.recorded_operations()};
+  ProductTimes times;
+  times.seconds = impl_->gemm.replay();
+  times.implementations = impl_->gemm.recorded_operations();
+  for (const auto& [name, operations] : times.implementations) times.operations += operations;
+  return times;
 }
 
 int Transformer::Impl::agree_on_slices(std::span<const SequenceChunk> chunks) {
@@ -206,7 +216,13 @@ int Transformer::Impl::agree_on_slices(std::span<const SequenceChunk> chunks) {
   return agreed[0];
 }
 
-StepResult Transformer::forward(std::span<const SequenceChunk> chunks) { return impl_->run(chunks, {}, false); }
+StepResult Transformer::forward(std::span<const SequenceChunk> chunks) {
+  impl_->statistics = {};
+  impl_->lap_start = wall_now().value;
+  impl_->agreed_slices = impl_->agree_on_slices(chunks);
+  impl_->lap(impl_->statistics.exchange);
+  return impl_->run(chunks, {}, false);
+}
 
 StepResult Transformer::draft(std::span<const DraftChunk> chunks) {
   Impl& m = *impl_;
@@ -216,19 +232,21 @@ StepResult Transformer::draft(std::span<const DraftChunk> chunks) {
     expect(chunk.hidden.size() == chunk.tokens.size() * static_cast<std::size_t>(m.config.hidden_size),
            "Transformer::draft: hidden is not [tokens, hidden_size]");
     m.draft_chunks.push_back({chunk.cache, chunk.tokens, chunk.all_logits});
+    check_chunk(m.config, m.draft_chunks.back());
   }
+  m.statistics = {};
+  m.lap_start = wall_now().value;
+  // No more tokens than in the last forward(), so no more slices: nothing to agree on.
+  m.plan.build(m.draft_chunks, m.options.max_batch_tokens);
+  expect(static_cast<int>(m.plan.slices().size()) <= m.agreed_slices, "Transformer::draft: more than forward() had");
   return m.run(m.draft_chunks, chunks, true);
 }
 
 StepResult Transformer::Impl::run(std::span<const SequenceChunk> chunks, std::span<const DraftChunk> drafts,
                                   bool draft) {
   const auto width = static_cast<std::size_t>(config.hidden_size);
-  statistics = {};
-  lap_start = wall_now().value;
-  const int slices = agree_on_slices(chunks);
+  const int slices = agreed_slices;
   statistics.slices = slices;
-  lap(statistics.exchange);
-
   logits.grow(product(plan.logit_rows(), config.vocab_size));
   const bool keep_hidden = mtp && !draft;
   std::size_t tokens = 0;
@@ -241,8 +259,8 @@ StepResult Transformer::Impl::run(std::span<const SequenceChunk> chunks, std::sp
     const int rows = begin_slice(slice, chunks, draft && mtp->embedding ? *mtp->embedding : embedding);
     if (draft) {
       join(slice, drafts, rows);
-      run_layer(mtp->layer, 0, rows);
-      write_logits(slice, mtp->final_norm, mtp->head ? *mtp->head : head);
+      run_layer(mtp->layer, 0, drop_silent_rows(slice, rows));
+      write_logits(slice, true, mtp->final_norm, mtp->head ? *mtp->head : head);
     } else {
       for (std::size_t index = 0; index < layers.size(); ++index) {
         run_layer(layers[index], static_cast<int>(index), rows);
@@ -251,7 +269,7 @@ StepResult Transformer::Impl::run(std::span<const SequenceChunk> chunks, std::sp
       if (keep_hidden)
         normalise(hidden.data(), final_norm, rows,
                   all_hidden.data() + static_cast<std::size_t>(statistics.tokens - rows) * width);
-      write_logits(slice, final_norm, head);
+      write_logits(slice, false, final_norm, head);
     }
   }
   return {logits.span().first(product(plan.logit_rows(), config.vocab_size)), plan.logit_rows(), config.vocab_size,
@@ -295,6 +313,32 @@ void Transformer::Impl::join(const StepPlan::Slice& slice, std::span<const Draft
   }
   gemm.multiply(mtp->join, joined.data(), rows, hidden.data());
   lap(statistics.dense);
+}
+
+int Transformer::Impl::drop_silent_rows(const StepPlan::Slice& slice, int rows) {
+  const auto width = static_cast<std::size_t>(config.hidden_size), half = static_cast<std::size_t>(rope.half());
+  int kept = 0;
+  for (const StepPlan::Piece& piece : slice.pieces) kept += piece.logit_count;
+  if (kept == rows) return rows;
+  normalise(hidden.data(), mtp->layer.attention_norm, rows, normed.data());
+  mtp->layer.attention.remember(spans, 0, normed.data(), rows, gemm, attention_scratch);
+  kept = 0;
+  for (std::size_t i = 0; i < spans.size(); ++i) {
+    AttentionSpan& span = spans[i];
+    const int count = slice.pieces[i].logit_count, dropped = span.count - count;
+    const auto from = static_cast<std::size_t>(span.first_row + dropped), to = static_cast<std::size_t>(kept);
+    const auto move = [&](float* values, std::size_t n) {
+      std::memmove(values + to * n, values + from * n, static_cast<std::size_t>(count) * n * sizeof(float));
+    };
+    move(hidden.data(), width);
+    move(attention_scratch.cosines.data(), half);
+    move(attention_scratch.sines.data(), half);
+    span = {span.cache, span.start + dropped, count, kept};
+    kept += count;
+  }
+  std::erase_if(spans, [](const AttentionSpan& span) { return span.count == 0; });
+  lap(statistics.attention);
+  return kept;
 }
 
 void Transformer::Impl::normalise(const float* from, const std::vector<float>& weight, int rows, float* to) const {
@@ -355,16 +399,16 @@ void Transformer::Impl::run_feed_forward(Layer& layer, int rows) {
   lap(statistics.dense);
 }
 
-void Transformer::Impl::write_logits(const StepPlan::Slice& slice, const std::vector<float>& norm,
+void Transformer::Impl::write_logits(const StepPlan::Slice& slice, bool silent_dropped, const std::vector<float>& norm,
                                      const PackedMatrix& product_of_head) {
   const auto width = static_cast<std::size_t>(config.hidden_size);
   int row = 0;
   for (const StepPlan::Piece& piece : slice.pieces) {
-    const int first_wanted = row + piece.count - piece.logit_count;
+    const int count = silent_dropped ? piece.logit_count : piece.count, first_wanted = row + count - piece.logit_count;
     normalise(hidden.data() + static_cast<std::size_t>(first_wanted) * width, norm, piece.logit_count, normed.data());
     gemm.multiply(product_of_head, normed.data(), piece.logit_count,
                   logits.data() + product(piece.first_logit_row, config.vocab_size));
-    row += piece.count;
+    row += count;
   }
   lap(statistics.head);
 }

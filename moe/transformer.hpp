@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -62,6 +63,7 @@ struct StepStatistics {
 /// Cost of matrix products alone.
 struct ProductTimes {
   double seconds = 0, operations = 0;
+  std::map<std::string, double> implementations;  ///< operations by what computed them: oneDNN's name, or "own:..."
 };
 
 /// What a layer did with a slice of this rank's tokens, for tests and for recording the load of experts.
@@ -101,11 +103,13 @@ class Transformer {
   /// goes beyond max_position_embeddings; caches are then unchanged. TimeoutError when a peer stays away.
   StepResult forward(std::span<const SequenceChunk> chunks);
 
-  /// Guesses for the token after next by the MTP module: logits rows as forward() gives them. Collective over `ep` with
-  /// the same rules and errors.
+  /// Guesses for the token after next by the MTP module: logits rows as forward() gives them. Collective over `ep`,
+  /// after a forward(); a rank may pass no chunks, and at most as many tokens as it gave to that forward(). Nothing is
+  /// agreed on, so a wrong chunk is an error of its rank only (UsageError, or InternalError for too many tokens): check
+  /// tokens before. Tokens without logits of their own cost little: only their place in the cache is computed.
   StepResult draft(std::span<const DraftChunk> chunks);
 
-  /// Notes the calls of oneDNN in the steps that follow, until replay_products(). Local.
+  /// Notes the matrix products in the steps that follow, until replay_products(). Local.
   void record_products();
   /// Repeats them, and nothing else, on the same memory. Caches and buffers must be as they were; the results of the
   /// last step are overwritten. Local.

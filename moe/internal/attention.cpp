@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "moe/internal/kernels.hpp"
 
@@ -17,6 +18,21 @@ constexpr int spare_rows = 3;
 
 /// Tokens of a sequence in a decode step: the last one and one guess.
 constexpr int decode_tokens = 2;
+
+/// Columns of queries that go over the cached rows together.
+constexpr int query_lanes = 64;
+
+int padded_lanes(int lanes) { return (lanes + latent_lane_unit - 1) / latent_lane_unit * latent_lane_unit; }
+
+/// Queries [used_lanes, width] as columns [width, lanes]; zeros where there is none.
+void transpose(const float* queries, const LatentProduct& p, float* columns) {
+  const auto width = static_cast<std::size_t>(p.width), lanes = static_cast<std::size_t>(p.lanes);
+  const auto used = static_cast<std::size_t>(p.used_lanes);
+  for (std::size_t i = 0; i < width; ++i, columns += lanes) {
+    for (std::size_t lane = 0; lane < used; ++lane) columns[lane] = queries[lane * width + i];
+    std::fill(columns + used, columns + lanes, 0.0f);
+  }
+}
 
 int whole_tiles(int rows) {
   const int rest = rows % 6;
@@ -88,7 +104,8 @@ void Attention::prepare(int rows, Gemm& gemm) const {
 
 void Attention::forward(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
                         AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const {
-  project(spans, layer, x, rows, gemm, scratch);
+  remember(spans, layer, x, rows, gemm, scratch);
+  make_queries(spans, x, rows, gemm, scratch);
   // Neighbours that go the absorbed way share their products with weights. In order: see the spare rows of plain().
   for (std::size_t first = 0; first < spans.size();) {
     std::size_t end = first;
@@ -103,18 +120,33 @@ void Attention::forward(std::span<const AttentionSpan> spans, int layer, const f
   gemm.multiply(output_, scratch.heads_out.data(), rows, out);
 }
 
-void Attention::project(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
-                        AttentionScratch& scratch) const {
+void Attention::remember(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
+                         AttentionScratch& scratch) const {
   const ModelConfig& c = config_;
-  const float eps = static_cast<float>(c.rms_norm_eps);
   const auto q_lora = static_cast<std::size_t>(c.q_lora_rank), kv_lora = static_cast<std::size_t>(c.kv_lora_rank);
-  const auto rope_dim = static_cast<std::size_t>(c.rope_dim), nope = static_cast<std::size_t>(c.nope_dim);
-  const std::size_t half = rope_dim / 2, down_width = q_lora + kv_lora + rope_dim;
-
+  const std::size_t rope_dim = static_cast<std::size_t>(c.rope_dim), half = rope_dim / 2;
   gemm.multiply(down_, x, rows, scratch.down.data());
+  for (const AttentionSpan& span : spans) {
+    for (int i = 0; i < span.count; ++i) {
+      const auto row = static_cast<std::size_t>(span.first_row + i);
+      const float* kv = scratch.down.data() + row * (q_lora + kv_lora + rope_dim) + q_lora;
+      float* cached = span.cache->row(layer, span.start + i);
+      rms_norm(kv, kv_norm_.data(), static_cast<float>(c.rms_norm_eps), kv_lora, cached);
+      std::memcpy(cached + kv_lora, kv + kv_lora, rope_dim * sizeof(float));
+      rotate(cached + kv_lora, {scratch.cosines.data() + row * half, half}, {scratch.sines.data() + row * half, half});
+    }
+  }
+}
+
+void Attention::make_queries(std::span<const AttentionSpan> spans, const float* x, int rows, Gemm& gemm,
+                             AttentionScratch& scratch) const {
+  const ModelConfig& c = config_;
+  const auto q_lora = static_cast<std::size_t>(c.q_lora_rank), half = static_cast<std::size_t>(c.rope_dim) / 2;
+  const std::size_t down_width = q_lora + static_cast<std::size_t>(c.kv_width());
   if (c.q_lora_rank > 0) {
     for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
-      rms_norm(scratch.down.data() + r * down_width, q_norm_.data(), eps, q_lora, scratch.q_latent.data() + r * q_lora);
+      rms_norm(scratch.down.data() + r * down_width, q_norm_.data(), static_cast<float>(c.rms_norm_eps), q_lora,
+               scratch.q_latent.data() + r * q_lora);
     gemm.multiply(q_up_, scratch.q_latent.data(), rows, scratch.q.data());
   } else {
     gemm.multiply(q_up_, x, rows, scratch.q.data());
@@ -124,13 +156,8 @@ void Attention::project(std::span<const AttentionSpan> spans, int layer, const f
       const auto row = static_cast<std::size_t>(span.first_row + i);
       const std::span cosines(scratch.cosines.data() + row * half, half),
           sines(scratch.sines.data() + row * half, half);
-      float* q = scratch.q.data() + row * product(c.n_heads, c.qk_dim()) + nope;
+      float* q = scratch.q.data() + row * product(c.n_heads, c.qk_dim()) + c.nope_dim;
       for (int head = 0; head < c.n_heads; ++head, q += c.qk_dim()) rotate(q, cosines, sines);
-      const float* kv = scratch.down.data() + row * down_width + q_lora;
-      float* cached = span.cache->row(layer, span.start + i);
-      rms_norm(kv, kv_norm_.data(), eps, kv_lora, cached);
-      std::memcpy(cached + kv_lora, kv + kv_lora, rope_dim * sizeof(float));
-      rotate(cached + kv_lora, cosines, sines);
     }
   }
 }
@@ -225,19 +252,32 @@ void Attention::absorbed(std::span<const AttentionSpan> spans, int layer, float 
 void Attention::attend_latents(const AttentionSpan& span, int layer, float scale, int row, Gemm& gemm,
                                AttentionScratch& scratch) const {
   const ModelConfig& c = config_;
-  const auto cache_stride = static_cast<std::ptrdiff_t>(span.cache->token_stride());
-  const float* cached = span.cache->row(layer, 0);
-  scratch.scores.grow(product(c.n_heads, span.start + span.count));
-  // One query at a time: its result is then the same whether it came alone or with others.
-  for (int i = 0; i < span.count; ++i) {
-    const int keys = span.start + i + 1;
-    gemm.multiply_transposed(c.n_heads, keys, c.kv_width(), 1,
-                             scratch.absorbed.data() + product(row + i, c.n_heads * c.kv_width()), c.kv_width(), cached,
-                             cache_stride, 0, scratch.scores.data(), keys);
-    for (int head = 0; head < c.n_heads; ++head)
-      softmax(scratch.scores.data() + product(head, keys), scale, static_cast<std::size_t>(keys));
-    gemm.multiply_plain(c.n_heads, c.kv_lora_rank, keys, scratch.scores.data(), keys, cached, cache_stride,
-                        scratch.context.data() + product(row + i, c.n_heads * c.kv_lora_rank), c.kv_lora_rank);
+  const int most = std::max(decode_tokens, query_lanes / c.n_heads);
+  LatentProduct p;
+  p.keys = span.cache->row(layer, 0);
+  p.stride = static_cast<std::ptrdiff_t>(span.cache->token_stride());
+  p.width = c.kv_width();
+  p.lora = c.kv_lora_rank;
+  for (int first = 0; first < span.count; first += most) {
+    const int queries = std::min(most, span.count - first);
+    p.n_keys = span.start + first + queries;
+    p.used_lanes = queries * c.n_heads;
+    p.lanes = padded_lanes(p.used_lanes);
+    scratch.scores.grow(product(p.n_keys, p.lanes));
+    scratch.columns.grow(product(c.kv_width() + 1, p.lanes));
+    float* const sums = scratch.columns.data() + product(c.kv_width(), p.lanes);
+    transpose(scratch.absorbed.data() + product(row + first, c.n_heads * c.kv_width()), p, scratch.columns.data());
+    gemm.score_latents(p, scratch.columns.data(), scratch.scores.data());
+    // A query does not see the tokens after it. Their weight is zero, which adds nothing to the last bit.
+    for (int query = 0; query + 1 < queries; ++query)
+      for (int key = span.start + first + query + 1; key < p.n_keys; ++key)
+        std::fill_n(scratch.scores.data() + product(key, p.lanes) + query * c.n_heads, c.n_heads,
+                    -std::numeric_limits<float>::infinity());
+    exponentials(scratch.scores.data(), p.n_keys, p.lanes, scale, sums);
+    float* const context = scratch.context.data() + product(row + first, c.n_heads * c.kv_lora_rank);
+    gemm.attend_latents(p, scratch.scores.data(), context);
+    for (int lane = 0; lane < p.used_lanes; ++lane)
+      scale_by(1.0f / sums[lane], static_cast<std::size_t>(c.kv_lora_rank), context + product(lane, c.kv_lora_rank));
   }
 }
 

@@ -37,7 +37,8 @@ struct AttentionScratch {
   Buffer<float> context;         ///< [rows, heads, kv_lora]: attended latents
   Buffer<float> head_in, head_out;     ///< [rows, widest] dense operands of one head
   Buffer<float> latents, keys_values;  ///< [tokens, kv_lora], [tokens, nope + v] of one sequence and head
-  Buffer<float> scores;                ///< [queries, tokens]
+  Buffer<float> scores;                ///< [queries, tokens], or [tokens, lanes] on the absorbed way
+  Buffer<float> columns;               ///< [kv_width + 1, lanes]: queries as columns, and the sums of their weights
 };
 
 /// The weights and the arithmetic. Two ways to the same result, see README.md: *plain* expands keys and values from the
@@ -50,14 +51,20 @@ class Attention {
   /// Makes what products of up to `rows` rows need.
   void prepare(int rows, Gemm& gemm) const;
 
+  /// Puts the rows into the caches and attends with none of them: for tokens whose output nobody needs.
+  /// @param x [rows, hidden] normalised input
+  void remember(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
+                AttentionScratch& scratch) const;
+
   /// @param x [rows, hidden] normalised input; @param out [rows, hidden]
   /// @param layer of the caches that this layer's values go to. scratch.cosines and .sines hold the rows' angles.
   void forward(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
                AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const;
 
  private:
-  void project(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
-               AttentionScratch& scratch) const;
+  /// Queries of rows that remember() has seen, into scratch.q.
+  void make_queries(std::span<const AttentionSpan> spans, const float* x, int rows, Gemm& gemm,
+                    AttentionScratch& scratch) const;
   bool use_absorbed(const AttentionSpan& span, AttentionPath path) const;
   void plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const;
   void absorbed(std::span<const AttentionSpan> spans, int layer, float scale, Gemm& gemm,

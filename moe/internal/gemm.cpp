@@ -1,8 +1,10 @@
 #include "moe/internal/gemm.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <string_view>
 #include <tuple>
@@ -15,6 +17,7 @@
 #include "collectives/quantise.hpp"
 #include "moe/buffer.hpp"
 #include "moe/internal/kernels.hpp"
+#include "moe/internal/panel_product.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
 
@@ -30,15 +33,11 @@ constexpr int layout_rows = 64;
 /// Calls are cut so that few primitives serve all row counts: exact below `exact_rows`, then multiples of 8 up to
 /// `largest_rows` and an exact rest below 8.
 constexpr int exact_rows = 32, largest_rows = 256;
-/// Elements of a panel of widened weights: 256 KiB, which a second-level cache holds beside the rows.
-constexpr int panel_elements = 1 << 16;
 
 int next_piece(int rows) {
   if (rows < exact_rows) return rows;
   return rows > largest_rows ? largest_rows : rows / 8 * 8;
 }
-
-int panel_outputs(int n_out, int n_in) { return std::min(n_out, std::max(16, panel_elements / n_in / 16 * 16)); }
 
 std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
 
@@ -66,21 +65,24 @@ constexpr Types types_of[] = {{DataType::f32, DataType::f32, DataType::f32},
                               {DataType::bf16, DataType::bf16, DataType::f32},
                               {DataType::s8, DataType::s8, DataType::s32}};
 
+/// Whether rounding to bf16 loses nothing.
+bool is_bf16(std::span<const float> values) {
+  return std::all_of(values.begin(), values.end(),
+                     [](float value) { return (std::bit_cast<std::uint32_t>(value) & 0xffffu) == 0; });
+}
+
 void narrow(std::span<const float> from, std::uint16_t* to) {
   std::byte* const destination = reinterpret_cast<std::byte*>(to);
   collectives::write_row(Payload::bf16, from, {}, {&destination, 1});
 }
 
-void widen(std::span<const std::uint16_t> from, float* to) {
-  collectives::read_row(Payload::bf16, reinterpret_cast<const std::byte*>(from.data()), 1, {to, from.size()});
-}
-
 }  // namespace
 
 struct PackedMatrix::Impl {
-  dnnl::memory weights;                            ///< in the kernel's type; or
-  std::vector<std::vector<std::uint16_t>> panels;  ///< bf16 to be widened, each a packed matrix of panel_outputs()
-  std::vector<float> scales;                       ///< int8: per output
+  dnnl::memory weights;           ///< in the kernel's type; or
+  HalfMatrix halves;              ///< bf16, and f32 that is bf16, where oneDNN does not multiply bf16
+  const float* panels = nullptr;  ///< f32: `weights`, if their layout is that of multiply_panels()
+  std::vector<float> scales;      ///< int8: per output
 };
 
 PackedMatrix::PackedMatrix() = default;
@@ -91,8 +93,7 @@ PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 std::size_t PackedMatrix::bytes() const {
   if (!impl_) return 0;
   std::size_t sum = impl_->weights ? impl_->weights.get_desc().get_size() : 0;
-  for (const auto& panel : impl_->panels) sum += panel.size() * sizeof(std::uint16_t);
-  return sum + impl_->scales.size() * sizeof(float);
+  return sum + impl_->halves.bytes() + impl_->scales.size() * sizeof(float);
 }
 
 struct Gemm::Impl {
@@ -100,25 +101,20 @@ struct Gemm::Impl {
   struct Product {
     dnnl::convolution_forward primitive;
     dnnl::memory x, y;
+    std::string implementation;
+    int rows;  ///< of the primitive: at least those that it is for
     double operations;
   };
   struct Layout {
     dnnl::memory::desc description;
-    bool fast;  ///< not oneDNN's reference loops
+    bool fast;
+    bool panels;  ///< the layout of multiply_panels()
   };
-  /// A call of oneDNN, with a primitive or of sgemm.
+  /// A product that was computed, to be computed again.
   struct Call {
-    Product* product = nullptr;
-    dnnl_memory_t weights = nullptr;
-    char transpose_b = 'N';
-    int m = 0, n = 0, k = 0;
-    float alpha = 1, beta = 0;
-    const void* a = nullptr;
-    const float* b = nullptr;
-    void* c = nullptr;
-    std::ptrdiff_t lda = 0, ldb = 0, ldc = 0;
-
-    double operations() const { return product ? product->operations : 2.0 * m * n * k; }
+    std::function<void()> repeat;
+    double operations;
+    std::string implementation;
   };
   using Shape = std::tuple<ComputeType, int, int>;  // n_out, n_in
 
@@ -126,15 +122,14 @@ struct Gemm::Impl {
   dnnl::stream stream{engine};
   std::map<Shape, Layout> layouts;
   std::map<std::tuple<ComputeType, int, int, int>, Product> products;  // n_out, n_in, rows
-  std::map<std::pair<int, int>, dnnl::memory> panel_views;             // n_out, n_in
   bool native_bf16 = false;
   bool recording = false;
   std::vector<Call> calls;
 
   Buffer<std::int8_t> bytes;  ///< quantised rows
   Buffer<float> row_scales;
-  Buffer<std::uint16_t> halves;    ///< rows as bf16
-  Buffer<float> panel, panel_out;  ///< widened weights, and their results where there are several panels
+  Buffer<std::uint16_t> halves;          ///< rows as bf16
+  Buffer<std::byte> padded_x, padded_y;  ///< of primitives for more rows than there are
 
   dnnl::convolution_forward::primitive_desc describe(ComputeType type, int rows, int n_out, int n_in,
                                                      const dnnl::memory::desc& weights) {
@@ -157,8 +152,11 @@ struct Gemm::Impl {
     if (at == layouts.end()) {
       const dnnl::memory::desc any({n_out, n_in, 1, 1}, types_of[static_cast<int>(type)].weights, Format::any);
       const auto description = describe(type, layout_rows, n_out, n_in, any);
-      const bool fast = std::string_view(description.impl_info_str()).find("ref") == std::string_view::npos;
-      at = layouts.emplace(Shape{type, n_out, n_in}, Layout{description.weights_desc(), fast}).first;
+      const dnnl::memory::desc panels({n_out, n_in, 1, 1}, DataType::f32, Format::OIhw8i8o);
+      at = layouts
+               .emplace(Shape{type, n_out, n_in},
+                        Layout{description.weights_desc(), is_fast(description), description.weights_desc() == panels})
+               .first;
     }
     return at->second;
   }
@@ -172,13 +170,35 @@ struct Gemm::Impl {
     }
   }
 
+  /// Not oneDNN's reference loops, which are a hundred times slower than its kernels.
+  static bool is_fast(const dnnl::convolution_forward::primitive_desc& description) {
+    return std::string_view(description.impl_info_str()).find("ref") == std::string_view::npos;
+  }
+
   Product& kernel(ComputeType type, int rows, int n_out, int n_in) {
     auto at = products.find({type, n_out, n_in, rows});
     if (at != products.end()) return at->second;
     return guarded("making a product", [&]() -> Product& {
-      const auto description = describe(type, rows, n_out, n_in, layout(type, n_out, n_in).description);
-      Product made{dnnl::convolution_forward(description), dnnl::memory(description.src_desc(), engine, nullptr),
-                   dnnl::memory(description.dst_desc(), engine, nullptr), 2.0 * rows * n_out * n_in};
+      const dnnl::memory::desc& weights = layout(type, n_out, n_in).description;
+      auto description = describe(type, rows, n_out, n_in, weights);
+      int computed = rows;
+      // For some numbers of rows there may be no kernel that takes the layout, but for more rows there is.
+      for (int more = 8; more <= largest_rows && !is_fast(description); more *= 2) {
+        if (more <= rows) continue;
+        const auto padded = describe(type, more, n_out, n_in, weights);
+        if (!is_fast(padded)) continue;
+        description = padded;
+        computed = more;
+        padded_x.grow(description.src_desc().get_size());
+        padded_y.grow(description.dst_desc().get_size());
+        std::memset(padded_x.data(), 0, padded_x.size());
+      }
+      Product made{dnnl::convolution_forward(description),
+                   dnnl::memory(description.src_desc(), engine, nullptr),
+                   dnnl::memory(description.dst_desc(), engine, nullptr),
+                   description.impl_info_str(),
+                   computed,
+                   2.0 * rows * n_out * n_in};
       return products.emplace(std::tuple{type, n_out, n_in, rows}, std::move(made)).first->second;
     });
   }
@@ -195,41 +215,40 @@ struct Gemm::Impl {
     });
   }
 
-  /// The widened panel as oneDNN sees it.
-  const dnnl::memory& panel_of(int n_out, int n_in) {
-    auto at = panel_views.find({n_out, n_in});
-    if (at == panel_views.end())
-      at = panel_views
-               .emplace(std::pair{n_out, n_in},
-                        dnnl::memory(layout(ComputeType::f32, n_out, n_in).description, engine, nullptr))
-               .first;
-    at->second.set_data_handle(panel.data());
-    return at->second;
+  /// Computes a product by `compute()`, and notes it.
+  template <class Compute>
+  void run(double operations, const char* implementation, Compute&& compute) {
+    compute();
+    if (recording) calls.push_back({compute, operations, implementation});
   }
 
-  void run(const Call& call) {
-    if (call.product) {
-      call.product->x.set_data_handle(const_cast<void*>(call.a));
-      call.product->y.set_data_handle(call.c);
-      const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, call.product->x.get()},
-                                           {DNNL_ARG_WEIGHTS, call.weights},
-                                           {DNNL_ARG_DST, call.product->y.get()}};
-      check(dnnl_primitive_execute(call.product->primitive.get(), stream.get(), 3, arguments), "a product");
-    } else {
-      check(dnnl_sgemm('N', call.transpose_b, call.m, call.n, call.k, call.alpha, static_cast<const float*>(call.a),
-                       call.lda, call.b, call.ldb, call.beta, static_cast<float*>(call.c), call.ldc),
-            "sgemm");
-    }
-    if (recording) calls.push_back(call);
+  void run(Product& product, int rows, const dnnl::memory& weights, const void* x, void* y) {
+    run(product.operations, product.implementation.c_str(), [this, &product, rows, w = weights.get(), x, y] {
+      if (product.rows == rows) {
+        execute(product, w, const_cast<void*>(x), y);
+        return;
+      }
+      const auto part = [&](const dnnl::memory& memory) {
+        return memory.get_desc().get_size() / static_cast<std::size_t>(product.rows) * static_cast<std::size_t>(rows);
+      };
+      std::memcpy(padded_x.data(), x, part(product.x));
+      execute(product, w, padded_x.data(), padded_y.data());
+      std::memcpy(y, padded_y.data(), part(product.y));
+    });
   }
 
-  void run(Product& product, const dnnl::memory& weights, const void* x, void* y) {
-    Call call;
-    call.product = &product;
-    call.weights = weights.get();
-    call.a = x;
-    call.c = y;
-    run(call);
+  void execute(Product& product, dnnl_memory_t weights, void* x, void* y) {
+    product.x.set_data_handle(x);
+    product.y.set_data_handle(y);
+    const dnnl_exec_arg_t arguments[] = {
+        {DNNL_ARG_SRC, product.x.get()}, {DNNL_ARG_WEIGHTS, weights}, {DNNL_ARG_DST, product.y.get()}};
+    check(dnnl_primitive_execute(product.primitive.get(), stream.get(), 3, arguments), "a product");
+  }
+
+  void sgemm(char transpose_b, int m, int n, int k, float alpha, const float* a, std::ptrdiff_t lda, const float* b,
+             std::ptrdiff_t ldb, float beta, float* c, std::ptrdiff_t ldc) {
+    run(2.0 * m * n * k, "sgemm",
+        [=] { check(dnnl_sgemm('N', transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc), "sgemm"); });
   }
 
   /// body(first row, rows) for the pieces of a call.
@@ -241,8 +260,6 @@ struct Gemm::Impl {
       first += piece;
     }
   }
-
-  void multiply_widened(const PackedMatrix& w, const PackedMatrix::Impl& packed, const float* x, int rows, float* y);
 };
 
 namespace {
@@ -275,8 +292,12 @@ PackedMatrix Gemm::pack(std::span<const float> weights, int n_out, int n_in, Com
   packed.impl_ = std::make_unique<PackedMatrix::Impl>();
   PackedMatrix::Impl& p = *packed.impl_;
   const auto width = static_cast<std::size_t>(n_in);
-  if (type == ComputeType::f32) {
+  const bool halves = type == ComputeType::bf16 || (type == ComputeType::f32 && is_bf16(weights));
+  if (halves && !impl_->native_bf16) {
+    p.halves = HalfMatrix(weights, n_out, n_in);
+  } else if (type == ComputeType::f32) {
     p.weights = impl_->reorder(type, n_out, n_in, weights.data());
+    if (impl_->layout(type, n_out, n_in).panels) p.panels = static_cast<const float*>(p.weights.get_data_handle());
   } else if (type == ComputeType::int8) {
     std::vector<std::byte> bytes(weights.size());
     for (std::size_t o = 0; o < static_cast<std::size_t>(n_out); ++o) {
@@ -287,47 +308,12 @@ PackedMatrix Gemm::pack(std::span<const float> weights, int n_out, int n_in, Com
       p.scales.push_back(scale.scale);
     }
     p.weights = impl_->reorder(type, n_out, n_in, bytes.data());
-  } else if (impl_->native_bf16) {
-    std::vector<std::uint16_t> halves(weights.size());
-    narrow(weights, halves.data());
-    p.weights = impl_->reorder(type, n_out, n_in, halves.data());
   } else {
-    const int most = panel_outputs(n_out, n_in);
-    for (int first = 0; first < n_out; first += most) {
-      const int count = std::min(most, n_out - first);
-      const dnnl::memory panel = impl_->reorder(ComputeType::f32, count, n_in, weights.data() + product(first, n_in));
-      const std::size_t size = panel.get_desc().get_size() / sizeof(float);
-      p.panels.emplace_back(size);
-      narrow({static_cast<const float*>(panel.get_data_handle()), size}, p.panels.back().data());
-    }
+    std::vector<std::uint16_t> narrowed(weights.size());
+    narrow(weights, narrowed.data());
+    p.weights = impl_->reorder(type, n_out, n_in, narrowed.data());
   }
   return packed;
-}
-
-void Gemm::Impl::multiply_widened(const PackedMatrix& w, const PackedMatrix::Impl& packed, const float* x, int rows,
-                                  float* y) {
-  const int n_in = w.n_in(), n_out = w.n_out(), most = panel_outputs(n_out, n_in);
-  int first_out = 0;
-  for (const std::vector<std::uint16_t>& halves_of_panel : packed.panels) {
-    const int count = std::min(most, n_out - first_out);
-    panel.grow(halves_of_panel.size());
-    widen(halves_of_panel, panel.data());
-    const dnnl::memory& weights = panel_of(count, n_in);
-    by_pieces(rows, [&](int first, int piece) {
-      Product& p = kernel(ComputeType::f32, piece, count, n_in);
-      const float* from = x + product(first, n_in);
-      if (count == n_out) {
-        run(p, weights, from, y + product(first, n_out));
-        return;
-      }
-      panel_out.grow(product(largest_rows, most));
-      run(p, weights, from, panel_out.data());
-      for (int r = 0; r < piece; ++r)
-        std::memcpy(y + product(first + r, n_out) + first_out, panel_out.data() + product(r, count),
-                    static_cast<std::size_t>(count) * sizeof(float));
-    });
-    first_out += count;
-  }
 }
 
 void Gemm::multiply(const PackedMatrix& weights, const float* x, int rows, float* y) {
@@ -336,18 +322,22 @@ void Gemm::multiply(const PackedMatrix& weights, const float* x, int rows, float
   const int n_in = weights.n_in_, n_out = weights.n_out_;
   const auto width = static_cast<std::size_t>(n_in);
   if (rows == 0) return;
-  if (!packed.panels.empty()) {
-    m.multiply_widened(weights, packed, x, rows, y);
+  if (!packed.halves.empty()) {
+    m.run(2.0 * rows * n_out * n_in, "own:bf16",
+          [&halves = packed.halves, x, rows, y] { halves.multiply(x, rows, y); });
+  } else if (packed.panels && rows <= few_rows) {
+    m.run(2.0 * rows * n_out * n_in, "own:f32_few_rows",
+          [=, panels = packed.panels] { multiply_panels(panels, n_out, n_in, x, rows, y); });
   } else if (weights.type_ == ComputeType::f32) {
     Impl::by_pieces(rows, [&](int first, int piece) {
-      m.run(m.kernel(ComputeType::f32, piece, n_out, n_in), packed.weights, x + product(first, n_in),
+      m.run(m.kernel(ComputeType::f32, piece, n_out, n_in), piece, packed.weights, x + product(first, n_in),
             y + product(first, n_out));
     });
   } else if (weights.type_ == ComputeType::bf16) {
     m.halves.grow(product(largest_rows, n_in));
     Impl::by_pieces(rows, [&](int first, int piece) {
       narrow({x + product(first, n_in), product(piece, n_in)}, m.halves.data());
-      m.run(m.kernel(ComputeType::bf16, piece, n_out, n_in), packed.weights, m.halves.data(),
+      m.run(m.kernel(ComputeType::bf16, piece, n_out, n_in), piece, packed.weights, m.halves.data(),
             y + product(first, n_out));
     });
   } else {
@@ -373,7 +363,7 @@ void Gemm::multiply_quantised(const PackedMatrix& weights, const std::int8_t* x,
   const int n_in = weights.n_in_, n_out = weights.n_out_;
   // The integers are written where the result will be, and become it.
   Impl::by_pieces(rows, [&](int first, int piece) {
-    m.run(m.kernel(ComputeType::int8, piece, n_out, n_in), weights.impl_->weights, x + product(first, n_in),
+    m.run(m.kernel(ComputeType::int8, piece, n_out, n_in), piece, weights.impl_->weights, x + product(first, n_in),
           y + product(first, n_out));
   });
   for (int r = 0; r < rows; ++r)
@@ -383,20 +373,9 @@ void Gemm::multiply_quantised(const PackedMatrix& weights, const std::int8_t* x,
 void Gemm::prepare(const PackedMatrix& weights, int rows) {
   Impl& m = *impl_;
   const int n_in = weights.n_in_, n_out = weights.n_out_;
-  const bool widened = !weights.impl_->panels.empty();
-  const auto kernels = [&](ComputeType type, int outputs) {
-    for (int piece = 1; piece <= std::min(rows, largest_rows); piece += piece < exact_rows ? 1 : 8)
-      m.kernel(type, piece, outputs, n_in);
-  };
-  if (widened) {
-    const int most = panel_outputs(n_out, n_in), rest = n_out % most;
-    kernels(ComputeType::f32, most);
-    if (rest > 0) kernels(ComputeType::f32, rest);
-    m.panel.grow(weights.impl_->panels.front().size());
-    if (most < n_out) m.panel_out.grow(product(largest_rows, most));
-    return;
-  }
-  kernels(weights.type_, n_out);
+  if (!weights.impl_->halves.empty()) return;
+  for (int piece = 1; piece <= std::min(rows, largest_rows); piece += piece < exact_rows ? 1 : 8)
+    m.kernel(weights.type_, piece, n_out, n_in);
   if (weights.type_ == ComputeType::bf16) m.halves.grow(product(largest_rows, n_in));
   if (weights.type_ == ComputeType::int8) {
     m.bytes.grow(product(largest_rows, n_in));
@@ -406,12 +385,20 @@ void Gemm::prepare(const PackedMatrix& weights, int rows) {
 
 void Gemm::multiply_transposed(int m, int n, int k, float alpha, const float* a, std::ptrdiff_t lda, const float* b,
                                std::ptrdiff_t ldb, float beta, float* c, std::ptrdiff_t ldc) {
-  impl_->run({nullptr, nullptr, 'T', m, n, k, alpha, beta, a, b, c, lda, ldb, ldc});
+  impl_->sgemm('T', m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 void Gemm::multiply_plain(int m, int n, int k, const float* a, std::ptrdiff_t lda, const float* b, std::ptrdiff_t ldb,
                           float* c, std::ptrdiff_t ldc) {
-  impl_->run({nullptr, nullptr, 'N', m, n, k, 1, 0, a, b, c, lda, ldb, ldc});
+  impl_->sgemm('N', m, n, k, 1, a, lda, b, ldb, 0, c, ldc);
+}
+
+void Gemm::score_latents(const LatentProduct& product, const float* queries, float* scores) {
+  impl_->run(product.score_operations(), "own:latents", [=] { latent_scores(product, queries, scores); });
+}
+
+void Gemm::attend_latents(const LatentProduct& product, const float* scores, float* context) {
+  impl_->run(product.context_operations(), "own:latents", [=] { latent_context(product, scores, context); });
 }
 
 void Gemm::start_recording() {
@@ -424,14 +411,14 @@ void Gemm::stop_recording() { impl_->recording = false; }
 double Gemm::replay() {
   expect(!impl_->recording, "Gemm::replay while recording");
   const double start = wall_now().value;
-  for (const Impl::Call& call : impl_->calls) impl_->run(call);
+  for (const Impl::Call& call : impl_->calls) call.repeat();
   return wall_now().value - start;
 }
 
-double Gemm::recorded_operations() const {
-  double sum = 0;
-  for (const Impl::Call& call : impl_->calls) sum += call.operations();
-  return sum;
+std::map<std::string, double> Gemm::recorded_operations() const {
+  std::map<std::string, double> sums;
+  for (const Impl::Call& call : impl_->calls) sums[call.implementation] += call.operations;
+  return sums;
 }
 
 }  // namespace supernode::moe

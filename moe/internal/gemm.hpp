@@ -1,12 +1,16 @@
 #pragma once
-// Matrix products by oneDNN. Weights are packed once into the layout of the kernels.
+// Matrix products, by oneDNN but for two that it has no kernel for. Weights are packed once into the layout of the
+// kernels.
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "moe/compute_type.hpp"
+#include "moe/internal/latent_products.hpp"
 
 namespace supernode::moe {
 
@@ -39,9 +43,10 @@ class PackedMatrix {
 /// rows are in the call.
 ///
 /// Inputs and results are f32 whatever the type of the weights:
-///   f32   as they are
-///   bf16  weights rounded to bf16. Where oneDNN multiplies bf16, x is rounded too; elsewhere weights are held as bf16
-///         and widened panel by panel, x stays f32
+///   f32   as they are; weights that are all bf16, as in most published checkpoints, are held as such where the next
+///         line's product is used: nothing is lost
+///   bf16  weights rounded to bf16. Where oneDNN multiplies bf16, x is rounded too; elsewhere x stays f32 and the
+///         product is panel_product.hpp's
 ///   int8  weights as bytes with a scale per output, x as bytes with a scale per row, sums in 32-bit integers
 class Gemm {
  public:
@@ -69,14 +74,19 @@ class Gemm {
   void multiply_plain(int m, int n, int k, const float* a, std::ptrdiff_t lda, const float* b, std::ptrdiff_t ldb,
                       float* c, std::ptrdiff_t ldc);
 
-  /// From here on every call of oneDNN is noted; forgets what was noted before.
+  /// latent_scores() and latent_context().
+  void score_latents(const LatentProduct& product, const float* queries, float* scores);
+  void attend_latents(const LatentProduct& product, const float* scores, float* context);
+
+  /// From here on every product is noted; forgets what was noted before.
   void start_recording();
   void stop_recording();
-  /// Repeats the noted calls on the same memory, one after the other and nothing in between: what the products alone
-  /// cost. Overwrites the results of those calls; their operands must still be there. Returns seconds.
+  /// Repeats the noted products on the same memory, one after the other and nothing in between: what the products alone
+  /// cost. Overwrites their results; their operands must still be there. Returns seconds.
   double replay();
-  /// Multiplications and additions of the noted calls.
-  double recorded_operations() const;
+  /// Multiplications and additions of the noted products, by implementation: oneDNN's name of it, "sgemm", or
+  /// "own:...".
+  std::map<std::string, double> recorded_operations() const;
 
  private:
   struct Impl;

@@ -118,6 +118,11 @@ void add(const float* x, std::size_t n, float* y) {
   map(n, y, [&](auto&& at) HWY_ATTR { return hn::Add(at(x), at(y)); });
 }
 
+void scale_by(float factor, std::size_t n, float* y) {
+  const V f = hn::Set(D(), factor);
+  map(n, y, [&](auto&& at) HWY_ATTR { return hn::Mul(f, at(y)); });
+}
+
 void add_scaled(float weight, const float* x, std::size_t n, float* y) {
   const V w = hn::Set(D(), weight);
   map(n, y, [&](auto&& at) HWY_ATTR { return hn::MulAdd(w, at(x), at(y)); });
@@ -134,6 +139,7 @@ HWY_EXPORT(softmax);
 HWY_EXPORT(dequantise);
 HWY_EXPORT(add);
 HWY_EXPORT(add_scaled);
+HWY_EXPORT(scale_by);
 
 void rms_norm(const float* x, const float* weight, float eps, std::size_t n, float* y) {
   HWY_DYNAMIC_DISPATCH(rms_norm)(x, weight, eps, n, y);
@@ -144,6 +150,7 @@ void dequantise(float row_scale, const float* scales, std::size_t n, float* y) {
   HWY_DYNAMIC_DISPATCH(dequantise)(row_scale, scales, n, y);
 }
 void add(const float* x, std::size_t n, float* y) { HWY_DYNAMIC_DISPATCH(add)(x, n, y); }
+void scale_by(float factor, std::size_t n, float* y) { HWY_DYNAMIC_DISPATCH(scale_by)(factor, n, y); }
 void add_scaled(float weight, const float* x, std::size_t n, float* y) {
   HWY_DYNAMIC_DISPATCH(add_scaled)(weight, x, n, y);
 }

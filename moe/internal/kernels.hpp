@@ -20,6 +20,9 @@ void add(const float* x, std::size_t n, float* y);
 /// The n 32-bit integers at y become floats: y[i] = integer[i] * row_scale * scales[i].
 void dequantise(float row_scale, const float* scales, std::size_t n, float* y);
 
+/// y *= factor
+void scale_by(float factor, std::size_t n, float* y);
+
 /// y += weight * x
 void add_scaled(float weight, const float* x, std::size_t n, float* y);
 

@@ -1,5 +1,5 @@
-// Mutated configurations and safetensors files: whatever comes in, the parsers accept it or throw a UsageError. The
-// mutations are a function of the round; SUPERNODE_FUZZ_SECONDS says how long to go on (3).
+// Mutated configurations, safetensors and HDF5 files: whatever comes in, the parsers accept it or throw a UsageError.
+// The mutations are a function of the round; SUPERNODE_FUZZ_SECONDS says how long to go on (3).
 #include <bit>
 #include <cstdlib>
 #include <cstring>
@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "moe/checkpoint.hpp"
 #include "moe/model_config.hpp"
 #include "moe/safetensors.hpp"
 #include "runtime/core/clock.hpp"
@@ -19,6 +20,7 @@
 
 namespace supernode::moe {
 namespace {
+namespace fs = std::filesystem;
 
 double fuzz_seconds() {
   const char* text = std::getenv("SUPERNODE_FUZZ_SECONDS");
@@ -106,12 +108,11 @@ void fuzz(const std::string& seed, const std::string& source, double seconds, Pa
 
 TEST_CASE("fuzz: config.json") {
   const std::string seed = read_file(test::source_path("configs/models/shakespeare-moe/config.json"));
-  fuzz(seed, "fuzz.json", fuzz_seconds() / 2, [](const std::string& text) { parse_model_config(text, "fuzz.json"); });
+  fuzz(seed, "fuzz.json", fuzz_seconds() / 3, [](const std::string& text) { parse_model_config(text, "fuzz.json"); });
 }
 
 TEST_CASE("fuzz: safetensors") {
-  const std::string path =
-      (std::filesystem::temp_directory_path() / fmt::format("supernode-fuzz-{}", ::getpid())).string();
+  const std::string path = (fs::temp_directory_path() / fmt::format("supernode-fuzz-{}", ::getpid())).string();
   const std::vector<float> values(24, 1.5f);
   const std::vector<TensorToWrite> tensors{
       {"model.a", ElementType::f32, {2, 3}, std::as_bytes(std::span(values).first(6))},
@@ -119,10 +120,10 @@ TEST_CASE("fuzz: safetensors") {
       {"c", ElementType::i64, {1, 1, 2}, std::as_bytes(std::span(values).first(4))},
       {"empty", ElementType::u8, {0, 7}, {}},
       {"d", ElementType::f16, {}, std::as_bytes(std::span(values).first(1)).first(2)}};
-  std::filesystem::remove(path);
+  fs::remove(path);
   write_safetensors(path, tensors);
   const std::string seed = read_file(path);
-  fuzz(seed, path, fuzz_seconds() / 2, [&](const std::string& text) {
+  fuzz(seed, path, fuzz_seconds() / 3, [&](const std::string& text) {
     std::string bytes = text;
     // Half of the time the length fits the header again, so that more than the length is tried.
     const std::size_t brace = bytes.rfind('}');
@@ -139,7 +140,59 @@ TEST_CASE("fuzz: safetensors") {
       convert_to_i32(view, integers);
     }
   });
-  std::filesystem::remove(path);
+  fs::remove(path);
+}
+
+namespace {
+
+/// Every tensor of the checkpoint, read as a model would.
+void read_all(const std::string& path) {
+  Checkpoint checkpoint(path);
+  for (const TensorInfo& tensor : checkpoint.tensors()) checkpoint.read(tensor.name, std::span(tensor.shape));
+}
+
+}  // namespace
+
+TEST_CASE("fuzz: HDF5 checkpoints") {
+  const fs::path folder = fs::temp_directory_path() / fmt::format("supernode-fuzz-h5-{}", ::getpid());
+  fs::remove_all(folder);
+  fs::create_directories(folder);
+  const std::string config = read_file(test::source_path("configs/models/shakespeare-moe/config.json"));
+  // The library itself does not survive every broken byte, so what is broken here is what our own reading must check:
+  // attributes, names, types, shapes and values; and the file's length, which the library checks.
+  int round = 0;
+  fuzz(config, folder.string(), fuzz_seconds() / 3, [&](const std::string& text) {
+    Random random(21, static_cast<std::uint64_t>(round++));
+    const std::string path = (folder / fmt::format("{}.h5", round)).string();
+    const auto one_of = [&](std::vector<std::string> values) { return values[random.below(values.size())]; };
+    {
+      ArrayFileWriter file(path);
+      const std::string name = one_of({"a", "model.layers.1.mlp.experts.*.up_proj.weight", "x.experts.-1.y", "*"});
+      const auto extent = [&] { return static_cast<std::int64_t>(random.below(4)); };
+      const ArrayInfo info{static_cast<ArrayType>(random.below(3)), {1 + extent(), 1 + extent(), 1 + extent()}};
+      file.create(name, info, random.below(2) == 0);
+      std::vector<std::byte> bytes(info.row_bytes());
+      for (std::byte& byte : bytes) byte = static_cast<std::byte>(random.below(256));
+      file.write_rows(name, 0, bytes);
+      if (random.below(2) == 0) {
+        const ArrayInfo scales{static_cast<ArrayType>(random.below(3)), {1 + extent(), 1 + extent()}};
+        file.create(name + ".scale", scales, false);
+      }
+      file.attribute("config", random.below(2) == 0 ? config : text);
+      file.attribute("version", random.below(8) == 0 ? text : Hdf5Checkpoint::version);
+      if (random.below(8) != 0) file.attribute("format", Hdf5Checkpoint::format_name);
+      file.close();
+    }
+    if (random.below(8) == 0) fs::resize_file(path, random.below(fs::file_size(path)));
+    try {
+      read_all(path);
+    } catch (...) {
+      fs::remove(path);
+      throw;
+    }
+    fs::remove(path);
+  });
+  fs::remove_all(folder);
 }
 
 }  // namespace supernode::moe

@@ -1,6 +1,9 @@
 // The pure parts of the model: gate, rotary embedding, cache, sampler, tokenizer, products.
+#include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <numeric>
 #include <random>
 #include <set>
@@ -8,6 +11,7 @@
 #include "moe/gate.hpp"
 #include "moe/internal/gemm.hpp"
 #include "moe/internal/kernels.hpp"
+#include "moe/internal/latent_products.hpp"
 #include "moe/internal/step_plan.hpp"
 #include "moe/kv_cache.hpp"
 #include "moe/rope.hpp"
@@ -190,7 +194,6 @@ TEST_CASE("tokenizer: bytes there and back, and JSON-safe text") {
 
 TEST_CASE("products: right for every number of rows, and a row's bits do not depend on its neighbours") {
   Gemm gemm(1);
-  // The last one has several panels where bf16 is widened, with a rest.
   for (const auto& [n_out, n_in] : {std::pair{96, 24}, {13, 20}, {7, 5}, {1, 64}, {256, 128}, {200, 512}}) {
     const auto out = static_cast<std::size_t>(n_out), in = static_cast<std::size_t>(n_in);
     constexpr std::size_t most = 300;
@@ -213,7 +216,7 @@ TEST_CASE("products: right for every number of rows, and a row's bits do not dep
       double worst = 0;
       for (std::size_t i = 0; i < all.size(); ++i) worst = std::max(worst, std::abs(exact[i] - all[i]));
       CHECK(worst < tolerance * std::sqrt(static_cast<double>(n_in)));
-      for (const int rows : {0, 1, 2, 3, 5, 8, 17, 31, 32, 33, 100, 257}) {
+      for (const int rows : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17, 31, 32, 33, 50, 97, 100, 257}) {
         std::vector<float> some(static_cast<std::size_t>(rows) * out, -1);
         gemm.multiply(packed, x.data(), rows, some.data());
         INFO("rows " << rows);
@@ -238,6 +241,84 @@ TEST_CASE("products: rows that are quantised already are used as they are") {
   for (std::size_t i = 0; i < 4; ++i) CHECK(y[i] == Approx(expected[i]).epsilon(0.03).margin(0.1));
 }
 
+TEST_CASE("products: f32 weights that are bf16 give the bits that f32 gives, in half the memory") {
+  Gemm gemm(1);
+  constexpr int n_out = 40, n_in = 48, rows = 7;
+  std::vector<float> weights = random_values(n_out * n_in, 7);
+  const std::vector<float> x = random_values(rows * n_in, 8);
+  for (float& weight : weights) weight = std::bit_cast<float>(std::bit_cast<std::uint32_t>(weight) & 0xffff0000u);
+  const PackedMatrix packed = gemm.pack(weights, n_out, n_in, ComputeType::f32);
+  weights.push_back(1.001f);  // one more output, so that the others are multiplied as f32
+  weights.resize((n_out + 1) * n_in);
+  const PackedMatrix other = gemm.pack(weights, n_out + 1, n_in, ComputeType::f32);
+  CHECK(packed.bytes() < other.bytes());
+  std::vector<float> y(rows * n_out), expected(rows * (n_out + 1));
+  gemm.multiply(packed, x.data(), rows, y.data());
+  gemm.multiply(other, x.data(), rows, expected.data());
+  for (std::size_t r = 0; r < rows; ++r)
+    CHECK(std::equal(y.begin() + static_cast<std::ptrdiff_t>(r * n_out),
+                     y.begin() + static_cast<std::ptrdiff_t>((r + 1) * n_out),
+                     expected.begin() + static_cast<std::ptrdiff_t>(r * (n_out + 1))));
+}
+
+TEST_CASE("products with cached latents: right, and a query's bits do not depend on the others or on later tokens") {
+  for (const auto& [keys, heads, lora, rope] :
+       {std::array{1, 1, 1, 2}, {5, 3, 20, 4}, {47, 8, 64, 16}, {49, 16, 40, 8}, {200, 5, 27, 6}}) {
+    INFO(keys << " keys, " << heads << " heads, " << lora << " + " << rope);
+    const auto n_keys = static_cast<std::size_t>(keys), width = static_cast<std::size_t>(lora + rope);
+    const std::size_t stride = width + 3, n_heads = static_cast<std::size_t>(heads), lanes = (n_heads + 7) / 8 * 8;
+    const std::vector<float> cached = random_values(n_keys * stride, 9), columns = random_values(width * 2 * lanes, 10);
+    LatentProduct p{cached.data(),
+                    static_cast<std::ptrdiff_t>(stride),
+                    keys,
+                    lora + rope,
+                    lora,
+                    static_cast<int>(2 * lanes),
+                    static_cast<int>(2 * lanes)};
+    std::vector<float> scores(n_keys * 2 * lanes), sums(2 * lanes), context(2 * lanes * static_cast<std::size_t>(lora));
+    latent_scores(p, columns.data(), scores.data());
+    std::vector<double> plain(n_keys);
+    double total = 0, top = -1e30;
+    const std::size_t lane = n_heads - 1;
+    for (std::size_t key = 0; key < n_keys; ++key) {
+      for (std::size_t i = 0; i < width; ++i)
+        plain[key] += static_cast<double>(cached[key * stride + i]) * columns[i * 2 * lanes + lane];
+      CHECK(scores[key * 2 * lanes + lane] == Approx(plain[key]).margin(1e-4));
+      top = std::max(top, plain[key]);
+    }
+    const std::vector<float> raw = scores;
+    exponentials(scores.data(), keys, p.lanes, 0.3f, sums.data());
+    for (double& score : plain) total += score = std::exp((score - top) * 0.3);
+    CHECK(sums[lane] == Approx(total).epsilon(1e-5));
+    latent_context(p, scores.data(), context.data());
+    for (std::size_t c = 0; c < static_cast<std::size_t>(lora); ++c) {
+      double expected = 0;
+      for (std::size_t key = 0; key < n_keys; ++key) expected += plain[key] * cached[key * stride + c];
+      CHECK(context[lane * static_cast<std::size_t>(lora) + c] == Approx(expected).margin(2e-4));
+    }
+
+    // The first half of the columns by itself, over fewer keys: the same bits.
+    std::vector<float> half(width * lanes);
+    for (std::size_t i = 0; i < width; ++i)
+      std::copy_n(columns.begin() + static_cast<std::ptrdiff_t>(i * 2 * lanes), lanes,
+                  half.begin() + static_cast<std::ptrdiff_t>(i * lanes));
+    p.lanes = static_cast<int>(lanes);
+    p.used_lanes = heads;
+    p.n_keys = (keys + 1) / 2;
+    std::vector<float> fewer(n_keys * lanes);
+    latent_scores(p, half.data(), fewer.data());
+    for (std::size_t key = 0; key < static_cast<std::size_t>(p.n_keys); ++key)
+      for (std::size_t l = 0; l < lanes; ++l) CHECK(fewer[key * lanes + l] == raw[key * 2 * lanes + l]);
+    p.n_keys = keys;
+    for (std::size_t key = 0; key < n_keys; ++key)
+      std::copy_n(scores.begin() + static_cast<std::ptrdiff_t>(key * 2 * lanes), lanes,
+                  fewer.begin() + static_cast<std::ptrdiff_t>(key * lanes));
+    std::vector<float> alone(n_heads * static_cast<std::size_t>(lora));
+    latent_context(p, fewer.data(), alone.data());
+    CHECK(std::equal(alone.begin(), alone.end(), context.begin()));
+  }
+}
+
 TEST_CASE("products: recorded calls can be repeated") {
   Gemm gemm(1);
   const std::vector<float> weights = random_values(64 * 32, 1), x = random_values(5 * 32, 2);
@@ -247,7 +328,10 @@ TEST_CASE("products: recorded calls can be repeated") {
   gemm.multiply(packed, x.data(), 5, y.data());
   gemm.multiply_transposed(5, 5, 32, 1, x.data(), 32, x.data(), 32, 0, scores.data(), 5);
   gemm.stop_recording();
-  CHECK(gemm.recorded_operations() == 2.0 * 5 * 32 * (64 + 5));
+  const std::map<std::string, double> operations = gemm.recorded_operations();
+  CHECK(operations.size() == 2);
+  CHECK(operations.at("sgemm") == 2.0 * 5 * 32 * 5);
+  for (const auto& [name, count] : operations) CHECK(count == 2.0 * 5 * 32 * (name == "sgemm" ? 5 : 64));
   const std::vector<float> first = y;
   std::fill(y.begin(), y.end(), 0.0f);
   CHECK(gemm.replay() > 0);
