@@ -5,17 +5,10 @@
 #include <string>
 
 #include "collectives/rules.hpp"
+#include "collectives/selection_options.hpp"
 #include "runtime/core/communicator.hpp"
-#include "runtime/core/options.hpp"
 
 namespace supernode::collectives {
-
-struct SelectionOptions {
-  std::string rules = "default";  ///< a file, or "default": the one that ships
-};
-
-/// Adds exchange.rules.
-void describe(OptionTable& table, SelectionOptions& options);
 
 /// Rules from `text`, with the algorithms of this program. @throws UsageError as parse_rules().
 SelectionRules known_rules(std::string_view text, const std::string& source);

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "collectives/rule_file.hpp"
 #include "launch/commands.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/transformer.hpp"
@@ -72,6 +73,7 @@ class BenchModelCommand : public Command {
     t.add(section, "phase", phase_, "what is timed").choices({"both", "prefill", "decode"});
     t.add(section, "dtype", dtype_, "type of the model's matrices").choices({"f32", "bf16", "int8"});
     t.add(section, "exchange", exchange_, "algorithm of the token exchange");
+    collectives::describe(t, selection_);
     t.add(section, "max_batch_tokens", max_batch_tokens_, "tokens of a rank that go through the layers at once")
         .range(1, 1 << 20);
     t.add(section, "threads", threads_, "threads of oneDNN in each rank").range(1, 1024);
@@ -89,6 +91,8 @@ class BenchModelCommand : public Command {
     options.type = moe::parse_compute_type(dtype_);
     options.max_batch_tokens = max_batch_tokens_;
     options.exchange = exchange_;
+    options.exchange_rules = collectives::load_rules(world, selection_);
+    if (phase_ == "decode") options.typical_tokens = (batch_ + world.size() - 1) / world.size();
     options.deadline = context.run.deadline;
     options.threads = threads_;
     const double start = wall_now().value;
@@ -285,6 +289,7 @@ class BenchModelCommand : public Command {
   int batch_ = 32, kv_tokens_ = 512, max_batch_tokens_ = 256, threads_ = 1, iterations_ = 10, warmup_ = 2;
   std::uint64_t seed_ = 1;
   std::string phase_ = "both", dtype_ = "f32", exchange_ = "auto";
+  collectives::SelectionOptions selection_;
   std::vector<moe::KvCache> caches_;  ///< this rank's sequences
 };
 

@@ -89,6 +89,8 @@ class GenerateCommand : public Command {
       if (world.rank() == 0 && !logits_out_.empty() && std::filesystem::exists(logits_out_))
         throw UsageError(fmt::format("--logits-out: {} exists already", logits_out_));
     });
+    // One sequence: a token a step, apart from the prompt.
+    if (tokens_file_.empty()) model_.typical_tokens = 1;
     // Tokens drawn at random are guessed less often than the likeliest ones.
     const bool guess = mtp_ == "on" || (mtp_ == "auto" && sampler_.temperature <= 0);
     moe::Transformer model = moe::load_model(model_, context.run.deadline, world, tokens_file_.empty() && guess);

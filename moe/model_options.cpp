@@ -1,11 +1,14 @@
 #include "moe/model_options.hpp"
 
+#include "collectives/rule_file.hpp"
+
 namespace supernode::moe {
 
 void describe(OptionTable& table, const std::string& section, ModelOptions& o) {
   table.add(section, "model", o.model, "model folder: config.json and safetensors");
   table.add(section, "dtype", o.dtype, "type of the model's matrices").choices({"f32", "bf16", "int8"});
   table.add(section, "exchange", o.exchange, "algorithm of the token exchange");
+  collectives::describe(table, o.selection);
   table.add(section, "max_batch_tokens", o.max_batch_tokens, "tokens of a rank that go through the layers at once")
       .range(1, 1 << 20);
   table.add(section, "threads", o.threads, "threads of oneDNN in each rank").range(1, 1024);
@@ -16,6 +19,7 @@ TransformerOptions transformer_options(const ModelOptions& o, double deadline) {
   options.type = parse_compute_type(o.dtype);
   options.max_batch_tokens = o.max_batch_tokens;
   options.exchange = o.exchange;
+  options.typical_tokens = o.typical_tokens;
   options.deadline = deadline;
   options.threads = o.threads;
   return options;
@@ -24,6 +28,7 @@ TransformerOptions transformer_options(const ModelOptions& o, double deadline) {
 Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep, bool mtp) {
   TransformerOptions wanted = transformer_options(options, deadline);
   wanted.mtp = mtp;
+  wanted.exchange_rules = collectives::load_rules(ep, options.selection);
   return Transformer(find_model(options.model), wanted, ep);
 }
 

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "collectives/selection_options.hpp"
 #include "moe/model_path.hpp"
 #include "moe/transformer.hpp"
 #include "runtime/core/options.hpp"
@@ -13,14 +14,17 @@ struct ModelOptions {
   std::string model = default_model;
   std::string dtype = "f32";
   std::string exchange = "auto";
+  int typical_tokens = 0;  ///< not an option: what the command's steps are like, see TransformerOptions
+  collectives::SelectionOptions selection;
   int max_batch_tokens = 256;
   int threads = 1;
 };
 
-/// Adds the options to `section` of the table.
+/// Adds the options to `section` of the table, and exchange.rules.
 void describe(OptionTable& table, const std::string& section, ModelOptions& options);
 
-/// @param deadline s, for every wait for a peer. @throws UsageError for an unknown type.
+/// But for the rules of the exchange. @param deadline s, for every wait for a peer. @throws UsageError for an unknown
+/// type.
 TransformerOptions transformer_options(const ModelOptions& options, double deadline);
 
 /// The transformer of `options`, with its MTP module if `mtp` and there is one. Collective over `ep`. @throws as the

@@ -165,6 +165,8 @@ Transformer::Transformer(Checkpoint checkpoint, const TransformerOptions& option
                                           .dispatch_payload = payloads.there,
                                           .combine_payload = payloads.back,
                                           .algorithm = options.exchange,
+                                          .typical_tokens = std::min(options.typical_tokens, options.max_batch_tokens),
+                                          .rules = options.exchange_rules,
                                           .deadline_s = options.deadline});
   m.moe_scratch = std::make_unique<MoeScratch>(m.config, options.max_batch_tokens, ep.size());
 }

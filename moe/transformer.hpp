@@ -15,6 +15,10 @@
 #include "moe/sequence_chunk.hpp"
 #include "runtime/core/communicator.hpp"
 
+namespace supernode::collectives {
+struct SelectionRules;
+}
+
 namespace supernode::moe {
 
 class Checkpoint;
@@ -25,9 +29,12 @@ struct TransformerOptions {
   /// more tokens is cut into slices.
   int max_batch_tokens = 256;
   std::string exchange = "auto";  ///< algorithm of the token exchange
-  double deadline = 120;          ///< s, for every wait for a peer
-  int threads = 1;                ///< of oneDNN in this process
-  int max_positions = 0;          ///< longest sequence; 0: the model's own. Beyond that RoPE is extrapolated
+  int typical_tokens = 0;         ///< of a rank in a step, for which "auto" chooses; 0: max_batch_tokens
+  /// By which "auto" chooses; null: the rules that ship.
+  std::shared_ptr<const collectives::SelectionRules> exchange_rules = {};
+  double deadline = 120;  ///< s, for every wait for a peer
+  int threads = 1;        ///< of oneDNN in this process
+  int max_positions = 0;  ///< longest sequence; 0: the model's own. Beyond that RoPE is extrapolated
   AttentionPath attention = AttentionPath::automatic;
   bool mtp = false;  ///< load the MTP module, if the model has one, and keep hidden rows for it
 };

@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "collectives/rule_file.hpp"
 #include "memory_pool/model_cache.hpp"
 #include "memory_pool/pool.hpp"
 #include "moe/checkpoint.hpp"
@@ -166,6 +167,8 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, const
   wanted.max_batch_tokens = config.max_batch_tokens;
   wanted.max_positions = config.max_model_len;
   wanted.exchange = config.exchange;
+  wanted.exchange_rules = collectives::load_rules(world, config.selection);
+  if (part.role == Role::decode) wanted.typical_tokens = config.max_decode_batch;
   wanted.deadline = options.deadline_s;
   ServeOutcome outcome;
   // A bad checkpoint is agreed within an instance first, then by all.

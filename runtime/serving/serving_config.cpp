@@ -22,6 +22,7 @@ void describe(OptionTable& t, ServingConfig& c) {
       .range(0, 1e9);
   t.add("serving", "context_block_tokens", c.context_block_tokens, "tokens of a context-cache block").range(1, 4096);
   t.add("serving", "exchange", c.exchange, "token-exchange algorithm of the instances");
+  collectives::describe(t, c.selection);
 }
 
 }  // namespace supernode::serving

@@ -1,6 +1,9 @@
 #pragma once
 // The sizes and limits of a serving deployment: section [serving].
 
+#include <string>
+
+#include "collectives/selection_options.hpp"
 #include "runtime/core/options.hpp"
 
 namespace supernode::serving {
@@ -20,6 +23,7 @@ struct ServingConfig {
   int max_model_len = 0;           ///< longest prompt + output, tokens; 0: the model's max_position_embeddings
   int context_block_tokens = 128;  ///< tokens of a block of the context cache
   std::string exchange = "auto";   ///< token-exchange algorithm
+  collectives::SelectionOptions selection;
 };
 
 void describe(OptionTable& table, ServingConfig& config);
