@@ -194,14 +194,14 @@ TEST_CASE("buffers grow with the worst case, and stay known beforehand") {
     config.rules = rules ? std::make_shared<const SelectionRules>(known_rules(rules, "test")) : nullptr;
     return exchange_buffer_bytes(config, 64);
   };
-  CHECK(bytes_of("auto") == std::max(bytes_of("direct"), bytes_of("alltoallv")));
+  CHECK(bytes_of("auto", "1 * * * direct") == std::max(bytes_of("direct"), bytes_of("alltoallv")));
   CHECK(bytes_of("auto", "1 64 * * bruck") == std::max(bytes_of("bruck"), bytes_of("alltoallv")));
   CHECK(bytes_of("auto", "1 8 * * bruck\n65: * * * bruck\n* * :1K * bruck") == bytes_of("alltoallv"));
 }
 
 TEST_CASE("an algorithm is chosen by name or by shape") {
   ExchangeConfig config{.max_tokens = 1, .hidden = 1, .topk = 1, .num_experts = 1};
-  CHECK(select_algorithm(config, {4, 1}).algorithm.name == "direct");
+  CHECK(select_algorithm(config, {4, 1}).algorithm.name == "pull");
   CHECK(select_algorithm(config, {4, 2}).algorithm.name == "alltoallv");
   config.algorithm = "alltoallw";
   CHECK_THROWS_WITH(select_algorithm(config, {4, 1}),
