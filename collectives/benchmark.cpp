@@ -79,7 +79,7 @@ class Candidate {
     result_.algorithm = exchange_.algorithm();
     result_.requested = algorithm;
     result_.rule = exchange_.chosen_by();
-    result_.buffer_bytes = exchange_buffer_bytes(exchange_.config(), shared.comm.size());
+    result_.buffer_bytes = static_cast<std::size_t>(shared.comm.max(static_cast<long long>(exchange_.buffer_bytes())));
   }
 
   /// The first round: every element is compared. What the first algorithm received stands for all in the rounds to

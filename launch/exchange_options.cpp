@@ -51,6 +51,7 @@ void ExchangeOptions::describe(OptionTable& t) {
         "timed rounds; 0: until --ci-width is met, at least 20. With --ci-width given: at least this many")
       .short_flag('i')
       .range(0, 1e8);
+  t.add(s, "fake_hosts", fake_hosts_, "for tests: treat each host's ranks as this many hosts").range(1, 1 << 20);
   Repetition& repetition = bench_options_.repetition;
   t.add(s, "warmup", repetition.warmup, "rounds before them; fewer when they take over a tenth of --time-limit")
       .short_flag('x')
@@ -66,6 +67,11 @@ void ExchangeOptions::describe(OptionTable& t) {
 void ExchangeOptions::resolve(const Context& context, const RankPlaces& places) {
   const Communicator& world = *context.world;
   places_ = places;
+  if (fake_hosts_ > 1) {
+    const Communicator host_ranks = context.world->split_by_host();
+    const int parts = host_ranks.rank() == 0 ? std::min(fake_hosts_, host_ranks.size()) : 0;
+    places_.hosts = static_cast<int>(context.world->sum(static_cast<long long>(parts)));
+  }
   token_counts_ = parse_token_counts(num_tokens_, "--num-tokens");
   bench_options_.check = check_ == 1;
   deadline_s_ = context.run.deadline;
@@ -122,6 +128,7 @@ BenchmarkCase ExchangeOptions::bench_case(int num_tokens) const {
   bench.exchange.combine_payload = payload_ == "f32" ? Payload::f32 : Payload::bf16;
   bench.exchange.typical_skew = skew_;
   bench.exchange.rules = rules_;
+  bench.exchange.fake_hosts = fake_hosts_;
   bench.exchange.deadline_s = deadline_s_;
   bench.routing = routing_;
   bench.num_tokens = num_tokens;
@@ -177,7 +184,8 @@ std::string ExchangeOptions::header(std::string_view command, std::string_view o
         hidden_, num_topk_, num_experts_, payload_, name_of(largest.exchange.combine_payload), routing_.seed,
         routing_.pattern,
         routing_.recorded ? fmt::format(" {} layer {}", routing_file_, routing_.recorded->layer) : std::string(), skew_,
-        format_size(static_cast<double>(exchange_buffer_bytes(largest.exchange, places_.ranks))), largest.num_tokens);
+        format_size(static_cast<double>(exchange_buffer_bytes(largest.exchange, places_.ranks, places_.hosts))),
+        largest.num_tokens);
   return text +
          fmt::format(
              "# {}; what is compared takes turns\n# {}\n", rounds,

@@ -55,6 +55,7 @@ class ExchangeOptions {
   std::shared_ptr<const emulation::Machine> machine_;
   std::vector<int> token_counts_;
   double skew_ = 1, deadline_s_ = 120;
+  int fake_hosts_ = 1;
   RankPlaces places_;
 };
 
