@@ -35,14 +35,13 @@
 // flag that a slow peer has not set. A reused flag is told from a new one by the round number.
 
 #include <array>
-#include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "collectives/internal/algorithm.hpp"
+#include "collectives/internal/announcements.hpp"
 #include "collectives/internal/host_memory.hpp"
-#include "collectives/internal/messages.hpp"
 #include "collectives/internal/remote_window.hpp"
 #include "collectives/internal/waiting.hpp"
 
@@ -87,93 +86,60 @@ std::size_t staging_bytes(const ExchangeSetup& setup, Phase phase) {
 class OtherHosts {
  public:
   OtherHosts(const ExchangeSetup& setup, const Communicator& comm, const Segment& segment, std::byte* memory)
-      : setup_(setup), segment_(segment), window_(setup, comm, memory, segment.bytes()), messages_(setup, comm) {
-    for (auto& of_phase : ways_)
-      for (const Phase phase : {dispatch_phase, combine_phase}) of_phase.emplace_back(setup, phase);
+      : setup_(setup),
+        segment_(segment),
+        window_(setup, comm, memory, segment.bytes()),
+        announcements_(setup, comm),
+        from_(setup.n_ranks),
+        bytes_(setup.n_ranks) {
+    for (auto& of_phase : staging_)
+      for (const Phase phase : {dispatch_phase, combine_phase}) of_phase.emplace_back(staging_bytes(setup, phase));
   }
 
   /// Before anything else of the round's phase.
   void begin(Phase phase, const RoundBuffers& round) {
-    Way& way = ways_[round.set][phase];
-    way.end = way.staging.data();
-    for_ranks([&](int rank) {
-      messages_.finish_send(way.sends[rank], round, "announcement of an earlier", rank);
-      messages_.receive(way.line_in(rank), line_bytes, rank, message_tag(round.set, phase), way.receives[rank]);
-    });
+    announcements_.begin(phase, round);
+    end_ = staging_[round.set][phase].data();
   }
 
   /// Room for a message to `rank`.
-  std::byte* reserve(Phase phase, const RoundBuffers& round, int rank, std::size_t bytes) {
-    Way& way = ways_[round.set][phase];
-    way.bytes[rank] = bytes;
-    return way.from[rank] = std::exchange(way.end, way.end + bytes);
+  std::byte* reserve(int rank, std::size_t bytes) {
+    bytes_[rank] = bytes;
+    return from_[rank] = std::exchange(end_, end_ + bytes);
   }
 
-  void put(Phase phase, const RoundBuffers& round, int rank) {
-    Way& way = ways_[round.set][phase];
-    if (way.bytes[rank] > 0)
-      window_.put(rank, segment_.slot(phase, round.set, setup_.rank), way.from[rank], way.bytes[rank]);
+  void put(Phase phase, const RoundBuffers& round, int rank) const {
+    if (bytes_[rank] > 0) window_.put(rank, segment_.slot(phase, round.set, setup_.rank), from_[rank], bytes_[rank]);
   }
 
   /// rows_to(rank): of the message there.
   template <class RowsTo>
   void announce(Phase phase, const RoundBuffers& round, RowsTo&& rows_to) {
-    Way& way = ways_[round.set][phase];
-    for_ranks([&](int rank) {
-      if (way.bytes[rank] > 0) window_.flush(rank, round, name_of(phase), watchdog_);
+    announcements_.for_ranks([&](int rank) {
       const int rows = rows_to(rank);
-      std::memcpy(way.line_out(rank), &rows, sizeof rows);
-      messages_.send(way.line_out(rank), line_bytes, rank, message_tag(round.set, phase), way.sends[rank]);
+      if (rows > 0) window_.flush(rank, round, name_of(phase), watchdog_);
+      announcements_.send(phase, round, rank, rows);
     });
   }
 
   /// Rows of the message from `source`, once it lies in its slot.
   int await(Phase phase, const RoundBuffers& round, int source) {
-    Way& way = ways_[round.set][phase];
-    messages_.finish_receive(way.receives[source], round, name_of(phase), source);
+    const int rows = announcements_.await(phase, round, source);
     window_.sync();
-    int rows = 0;
-    std::memcpy(&rows, way.line_in(source), sizeof rows);
     return rows;
   }
 
  private:
-  /// What one phase of a set needs.
-  struct Way {
-    Way(const ExchangeSetup& setup, Phase phase)
-        : staging(staging_bytes(setup, phase)),
-          lines(2 * line_bytes * static_cast<std::size_t>(setup.n_ranks)),
-          from(setup.n_ranks),
-          bytes(setup.n_ranks),
-          sends(setup.n_ranks),
-          receives(setup.n_ranks) {
-      std::fill_n(lines.data(), lines.size(), std::byte{0});
-    }
-    std::byte* line_in(int rank) { return lines.data() + 2 * line_bytes * static_cast<std::size_t>(rank); }
-    std::byte* line_out(int rank) { return line_in(rank) + line_bytes; }
-
-    Buffer<std::byte> staging, lines;
-    std::byte* end = nullptr;  // of what is reserved
-    std::vector<std::byte*> from;
-    std::vector<std::size_t> bytes;
-    std::vector<OwnedRequest> sends, receives;
-  };
-
-  /// The next ranks first, so that not all ranks write to the same one.
-  template <class Visit>
-  void for_ranks(Visit&& visit) const {
-    for (int step = 1; step < setup_.n_ranks; ++step) {
-      const int rank = (setup_.rank + step) % setup_.n_ranks;
-      if (!setup_.is_local(rank)) visit(rank);
-    }
-  }
-
   const ExchangeSetup& setup_;
   const Segment& segment_;
   RemoteWindow window_;
-  Messages messages_;
+  Announcements<int> announcements_;
   Watchdog watchdog_;
-  std::array<std::vector<Way>, n_round_sets> ways_;
+  std::array<std::vector<Buffer<std::byte>>, n_round_sets> staging_;  // by phase: from which is put
+  // Of the begin at hand.
+  std::byte* end_ = nullptr;  // of what is reserved
+  std::vector<std::byte*> from_;
+  std::vector<std::size_t> bytes_;
 };
 
 class Direct final : public ExchangeAlgorithm {
@@ -190,9 +156,8 @@ class Direct final : public ExchangeAlgorithm {
   void begin_dispatch(RoundBuffers& round, const TokensToSend& tokens) override {
     if (others_) others_->begin(dispatch_phase, round);
     for (int rank = 0; rank < setup_.n_ranks; ++rank)
-      to_[rank] = setup_.is_local(rank)
-                      ? memory_.of(rank) + segment_.slot(dispatch_phase, round.set, setup_.rank)
-                      : others_->reserve(dispatch_phase, round, rank, setup_.dispatch.bytes(round.plan.rows_to(rank)));
+      to_[rank] = setup_.is_local(rank) ? memory_.of(rank) + segment_.slot(dispatch_phase, round.set, setup_.rank)
+                                        : others_->reserve(rank, setup_.dispatch.bytes(round.plan.rows_to(rank)));
     const Stores stores = stores_for(dispatch_phase, round.plan.n_rows() * setup_.dispatch.bytes(1));
     write_messages(setup_, round.plan, tokens, to_, stores);
     if (stores == Stores::streaming) flush_stores();
@@ -217,9 +182,8 @@ class Direct final : public ExchangeAlgorithm {
         stores_for(combine_phase, setup_.combine.row_stride() * static_cast<std::size_t>(round.n_rows()));
     for_ranks([&](int rank) {
       const bool local = setup_.is_local(rank);
-      std::byte* const to =
-          local ? memory_.of(rank) + segment_.slot(combine_phase, round.set, setup_.rank)
-                : others_->reserve(combine_phase, round, rank, setup_.combine.bytes(round.rows_from[rank]));
+      std::byte* const to = local ? memory_.of(rank) + segment_.slot(combine_phase, round.set, setup_.rank)
+                                  : others_->reserve(rank, setup_.combine.bytes(round.rows_from[rank]));
       if (rank != setup_.rank || setup_.config.combine_payload != Payload::f32) write_sums(round, rank, to, stores);
       if (stores == Stores::streaming) flush_stores();
       if (local) {

@@ -25,14 +25,15 @@
 // in combine_begin(q), after its dispatch_end(q) saw the announcement of every rank A, which A made after its
 // combine_end(r) had added P's sums of r up.
 
+#include <array>
 #include <cstring>
 #include <memory>
 #include <vector>
 
 #include "collectives/internal/algorithm.hpp"
+#include "collectives/internal/announcements.hpp"
 #include "collectives/internal/bundle.hpp"
 #include "collectives/internal/host_memory.hpp"
-#include "collectives/internal/messages.hpp"
 #include "collectives/internal/remote_window.hpp"
 #include "collectives/internal/waiting.hpp"
 
@@ -79,7 +80,7 @@ struct Place {
 class OtherHosts {
  public:
   OtherHosts(const ExchangeSetup& setup, const Communicator& comm, const Segment& segment, std::byte* memory)
-      : setup_(setup), window_(setup, comm, memory, segment.bytes()), messages_(setup, comm) {
+      : window_(setup, comm, memory, segment.bytes()), announcements_(setup, comm) {
     for (auto& of_phase : ways_)
       for (const Phase phase : {dispatch_phase, combine_phase}) of_phase.emplace_back(setup, phase);
   }
@@ -90,70 +91,35 @@ class OtherHosts {
     return setup.dispatch.bytes(setup.config.max_tokens) * static_cast<std::size_t>(remote);
   }
 
-  /// Before anything else of the round's phase.
-  void begin(Phase phase, const RoundBuffers& round) {
-    Way& way = ways_[round.set][phase];
-    for_ranks([&](int rank) {
-      messages_.finish_send(way.sends[rank], round, "announcement of an earlier", rank);
-      messages_.receive(way.line_in(rank), line_bytes, rank, message_tag(round.set, phase), way.receives[rank]);
-    });
-  }
-
-  void announce(Phase phase, const RoundBuffers& round, int rank, Place place) {
-    Way& way = ways_[round.set][phase];
-    std::memcpy(way.line_out(rank), &place, sizeof place);
-    messages_.send(way.line_out(rank), line_bytes, rank, message_tag(round.set, phase), way.sends[rank]);
-  }
+  /// Says where things lie, and hears it from the others.
+  Announcements<Place>& announcements() { return announcements_; }
 
   /// Fetches everything. arrived(rank, bytes, rows) for each.
   template <class BytesOf, class Arrived>
   void fetch(Phase phase, const RoundBuffers& round, BytesOf&& bytes_of, Arrived&& arrived) {
     Way& way = ways_[round.set][phase];
     std::byte* into = way.buffer.data();
-    for_ranks([&](int rank) {
-      messages_.finish_receive(way.receives[rank], round, name_of(phase), rank);
-      Place place{};
-      std::memcpy(&place, way.line_in(rank), sizeof place);
+    announcements_.for_ranks([&](int rank) {
+      const Place place = announcements_.await(phase, round, rank);
       const std::size_t bytes = bytes_of(place.rows);
       if (bytes > 0) window_.get(rank, place.offset, into, bytes, way.gets[rank]);
       arrived(rank, into, place.rows);
       into += bytes;
     });
-    for_ranks([&](int rank) {
-      messages_.finish_receive(way.gets[rank], round,
-                               phase == dispatch_phase ? "rows by a dispatch" : "sums by a combine", rank);
-    });
-  }
-
-  template <class Visit>
-  void for_ranks(Visit&& visit) const {
-    for (int step = 1; step < setup_.n_ranks; ++step) {
-      const int rank = (setup_.rank + step) % setup_.n_ranks;
-      if (!setup_.is_local(rank)) visit(rank);
-    }
+    announcements_.for_ranks(
+        [&](int rank) { announcements_.messages().finish_receive(way.gets[rank], round, name_of(phase), rank); });
   }
 
  private:
-  /// What one phase of a set needs.
+  /// Where what is fetched in a phase of a set goes.
   struct Way {
-    Way(const ExchangeSetup& setup, Phase phase)
-        : buffer(buffer_bytes(setup, phase)),
-          lines(2 * line_bytes * static_cast<std::size_t>(setup.n_ranks)),
-          sends(setup.n_ranks),
-          receives(setup.n_ranks),
-          gets(setup.n_ranks) {
-      std::fill_n(lines.data(), lines.size(), std::byte{0});
-    }
-    std::byte* line_in(int rank) { return lines.data() + 2 * line_bytes * static_cast<std::size_t>(rank); }
-    std::byte* line_out(int rank) { return line_in(rank) + line_bytes; }
-
-    Buffer<std::byte> buffer, lines;
-    std::vector<OwnedRequest> sends, receives, gets;
+    Way(const ExchangeSetup& setup, Phase phase) : buffer(buffer_bytes(setup, phase)), gets(setup.n_ranks) {}
+    Buffer<std::byte> buffer;
+    std::vector<OwnedRequest> gets;
   };
 
-  const ExchangeSetup& setup_;
   RemoteWindow window_;
-  Messages messages_;
+  Announcements<Place> announcements_;
   std::array<std::vector<Way>, n_round_sets> ways_;
 };
 
@@ -174,8 +140,8 @@ class Pull final : public ExchangeAlgorithm {
                  targets_);
     std::byte* at = memory_.own() + segment_.messages(round.set);
     if (others_) {
-      others_->begin(dispatch_phase, round);
-      others_->for_ranks([&](int rank) {
+      others_->announcements().begin(dispatch_phase, round);
+      others_->announcements().for_ranks([&](int rank) {
         const int rows = round.plan.rows_to(rank);
         streams_[rank] = {at + setup_.dispatch.row_offset(rows, 0)};
         targets_[rank] = {at, nullptr, &streams_[rank]};
@@ -185,8 +151,9 @@ class Pull final : public ExchangeAlgorithm {
     write_rows(setup_, round.plan, tokens, targets_, Stores::ordinary);
     raise(dispatch_phase, round);
     if (others_)
-      others_->for_ranks([&](int rank) {
-        others_->announce(dispatch_phase, round, rank, {offset_of(targets_[rank].routing), round.plan.rows_to(rank)});
+      others_->announcements().for_ranks([&](int rank) {
+        others_->announcements().send(dispatch_phase, round, rank,
+                                      {offset_of(targets_[rank].routing), round.plan.rows_to(rank)});
       });
   }
 
@@ -202,7 +169,7 @@ class Pull final : public ExchangeAlgorithm {
   }
 
   void begin_combine(RoundBuffers& round) override {
-    if (others_) others_->begin(combine_phase, round);
+    if (others_) others_->announcements().begin(combine_phase, round);
     std::memcpy(memory_.own() + segment_.first_rows(round.set), round.first_row.data(),
                 sizeof(std::int32_t) * static_cast<std::size_t>(setup_.n_ranks));
     std::byte* const sums = memory_.own() + segment_.sums(round.set);
@@ -211,10 +178,10 @@ class Pull final : public ExchangeAlgorithm {
         write_sums(round, rank, sums + setup_.combine.row_offset(round.first_row[rank]), Stores::ordinary);
     raise(combine_phase, round);
     if (others_)
-      others_->for_ranks([&](int rank) {
+      others_->announcements().for_ranks([&](int rank) {
         std::byte* const to = sums + setup_.combine.row_offset(round.first_row[rank]);
         write_sums(round, rank, to, Stores::ordinary);
-        others_->announce(combine_phase, round, rank, {offset_of(to), round.rows_from[rank]});
+        others_->announcements().send(combine_phase, round, rank, {offset_of(to), round.rows_from[rank]});
       });
   }
 
