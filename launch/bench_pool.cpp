@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "launch/commands.hpp"
+#include "launch/curve_plot.hpp"
 #include "memory_pool/benchmark.hpp"
 #include "runtime/core/agreement.hpp"
 #include "runtime/core/error.hpp"
@@ -37,10 +38,18 @@ class BenchPoolCommand : public Command {
     t.add(section, "trace", trace_, "instead: hit rate over capacity for the blocks of this request trace");
     t.add(section, "max_requests", max_requests_, "of the trace; 0: all").range(0, 1e9);
     t.add(section, "curve_blocks", curve_blocks_, "capacities of that curve, blocks; empty: powers of 4 up to ample");
+    t.add(section, "plot", plot_, "of --trace: picture of that curve, a new file ending in .svg, .png or .dat");
     pool::describe(t, pool_);
   }
 
-  int run(const Context& context) override { return trace_.empty() ? time(context) : replay(context); }
+  int run(const Context& context) override {
+    on_root(*context.world, [&] {
+      if (plot_.empty()) return;
+      if (trace_.empty()) throw UsageError("--plot: only the curve of a --trace is plotted");
+      check_plot_path(plot_);
+    });
+    return trace_.empty() ? time(context) : replay(context);
+  }
 
  private:
   int time(const Context& context) {
@@ -76,6 +85,7 @@ class BenchPoolCommand : public Command {
       bench.block_bytes = bytes;
       const pool::BenchResult result = benchmark.run(bench);
       wrong += result.wrong;
+      huge_page_bytes_ = result.huge_page_bytes;
       if (context.is_root()) {
         results.push_back(as_json(bench, result));
         rows += as_text(bench, result);
@@ -120,6 +130,7 @@ class BenchPoolCommand : public Command {
             {"zipf_alpha", zipf_alpha_},
             {"seed", seed_},
             {"transport", transport_},
+            {"huge_page_bytes", r.huge_page_bytes},
             {"verify_below", pool_.verify_below.value},
             {"verify_every", pool_.verify_every},
             {"oversubscribed", oversubscribed_}};
@@ -141,6 +152,8 @@ class BenchPoolCommand : public Command {
                hosts_ == 1 ? "" : "s", transport_, oversubscribed_ ? ", more ranks than cores: no timing" : "",
                bench.batch, zipf_alpha_, seed_, format_size(static_cast<double>(pool_.capacity.value)), sums(),
                op_ == "put" ? "Put" : "Get") +
+           fmt::format("# huge pages back {} of the owners' memory\n",
+                       format_size(static_cast<double>(huge_page_bytes_))) +
            fmt::format(
                "{:<12} {:>8} {:>10} {:>10} {:>10} {:>10} {:>10} {:>9} {:>11} {:>8} {:>8} {:>8} {:>7} {:>6} {:>7}\n",
                "#bytes", "keys", "min_us", "mean_us", "p50_us", "p90_us", "p99_us", "ci95_us", "ops/s", "GB/s", "mpi",
@@ -200,11 +213,13 @@ class BenchPoolCommand : public Command {
           "{:<12} {:>10} {:>10} {:>10} {:>10}\n",
           requests.size(), trace_, asked, trace.block_tokens, distinct.size(), ideal * 100, "#blocks", "asked", "hits",
           "hit_pct", "evictions");
+      std::vector<CurvePoint> curve;
       for (const int blocks : capacities) {
         const pool::HitRate rate = pool::replay_blocks(self, requests, static_cast<std::uint64_t>(blocks));
         const double share = rate.asked > 0 ? static_cast<double>(rate.hits) / static_cast<double>(rate.asked) : 0;
         rows += fmt::format("{:<12} {:>10} {:>10} {:>10.2f} {:>10}\n", blocks, rate.asked, rate.hits, share * 100,
                             rate.evictions);
+        curve.push_back({static_cast<double>(blocks), share * 100});
         results.push_back({{"op", "trace"},
                            {"capacity_blocks", blocks},
                            {"asked", rate.asked},
@@ -213,18 +228,20 @@ class BenchPoolCommand : public Command {
                            {"ideal_hit_rate", ideal},
                            {"evictions", rate.evictions}});
       }
+      if (!plot_.empty()) rows += "# plotted: " + plot_curve(plot_, curve, ideal * 100, "hit rate of " + trace_) + "\n";
     });
     report(context, "bench pool", results, rows);
     return static_cast<int>(ExitCode::good);
   }
 
-  std::string op_ = "get", trace_, transport_;
+  std::string op_ = "get", trace_, plot_, transport_;
   BytesRange block_bytes_{4096, 4u << 20};
   int clients_ = 0, batch_ = 0, keys_ = 0, iterations_ = 400, warmup_ = 40, check_ = 1, max_requests_ = 0;
   double zipf_alpha_ = 0, get_share_ = 0.9;
   std::uint64_t seed_ = 1;
   std::vector<int> curve_blocks_;
   pool::PoolConfig pool_;
+  std::uint64_t huge_page_bytes_ = 0;
   int ranks_ = 1, hosts_ = 1;
   bool oversubscribed_ = false;
 };

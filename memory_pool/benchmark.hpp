@@ -35,14 +35,15 @@ struct BenchCase {
 
 /// On rank 0 all samples of all clients; elsewhere empty. Times are us per key: a batch's time over its keys.
 struct BenchResult {
-  std::vector<double> wall_us;    ///< the pool
-  std::vector<double> mpi_us;     ///< MPI_Get or MPI_Put with flush, the faster kind of window; none for lookups
-  std::vector<double> memcpy_us;  ///< the same bytes in local memory; none for lookups
-  std::string mpi_window;         ///< "allocate" or "shared": whose times mpi_us are
-  double ops_per_s = 0;           ///< all clients together, from the slowest client's time inside the pool
-  std::uint64_t keys = 0;         ///< distinct blocks
-  long long wrong = 0;            ///< blocks with a wrong byte, or a wrong length
-  long long misses = 0;           ///< timed reads that found nothing, and stores that did not succeed
+  std::vector<double> wall_us;        ///< the pool
+  std::vector<double> mpi_us;         ///< MPI_Get or MPI_Put with flush, the faster kind of window; none for lookups
+  std::vector<double> memcpy_us;      ///< the same bytes in local memory; none for lookups
+  std::string mpi_window;             ///< "allocate" or "shared": whose times mpi_us are
+  double ops_per_s = 0;               ///< all clients together, from the slowest client's time inside the pool
+  std::uint64_t keys = 0;             ///< distinct blocks
+  std::uint64_t huge_page_bytes = 0;  ///< of the owners' memory, all together
+  long long wrong = 0;                ///< blocks with a wrong byte, or a wrong length
+  long long misses = 0;               ///< timed reads that found nothing, and stores that did not succeed
 };
 
 /// Pool, baselines' windows and blocks are made once and serve all cases. Collective over `world`: every member.

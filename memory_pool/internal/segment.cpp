@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "memory_pool/internal/huge_pages.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi_call.hpp"
 
@@ -13,16 +14,14 @@ namespace {
 constexpr std::uint64_t alignment = 4096;
 constexpr std::size_t largest_transfer = std::size_t{1} << 30;  // counts are int
 
-/// memcpy, in small pieces for middle sizes: there glibc copies by one string instruction, which some processors do at
-/// a fifth of their speed when source and destination start a few bytes apart within their pages. Blocks start at
-/// pages, and large buffers of malloc 16 bytes behind.
+/// memcpy, in small pieces for middle sizes whose source and destination start a few bytes apart within their pages:
+/// there glibc copies by one string instruction, which some processors then do at a fifth of their speed. Blocks start
+/// at pages, and large buffers of malloc 16 bytes behind.
 void copy_bytes(std::byte* to, const std::byte* from, std::size_t bytes) {
-  constexpr std::size_t piece = 2048, large = 512u << 10;
-  if (bytes >= large) {
-    std::memcpy(to, from, bytes);
-    return;
-  }
-  for (; bytes > piece; to += piece, from += piece, bytes -= piece) std::memcpy(to, from, piece);
+  constexpr std::size_t piece = 2048, large = 512u << 10, near = 64;
+  const std::size_t apart = (reinterpret_cast<std::uintptr_t>(to) - reinterpret_cast<std::uintptr_t>(from)) % alignment;
+  if (bytes < large && apart != 0 && (apart <= near || apart >= alignment - near))
+    for (; bytes > piece; to += piece, from += piece, bytes -= piece) std::memcpy(to, from, piece);
   std::memcpy(to, from, bytes);
 }
 
@@ -57,6 +56,7 @@ Segment::Segment(const Communicator& comm, const std::vector<int>& owners, std::
   if (mine) {
     skip = (alignment - reinterpret_cast<std::uintptr_t>(memory) % alignment) % alignment;
     local_ = {static_cast<std::byte*>(memory) + skip, bytes};
+    ask_for_huge_pages(local_);
     std::memset(local_.data(), 0, zeroed);
   }
   displacement_.resize(static_cast<std::size_t>(comm.size()));

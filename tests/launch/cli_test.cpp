@@ -306,6 +306,19 @@ TEST_CASE("bad input gets one clear line and exit code 2") {
       {8, "serve --config configs/quickstart.ini --length-scale 1", "exceed the limit"},
       {2, "generate --prompt " + std::string(5000, 'x'), "4096"},
       {1, "generate --prompt-tokens 1,2,999", "999"},
+      // the pool
+      {2, "bench pool --op take", "take"},
+      {2, "bench pool --clients 3", "leave no owner"},
+      {1, "bench pool --block-bytes 1G", "pool.capacity"},
+      {1, "bench pool --pool.granule 100", "pool.granule"},
+      {1, "bench pool --pool.transport fast", "fast"},
+      {1, "bench pool --pool.directory-sync never", "never"},
+      {1, "bench pool --plot x.svg", "only the curve of a --trace"},
+      {1, "bench pool --trace configs/traces/quickstart.jsonl --plot x.gif", ".svg, .png or .dat"},
+      {1, "bench pool --trace configs/traces/quickstart.jsonl --curve-blocks 0", "--curve-blocks"},
+      {1, "bench pool --trace /nowhere.jsonl", "/nowhere.jsonl"},
+      {7, serve + "quickstart --model-from-pool --serving.cache-ranks 0", "serving.cache_ranks is 0"},
+      {8, serve + "quickstart --model-from-pool --pool.capacity 4M", "pool.capacity"},
       // configurations
       {2, "topo --config /nowhere.ini", "/nowhere.ini"},
       {2, "topo --config " + scratch_file("odd.ini", "[serving]\nodd = 1\n"), "odd.ini:2: [serving] odd: unknown key"},
@@ -375,6 +388,37 @@ TEST_CASE("bad input gets one clear line and exit code 2") {
     CHECK_THAT(outcome.err, Contains(row.expected));
     CHECK(outcome.out.empty());
   }
+}
+
+TEST_CASE("bench pool explains itself, measures, and draws the hit rate of a trace") {
+  const Outcome help = supernode_on(0, "bench pool --help");
+  CHECK(help.code == 0);
+  for (const char* option : {"--op", "--block-bytes", "--clients", "--trace", "--plot"})
+    CHECK_THAT(help.out, Contains(option));
+  const Json timed = json_of(supernode_on(2, "bench pool --op mixed -m 4K:8K -i 20 --pool.capacity 8M --format json"));
+  REQUIRE(timed["results"].size() == 2);
+  CHECK(timed["results"][1]["block_bytes"] == 8192);
+  CHECK(timed["results"][1]["wrong"] == 0);
+  CHECK(timed["results"][1].contains("huge_page_bytes"));
+
+  const std::string replay = "bench pool --trace configs/traces/quickstart.jsonl --curve-blocks 100,100000 --plot ";
+  const std::string picture = (scratch() / "curve.svg").string(), numbers = (scratch() / "curve.dat").string();
+  const Outcome drawn = supernode_on(1, replay + picture);
+  CHECK(drawn.code == 0);
+  CHECK_THAT(drawn.out, Contains("# plotted: " + picture));
+  CHECK((fs::exists(picture) || fs::exists(picture + ".dat")));  // without gnuplot
+  CHECK(supernode_on(1, replay + numbers).code == 0);
+  CHECK_THAT(read_file(numbers), Contains("100000 "));
+  const Outcome again = supernode_on(1, replay + numbers);
+  CHECK(again.code == 2);
+  CHECK_THAT(again.err, Contains("never overwritten"));
+}
+
+TEST_CASE("a pool directory that cannot be used is exit code 3, on all ranks alike") {
+  const Outcome outcome = supernode_on(2, "bench pool --pool.directory /proc/pool");
+  CHECK(outcome.code == 3);
+  CHECK(outcome.complaints().size() == 1);
+  CHECK_THAT(outcome.err, Contains("/proc/pool"));
 }
 
 TEST_CASE("a result file on a full or read-only place is exit code 3") {
