@@ -202,7 +202,7 @@ TEST_CASE("buffers grow with the worst case, and stay known beforehand") {
 TEST_CASE("an algorithm is chosen by name or by shape") {
   ExchangeConfig config{.max_tokens = 1, .hidden = 1, .topk = 1, .num_experts = 1};
   CHECK(select_algorithm(config, {4, 1}).algorithm.name == "pull");
-  CHECK(select_algorithm(config, {4, 2}).algorithm.name == "alltoallv");
+  CHECK(select_algorithm(config, {4, 2}).algorithm.name == "hierarchical");
   config.algorithm = "alltoallw";
   CHECK_THROWS_WITH(select_algorithm(config, {4, 1}),
                     "exchange algorithm 'alltoallw' unknown; known: auto, alltoallv, pairwise, bruck, direct, "
