@@ -14,6 +14,7 @@ class ImportCommand : public Command {
   void describe(OptionTable& table) override {
     table.add("import", "model", model_, "model folder: config.json and safetensors; --output names the new file");
     table.add("import", "dtype", dtype_, "type of the matrices").choices({"f32", "bf16", "int8"});
+    table.add("import", "smooth", smooth_, "for int8, search factors that make outliers of activations smaller");
   }
 
   int run(const Context& context) override {
@@ -21,19 +22,28 @@ class ImportCommand : public Command {
     const std::string& output = context.run.output;
     if (output.empty()) throw UsageError("--output: a new HDF5 file is needed");
     moe::Checkpoint checkpoint(moe::find_model(model_));
-    const moe::ImportSummary summary = moe::import_checkpoint(checkpoint, output, moe::parse_compute_type(dtype_));
+    const moe::ComputeType type = moe::parse_compute_type(dtype_);
+    const moe::Smoothing smoothing =
+        smooth_ && type == moe::ComputeType::int8 ? moe::Smoothing(checkpoint) : moe::Smoothing();
+    const moe::ImportSummary summary = moe::import_checkpoint(checkpoint, output, type, smoothing);
     const Json results{{"output", output},
                        {"dtype", dtype_},
                        {"tensors", summary.tensors},
                        {"bytes_read", summary.bytes_read},
                        {"bytes_written", summary.bytes_written},
                        {"int8_error", summary.int8_error},
-                       {"int8_error_unsearched", summary.int8_error_unsearched}};
+                       {"int8_error_unsearched", summary.int8_error_unsearched},
+                       {"smoothed_groups", smoothing.smoothed()},
+                       {"groups", smoothing.groups()},
+                       {"smoothing_error_ratio", smoothing.error_ratio()}};
     std::string text = fmt::format("{}: {} tensors, {} bytes read, {} written\n", output, summary.tensors,
                                    summary.bytes_read, summary.bytes_written);
     if (summary.int8_error > 0)
       text += fmt::format("relative error of int8 matrices {:.3e}; without searched scales {:.3e}\n",
                           summary.int8_error, summary.int8_error_unsearched);
+    if (smoothing.groups() > 0)
+      text += fmt::format("{} of {} groups smoothed; estimated squared error of the products {:.3f} of that without\n",
+                          smoothing.smoothed(), smoothing.groups(), smoothing.error_ratio());
     // Here --output is the checkpoint, so no file of results.
     Context shown = context;
     shown.run.output.clear();
@@ -43,6 +53,7 @@ class ImportCommand : public Command {
 
  private:
   std::string model_, dtype_ = "bf16";
+  bool smooth_ = true;
 };
 
 }  // namespace

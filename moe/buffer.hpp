@@ -10,6 +10,12 @@
 
 namespace supernode::moe {
 
+namespace internal {
+/// 64-byte aligned; large blocks on huge pages where the host gives some. Freed by free_block().
+void* allocate_block(std::size_t bytes);
+void free_block(void* block) noexcept;
+}  // namespace internal
+
 /// Owns `size` trivially copyable elements, 64-byte aligned, uninitialised.
 template <class T>
 class Buffer {
@@ -35,10 +41,10 @@ class Buffer {
 
  private:
   struct Free {
-    void operator()(T* data) const noexcept { ::operator delete[](data, std::align_val_t{64}); }
+    void operator()(T* data) const noexcept { internal::free_block(data); }
   };
   static std::unique_ptr<T[], Free> allocate(std::size_t size) {
-    return std::unique_ptr<T[], Free>(static_cast<T*>(::operator new[](size * sizeof(T), std::align_val_t{64})));
+    return std::unique_ptr<T[], Free>(static_cast<T*>(internal::allocate_block(size * sizeof(T))));
   }
 
   std::unique_ptr<T[], Free> data_;

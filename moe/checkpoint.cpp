@@ -137,6 +137,11 @@ std::vector<TensorInfo> Checkpoint::tensors() {
   return result;
 }
 
+std::optional<Int8Matrix> Checkpoint::read_int8(const std::string& tensor, std::initializer_list<std::int64_t> shape) {
+  if (!hdf5_) return std::nullopt;
+  return hdf5_->read_int8(tensor, std::span(shape.begin(), shape.size()));
+}
+
 std::vector<float> Checkpoint::read(const std::string& tensor, std::span<const std::int64_t> shape) {
   if (seed_) return random_values(tensor, shape, *seed_);
   if (hdf5_) return hdf5_->read(tensor, shape);

@@ -48,6 +48,9 @@ class Checkpoint {
     return read(tensor, std::span(shape.begin(), shape.size()));
   }
   std::vector<float> read(const std::string& tensor, std::span<const std::int64_t> shape);
+  /// A matrix in int8 as it is stored, so that it needs no rounding anew; nothing if it is stored otherwise.
+  /// @throws as read().
+  std::optional<Int8Matrix> read_int8(const std::string& tensor, std::initializer_list<std::int64_t> shape);
   /// All tensors, by name; opens every shard.
   std::vector<TensorInfo> tensors();
 

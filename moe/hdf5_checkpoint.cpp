@@ -61,61 +61,70 @@ bool Hdf5Checkpoint::has(const std::string& tensor) const {
   return info && place.row < info->shape[0];
 }
 
-std::vector<float> Hdf5Checkpoint::read(const std::string& tensor, std::span<const std::int64_t> shape) const {
+const ArrayInfo& Hdf5Checkpoint::info_of(const std::string& tensor, const ArrayPlace& place,
+                                         std::span<const std::int64_t> shape) const {
   if (!has(tensor)) throw UsageError(fmt::format("{}: no tensor '{}'", file_.path(), tensor));
-  const ArrayPlace place = place_of_tensor(tensor);
   const ArrayInfo& info = *file_.find(place.array);
   const std::vector<std::int64_t> stored = shape_of_tensor(info, place);
   if (!std::equal(stored.begin(), stored.end(), shape.begin(), shape.end()))
     throw UsageError(fmt::format("{}: tensor '{}' has shape {}, but the configuration asks for {}", file_.path(),
                                  tensor, shape_text(stored), shape_text(shape)));
+  return info;
+}
+
+std::vector<float> Hdf5Checkpoint::read(const std::string& tensor, std::span<const std::int64_t> shape) const {
+  const ArrayPlace place = place_of_tensor(tensor);
+  const ArrayInfo& info = info_of(tensor, place, shape);
   const std::size_t bytes = place.row < 0 ? info.bytes() : info.row_bytes();
   const std::size_t row = place.row < 0 ? 0 : static_cast<std::size_t>(place.row);
   std::vector<float> values(bytes / element_bytes(info.type));
-  switch (info.type) {
-    case ArrayType::f32:
-      file_.read_rows(place.array, row, std::as_writable_bytes(std::span(values)));
-      break;
-    case ArrayType::bf16: {
-      std::vector<std::uint16_t> halves(values.size());
-      file_.read_rows(place.array, row, std::as_writable_bytes(std::span(halves)));
-      std::transform(halves.begin(), halves.end(), values.begin(),
-                     [](std::uint16_t half) { return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16); });
-      break;
-    }
-    case ArrayType::int8: {
-      std::vector<std::int8_t> integers(values.size());
-      file_.read_rows(place.array, row, std::as_writable_bytes(std::span(integers)));
-      apply_scales(tensor, place, integers, stored, values);
-      break;
-    }
+  if (const std::optional<Int8Matrix> matrix = read_int8(tensor, shape)) {
+    const std::size_t width = matrix->scales.empty() ? 1 : values.size() / matrix->scales.size();
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<float>(matrix->integers[i]) * matrix->scales[i / width];
+  } else if (info.type == ArrayType::f32) {
+    file_.read_rows(place.array, row, std::as_writable_bytes(std::span(values)));
+  } else {
+    std::vector<std::uint16_t> halves(values.size());
+    file_.read_rows(place.array, row, std::as_writable_bytes(std::span(halves)));
+    std::transform(halves.begin(), halves.end(), values.begin(),
+                   [](std::uint16_t half) { return std::bit_cast<float>(static_cast<std::uint32_t>(half) << 16); });
   }
   if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
     throw UsageError(fmt::format("{}: tensor '{}' holds a value that is not finite", file_.path(), tensor));
   return values;
 }
 
-void Hdf5Checkpoint::apply_scales(const std::string& tensor, const ArrayPlace& place, std::span<const std::int8_t> from,
-                                  std::span<const std::int64_t> shape, std::span<float> out) const {
+std::optional<Int8Matrix> Hdf5Checkpoint::read_int8(const std::string& tensor,
+                                                    std::span<const std::int64_t> shape) const {
+  const ArrayPlace place = place_of_tensor(tensor);
+  const ArrayInfo& info = info_of(tensor, place, shape);
+  if (info.type != ArrayType::int8) return std::nullopt;
+  Int8Matrix matrix;
+  matrix.integers.resize(place.row < 0 ? info.bytes() : info.row_bytes());
+  file_.read_rows(place.array, place.row < 0 ? 0 : static_cast<std::size_t>(place.row),
+                  std::as_writable_bytes(std::span(matrix.integers)));
+  matrix.scales = read_scales(tensor, place, shape.empty() ? 1 : shape[0]);
+  return matrix;
+}
+
+std::vector<float> Hdf5Checkpoint::read_scales(const std::string& tensor, const ArrayPlace& place,
+                                               std::int64_t channels) const {
   const std::string name = place.array + std::string(scale_suffix);
   const ArrayInfo* info = file_.find(name);
-  const std::vector<std::int64_t> wanted(shape.begin(), shape.begin() + 1);
   if (!info || info->type != ArrayType::f32 || (place.row >= 0 && place.row >= info->shape[0]) ||
-      shape_of_tensor(*info, place) != wanted)
+      shape_of_tensor(*info, place) != std::vector<std::int64_t>{channels})
     throw UsageError(
         fmt::format("{}: tensor '{}' is int8, but '{}' is no f32 array with a scale for each of its {} channels",
-                    file_.path(), tensor, name, wanted[0]));
-  std::vector<float> scales(static_cast<std::size_t>(wanted[0]));
+                    file_.path(), tensor, name, channels));
+  std::vector<float> scales(static_cast<std::size_t>(channels));
   file_.read_rows(name, place.row < 0 ? 0 : static_cast<std::size_t>(place.row),
                   std::as_writable_bytes(std::span(scales)));
-  const std::size_t width = scales.empty() ? 0 : from.size() / scales.size();
-  for (std::size_t channel = 0; channel < scales.size(); ++channel) {
-    const float scale = scales[channel];
-    if (!std::isfinite(scale) || scale <= 0)
+  for (std::size_t channel = 0; channel < scales.size(); ++channel)
+    if (!std::isfinite(scales[channel]) || scales[channel] <= 0)
       throw UsageError(fmt::format("{}: tensor '{}': the scale of channel {} is {}, not a positive number",
-                                   file_.path(), tensor, channel, scale));
-    for (std::size_t i = channel * width; i < (channel + 1) * width; ++i) out[i] = static_cast<float>(from[i]) * scale;
-  }
+                                   file_.path(), tensor, channel, scales[channel]));
+  return scales;
 }
 
 std::vector<TensorInfo> Hdf5Checkpoint::tensors() const {

@@ -7,6 +7,7 @@
 //                      weight[o][i] = int8[o][i] * scale[o]
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,6 +23,12 @@ struct TensorInfo {
   std::string type;  ///< as stored: "F32", "bf16", "int8", ...
   std::vector<std::int64_t> shape;
   std::uint64_t bytes = 0;  ///< as stored, with scales
+};
+
+/// A matrix [outputs, inputs] in int8: weight[o][i] = integers[o][i] * scales[o].
+struct Int8Matrix {
+  std::vector<std::int8_t> integers;
+  std::vector<float> scales;
 };
 
 /// Where a tensor is inside the file.
@@ -47,12 +54,16 @@ class Hdf5Checkpoint {
   /// The elements as f32, row-major. @throws UsageError naming file and tensor: missing, of another shape, a value that
   /// is not finite, a scale that is missing, misshapen, not finite or not positive.
   std::vector<float> read(const std::string& tensor, std::span<const std::int64_t> shape) const;
+  /// The elements as they are stored, if as int8. @throws as read().
+  std::optional<Int8Matrix> read_int8(const std::string& tensor, std::span<const std::int64_t> shape) const;
   /// All tensors, experts one by one.
   std::vector<TensorInfo> tensors() const;
 
  private:
-  void apply_scales(const std::string& tensor, const ArrayPlace& place, std::span<const std::int8_t> from,
-                    std::span<const std::int64_t> shape, std::span<float> out) const;
+  /// The array that holds `tensor`. @throws UsageError when it is missing or of another shape.
+  const ArrayInfo& info_of(const std::string& tensor, const ArrayPlace& place,
+                           std::span<const std::int64_t> shape) const;
+  std::vector<float> read_scales(const std::string& tensor, const ArrayPlace& place, std::int64_t channels) const;
 
   void check(const std::string& path) const;
 

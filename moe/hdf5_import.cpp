@@ -15,8 +15,8 @@ namespace {
 ArrayType stored_as(const TensorInfo& tensor, ComputeType type) {
   const auto& name = tensor.name;
   if (tensor.shape.size() != 2 || name.ends_with(".gate.weight") || type == ComputeType::f32) return ArrayType::f32;
-  const bool wide =
-      name.ends_with("embed_tokens.weight") || name.ends_with("head.weight") || name.ends_with("eh_proj.weight");
+  const bool wide = name.ends_with("embed_tokens.weight") || name.ends_with("head.weight") ||
+                    name.ends_with("eh_proj.weight") || name.ends_with("kv_b_proj.weight");
   return type == ComputeType::bf16 || wide ? ArrayType::bf16 : ArrayType::int8;
 }
 
@@ -108,7 +108,8 @@ Plan plan_arrays(const std::vector<TensorInfo>& tensors, const std::string& sour
 
 }  // namespace
 
-ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type) {
+ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type,
+                                const Smoothing& smoothing) {
   const std::vector<TensorInfo> tensors = from.tensors();
   const Plan plan = plan_arrays(tensors, from.directory());
   ArrayFileWriter file(output);
@@ -126,7 +127,8 @@ ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, Com
     file.create(array, info, stacked);
     if (info.type == ArrayType::int8) file.create(array + ".scale", scales, false);
     for (std::size_t i = 0; i < members.size(); ++i) {
-      const std::vector<float> values = from.read(members[i]->name, std::span(members[i]->shape));
+      std::vector<float> values = from.read(members[i]->name, std::span(members[i]->shape));
+      smoothing.apply(members[i]->name, members[i]->shape, values);
       summary.bytes_read += members[i]->bytes;
       summary.bytes_written += values.size() * element_bytes(info.type);
       if (info.type == ArrayType::f32) {

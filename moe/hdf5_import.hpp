@@ -6,6 +6,7 @@
 
 #include "moe/checkpoint.hpp"
 #include "moe/compute_type.hpp"
+#include "moe/smoothing.hpp"
 
 namespace supernode::moe {
 
@@ -18,10 +19,12 @@ struct ImportSummary {
 };
 
 /// Writes `from` to the new file `output`, one tensor in memory at a time. Vectors (norms, biases) and gates are stored
-/// as f32; matrices as `type`; but under int8 embedding, head and the projection of MTP modules as bf16. An int8
-/// channel's scale is the one among a few fractions of its largest magnitude that loses least. Local.
+/// as f32; matrices as `type`; but under int8 embedding, head, kv_b_proj and the projection of MTP modules as bf16. An
+/// int8 channel's scale is the one among a few fractions of its largest magnitude that loses least. Local.
+/// @param smoothing factors that go into the tensors before; see there
 /// @throws UsageError when `output` exists, a tensor cannot be read or an expert is missing; EnvironmentError when it
 /// cannot be written. `output` is removed then.
-ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type);
+ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type,
+                                const Smoothing& smoothing = {});
 
 }  // namespace supernode::moe

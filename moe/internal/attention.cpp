@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "moe/internal/kernels.hpp"
+#include "moe/internal/packing.hpp"
 
 namespace supernode::moe {
 namespace {
@@ -61,28 +62,25 @@ AttentionScratch::AttentionScratch(const ModelConfig& c, int max_rows)
 Attention::Attention(Checkpoint& checkpoint, const std::string& prefix, ComputeType type, Gemm& gemm)
     : config_(checkpoint.config()) {
   const ModelConfig& c = config_;
-  const auto read = [&](const char* name, int n_out, int n_in) {
-    return checkpoint.read(prefix + name + ".weight", {n_out, n_in});
-  };
+  const auto named = [&](const char* name, int n_out) { return NamedMatrix{prefix + name + ".weight", n_out}; };
   const int q_width = c.n_heads * c.qk_dim();
-  std::vector<float> down;
+  std::vector<NamedMatrix> down;
   if (c.q_lora_rank > 0) {
-    down = read("q_a_proj", c.q_lora_rank, c.hidden_size);
+    down.push_back(named("q_a_proj", c.q_lora_rank));
     q_norm_ = checkpoint.read(prefix + "q_a_layernorm.weight", {c.q_lora_rank});
-    q_up_ = gemm.pack(read("q_b_proj", q_width, c.q_lora_rank), q_width, c.q_lora_rank, type);
+    q_up_ = pack_one(checkpoint, named("q_b_proj", q_width), c.q_lora_rank, type, gemm);
   } else {
-    q_up_ = gemm.pack(read("q_proj", q_width, c.hidden_size), q_width, c.hidden_size, type);
+    q_up_ = pack_one(checkpoint, named("q_proj", q_width), c.hidden_size, type, gemm);
   }
-  const std::vector<float> kv_down = read("kv_a_proj_with_mqa", c.kv_width(), c.hidden_size);
-  down.insert(down.end(), kv_down.begin(), kv_down.end());
-  down_ = gemm.pack(down, c.q_lora_rank + c.kv_width(), c.hidden_size, type);
+  down.push_back(named("kv_a_proj_with_mqa", c.kv_width()));
+  down_ = pack_together(checkpoint, down, c.hidden_size, type, gemm);
   kv_norm_ = checkpoint.read(prefix + "kv_a_layernorm.weight", {c.kv_lora_rank});
-  output_ = gemm.pack(read("o_proj", c.hidden_size, c.n_heads * c.v_dim), c.hidden_size, c.n_heads * c.v_dim, type);
+  output_ = pack_one(checkpoint, named("o_proj", c.hidden_size), c.n_heads * c.v_dim, type, gemm);
 
   // The two ways use this matrix from different sides, so scales of its rows would make them differ.
   const ComputeType up_type = at_least_bf16(type);
   const int up = c.nope_dim + c.v_dim;
-  const std::vector<float> kv_up = read("kv_b_proj", c.n_heads * up, c.kv_lora_rank);
+  const std::vector<float> kv_up = checkpoint.read(prefix + "kv_b_proj.weight", {c.n_heads * up, c.kv_lora_rank});
   std::vector<float> transposed(product(c.kv_lora_rank, c.nope_dim));
   for (int head = 0; head < c.n_heads; ++head) {
     const float* block = kv_up.data() + product(head * up, c.kv_lora_rank);

@@ -1,9 +1,9 @@
 #include "moe/internal/feed_forward.hpp"
 
 #include <algorithm>
-#include <vector>
 
 #include "moe/internal/kernels.hpp"
+#include "moe/internal/packing.hpp"
 
 namespace supernode::moe {
 
@@ -14,11 +14,10 @@ FeedForwardScratch::FeedForwardScratch(int max_intermediate)
 FeedForward::FeedForward(Checkpoint& checkpoint, const std::string& prefix, int intermediate, ComputeType type,
                          Gemm& gemm)
     : hidden_(checkpoint.config().hidden_size), intermediate_(intermediate) {
-  std::vector<float> gate_up = checkpoint.read(prefix + "gate_proj.weight", {intermediate, hidden_});
-  const std::vector<float> up = checkpoint.read(prefix + "up_proj.weight", {intermediate, hidden_});
-  gate_up.insert(gate_up.end(), up.begin(), up.end());
-  gate_up_ = gemm.pack(gate_up, 2 * intermediate, hidden_, type);
-  down_ = gemm.pack(checkpoint.read(prefix + "down_proj.weight", {hidden_, intermediate}), hidden_, intermediate, type);
+  const NamedMatrix gate_up[] = {{prefix + "gate_proj.weight", intermediate},
+                                 {prefix + "up_proj.weight", intermediate}};
+  gate_up_ = pack_together(checkpoint, gate_up, hidden_, type, gemm);
+  down_ = pack_one(checkpoint, {prefix + "down_proj.weight", hidden_}, intermediate, type, gemm);
 }
 
 void FeedForward::prepare(int rows, Gemm& gemm) const {

@@ -299,20 +299,35 @@ PackedMatrix Gemm::pack(std::span<const float> weights, int n_out, int n_in, Com
     p.weights = impl_->reorder(type, n_out, n_in, weights.data());
     if (impl_->layout(type, n_out, n_in).panels) p.panels = static_cast<const float*>(p.weights.get_data_handle());
   } else if (type == ComputeType::int8) {
-    std::vector<std::byte> bytes(weights.size());
+    std::vector<std::int8_t> integers(weights.size());
+    std::vector<float> scales;
     for (std::size_t o = 0; o < static_cast<std::size_t>(n_out); ++o) {
       const auto row = weights.subspan(o * width, width);
       const collectives::RowScale scale = collectives::row_scale(Payload::int8, row);
-      std::byte* const to = bytes.data() + o * width;
+      std::byte* const to = reinterpret_cast<std::byte*>(integers.data()) + o * width;
       collectives::write_row(Payload::int8, row, scale, {&to, 1});
-      p.scales.push_back(scale.scale);
+      scales.push_back(scale.scale);
     }
-    p.weights = impl_->reorder(type, n_out, n_in, bytes.data());
+    return pack_int8(integers, scales, n_out, n_in);
   } else {
     std::vector<std::uint16_t> narrowed(weights.size());
     narrow(weights, narrowed.data());
     p.weights = impl_->reorder(type, n_out, n_in, narrowed.data());
   }
+  return packed;
+}
+
+PackedMatrix Gemm::pack_int8(std::span<const std::int8_t> integers, std::span<const float> scales, int n_out,
+                             int n_in) {
+  expect(integers.size() == product(n_out, n_in) && scales.size() == static_cast<std::size_t>(n_out),
+         "Gemm::pack_int8: size");
+  PackedMatrix packed;
+  packed.n_out_ = n_out;
+  packed.n_in_ = n_in;
+  packed.type_ = ComputeType::int8;
+  packed.impl_ = std::make_unique<PackedMatrix::Impl>();
+  packed.impl_->weights = impl_->reorder(ComputeType::int8, n_out, n_in, integers.data());
+  packed.impl_->scales.assign(scales.begin(), scales.end());
   return packed;
 }
 

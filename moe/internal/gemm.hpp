@@ -58,6 +58,8 @@ class Gemm {
 
   /// @param weights [n_out, n_in] row-major, finite
   PackedMatrix pack(std::span<const float> weights, int n_out, int n_in, ComputeType type);
+  /// The same in int8, of weights that are rounded already.
+  PackedMatrix pack_int8(std::span<const std::int8_t> integers, std::span<const float> scales, int n_out, int n_in);
   /// y[r, o] = sum_i x[r, i] W[o, i]. x [rows, n_in] and y [rows, n_out] dense; rows 0 allowed.
   void multiply(const PackedMatrix& weights, const float* x, int rows, float* y);
   /// The same for rows that are quantised already: row r is scales[r] * x[r, :]. `weights` is int8.

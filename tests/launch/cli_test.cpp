@@ -378,6 +378,14 @@ TEST_CASE("bad input gets one clear line and exit code 2") {
       {2, "generate --prompt x --model " + no_shard, "model-00001-of-00002.safetensors"},
       {8, serve + "quickstart --model " + half_weights, "model.safetensors"},
       {2, "eval --text /nowhere.txt", "/nowhere.txt"},
+      {1, "import --model " + half_weights + " --output " + (scratch() / "half.h5").string(), "model.safetensors"},
+      {1, "import --model configs/models/shakespeare-moe", "--output: a new HDF5 file is needed"},
+      {1, "inspect --model " + scratch_file("text.h5", "not HDF5"), "text.h5"},
+      {1, "place --ranks 4 --load " + scratch_file("load.json", R"({"logical_count": [[1, 2], [3]]})"), "load.json"},
+      {1, "place --ranks 4 --load /nowhere.json", "/nowhere.json"},
+      {2, "bench model --experts 4 --topk 5", "--topk 5 exceeds --experts 4"},
+      {2, "bench model --dtype fp4", "--dtype"},
+      {2, "generate --prompt x --tokens-file " + half_weights + "/model.safetensors", "give one of --prompt"},
       {1, "eval --text " + scratch_file("short.txt", ""), "short.txt"},
   };
   for (const Row& row : rows) {
@@ -419,6 +427,60 @@ TEST_CASE("a pool directory that cannot be used is exit code 3, on all ranks ali
   CHECK(outcome.code == 3);
   CHECK(outcome.complaints().size() == 1);
   CHECK_THAT(outcome.err, Contains("/proc/pool"));
+}
+
+TEST_CASE("bench model reports prefill and decode beside the bare products") {
+  const Json document = json_of(supernode_on(
+      2,
+      "bench model --hidden 32 --layers 2 --experts 4 --topk 2 --moe-intermediate 16 --intermediate 32 --heads 2 "
+      "--q-lora 16 --kv-lora 16 --nope 8 --rope 4 --v-dim 8 --vocab 64 --batch 3 --kv-tokens 5 -i 3 -x 1 "
+      "--dtype int8 --format json"));
+  CHECK(document["schema"] == "supernode.bench.model/1");
+  const Json& phases = document["results"]["phases"];
+  REQUIRE(phases.size() == 2);
+  for (const Json& phase : phases) {
+    CHECK(phase["tokens_per_s"].get<double>() > 0);
+    CHECK(phase["gemm_ms"].get<double>() > 0);
+    CHECK(phase["gemm_share"].get<double>() > 0);
+    CHECK(phase["operators_ms"].contains("attention"));
+    double sum = 0;
+    for (const auto& [name, share] : phase["implementations"].items()) sum += share.get<double>();
+    CHECK(sum == Approx(1));
+  }
+  CHECK(phases[0]["tokens"] == 15);
+  CHECK(phases[1]["tokens"] == 3);
+}
+
+TEST_CASE("the shipped model: accuracy of each type, greedy text, guesses that change nothing") {
+  const std::string folder = test::shared_path("models/shakespeare-moe");
+  if (folder.empty()) return;
+  const Json reference = parse_json(read_file(folder + "/reference.json"), "reference.json");
+  const double expected = reference["nats_per_token"].get<double>();
+  const std::string int8_file = (scratch() / "int8.h5").string();
+  json_of(supernode_on(
+      1, "import --model configs/models/shakespeare-moe --dtype int8 --format json --output " + int8_file));
+  struct Row {
+    std::string options;
+    double tolerance;
+  };
+  for (const Row& row : {Row{"--dtype f32", 0.001},
+                         {"--dtype bf16", 0.003},
+                         {"--dtype int8", 0.01},
+                         {"--dtype int8 --model " + int8_file, 0.01}}) {
+    INFO(row.options);
+    const Json eval =
+        json_of(supernode_on(2, "eval --window 256 --format json --text " + folder + "/val.txt " + row.options));
+    CHECK(eval["results"]["nats_per_token"].get<double>() == Approx(expected).epsilon(row.tolerance));
+  }
+  for (const char* mtp : {"on", "off", "auto"}) {
+    INFO(mtp);
+    const Json text = json_of(supernode_on(
+        2, "generate --max-tokens 200 --prompt-tokens 82,79,77,69,79,58,10 --format json --mtp " + std::string(mtp)));
+    CHECK(text["results"]["tokens"].size() == 200);
+    const std::string greedy = reference["greedy_200"].get<std::string>();
+    CHECK(("ROMEO:\n" + text["results"]["text"].get<std::string>()).substr(0, greedy.size()) == greedy);
+    CHECK((text["results"]["guessed"].get<int>() > 0) == (std::string(mtp) != "off"));
+  }
 }
 
 TEST_CASE("a result file on a full or read-only place is exit code 3") {

@@ -5,8 +5,11 @@
 #include <fstream>
 
 #include "collectives/algorithms.hpp"
+#include "moe/hdf5_import.hpp"
 #include "moe/model_options.hpp"
+#include "moe/safetensors.hpp"
 #include "moe/sampler.hpp"
+#include "moe/smoothing.hpp"
 #include "moe/tokenizer.hpp"
 #include "moe/transformer.hpp"
 #include "runtime/core/error.hpp"
@@ -337,6 +340,47 @@ TEST_CASE("bf16 and int8: the shipped model's probabilities stay near those of f
   }
   CHECK(nats[1] == Approx(nats[0]).epsilon(0.01));
   CHECK(nats[2] == Approx(nats[0]).epsilon(0.03));
+}
+
+TEST_CASE("smoothing factors change no bit in f32, and help where a channel stands out") {
+  namespace fs = std::filesystem;
+  const Golden golden("tiny");
+  const fs::path folder = fs::temp_directory_path() / "supernode-moe-smoothing-test";
+  const std::string smoothed = (folder / "smoothed.h5").string();
+  double ratio = 1;
+  int groups = 0;
+  if (world().rank() == 0) {
+    fs::remove_all(folder);
+    fs::create_directories(folder);
+    fs::copy(golden.directory() + "/config.json", folder);
+    // A channel of the experts' input that is a hundred times larger than the others.
+    const SafetensorsFile file(golden.directory() + "/model.safetensors");
+    std::map<std::string, std::vector<float>> values;
+    std::vector<TensorToWrite> tensors;
+    for (const auto& [name, view] : file.tensors()) {
+      std::vector<float>& mine = values[name];
+      mine.resize(view.size());
+      convert_to_f32(view, mine);
+      if (name.ends_with("post_attention_layernorm.weight")) mine[3] *= 100;
+    }
+    for (const auto& [name, view] : file.tensors())
+      tensors.push_back({name, ElementType::f32, view.shape, std::as_bytes(std::span(values[name]))});
+    write_safetensors((folder / "model.safetensors").string(), tensors);
+    Checkpoint checkpoint(folder.string());
+    const Smoothing smoothing(checkpoint);
+    ratio = smoothing.error_ratio();
+    groups = smoothing.smoothed();
+    import_checkpoint(checkpoint, smoothed, ComputeType::f32, smoothing);
+    CHECK(groups > 0);
+    CHECK(ratio < 0.7);
+  }
+  world().barrier();
+  {
+    Transformer plain(folder.string(), options_with("auto"), world()), other(smoothed, options_with("auto"), world());
+    CHECK(force(plain, golden).logits == force(other, golden).logits);
+  }
+  world().barrier();
+  if (world().rank() == 0) fs::remove_all(folder);
 }
 
 TEST_CASE("the model that is shipped continues a prompt as the reference does") {
