@@ -9,21 +9,18 @@
 namespace supernode::collectives {
 namespace {
 
-std::string no_obstacle(const ExchangeShape&) { return {}; }
-
 constexpr AlgorithmEntry table[] = {
-    {"alltoallv", "pack, MPI all-to-all of counts, MPI all-to-all of messages, unpack: the baseline", &no_obstacle,
+    {"alltoallv", "pack, MPI all-to-all of counts, MPI all-to-all of messages, unpack: the baseline",
      &alltoallv_buffer_bytes, &make_alltoallv},
-    {"pairwise", "one nonblocking message to each peer, the row count in front of the rows", &no_obstacle,
-     &pairwise_buffer_bytes, &make_pairwise},
-    {"bruck", "log2(ranks) messages with half of everything, passed on", &no_obstacle, &bruck_buffer_bytes,
-     &make_bruck},
+    {"pairwise", "one nonblocking message to each peer, the row count in front of the rows", &pairwise_buffer_bytes,
+     &make_pairwise},
+    {"bruck", "log2(ranks) messages with half of everything, passed on", &bruck_buffer_bytes, &make_bruck},
     {"direct", "stores into the peers' slots in shared memory (MPI_Put between hosts), then a flag with the count",
-     &no_obstacle, &direct_buffer_bytes, &make_direct},
+     &direct_buffer_bytes, &make_direct},
     {"hierarchical", "each row once to each host, where one rank takes it in and all read it in shared memory",
-     &no_obstacle, &hierarchical_buffer_bytes, &make_hierarchical},
+     &hierarchical_buffer_bytes, &make_hierarchical},
     {"pull", "rows written once into memory of one's own, from where the others read (MPI_Get between hosts)",
-     &no_obstacle, &pull_buffer_bytes, &make_pull},
+     &pull_buffer_bytes, &make_pull},
 };
 
 /// Works everywhere.
@@ -52,20 +49,12 @@ const AlgorithmEntry& find_algorithm(std::string_view name) {
 }
 
 Selection select_algorithm(const ExchangeConfig& config, const ExchangeShape& shape) {
-  if (config.algorithm != "auto") {
-    const AlgorithmEntry& entry = find_algorithm(config.algorithm);
-    if (const std::string obstacle = entry.obstacle(shape); !obstacle.empty())
-      throw UsageError("exchange algorithm '" + config.algorithm + "': " + obstacle);
-    return {entry, {}};
-  }
+  if (config.algorithm != "auto") return {find_algorithm(config.algorithm), {}};
   const SelectionRules& rules = rules_of(config);
   ExchangeTraits traits = traits_of(config, shape.ranks);
   traits.hosts = shape.hosts;
-  for (const SelectionRule& rule : rules.rules) {
-    if (!rule.fits(traits)) continue;
-    const AlgorithmEntry& entry = find_algorithm(rule.algorithm);
-    if (entry.obstacle(shape).empty()) return {entry, rules.source + ":" + std::to_string(rule.line)};
-  }
+  for (const SelectionRule& rule : rules.rules)
+    if (rule.fits(traits)) return {find_algorithm(rule.algorithm), rules.source + ":" + std::to_string(rule.line)};
   return {find_algorithm(last_resort), rules.source + ": no rule"};
 }
 

@@ -24,8 +24,6 @@ struct ExchangeShape {
 struct AlgorithmEntry {
   std::string_view name;     ///< also its file
   std::string_view summary;  ///< one line for --help
-  /// Why it cannot run on this shape; empty when it can.
-  std::string (*obstacle)(const ExchangeShape&);
   /// Bytes of its own buffers on each rank.
   std::size_t (*buffer_bytes)(const ExchangeSetup&);
   /// Collective over `comm`, which outlives the result, as does `setup`.
@@ -43,8 +41,8 @@ struct Selection {
   std::string rule;  ///< "<file>:<line>" that chose it; empty when it was asked for by name
 };
 
-/// The row for config.algorithm; "auto" takes that of the first rule that fits and works on this shape, or alltoallv.
-/// Pure. @throws UsageError for an unknown name, or one that has an obstacle.
+/// The row for config.algorithm; "auto" takes that of the first rule that fits, or alltoallv. Pure.
+/// @throws UsageError for an unknown name.
 Selection select_algorithm(const ExchangeConfig& config, const ExchangeShape& shape);
 
 /// The rows that "auto" may take among `ranks` ranks on any number of hosts. Pure.

@@ -229,7 +229,7 @@ std::vector<BenchmarkResult> run_benchmark(const Communicator& comm, const Bench
     Contender& contender = contenders.emplace_back();
     contender.round = [candidate](int iteration) { return candidate->round(iteration); };
     contender.settle = [candidate] { candidate->settle(); };
-    warm_up(comm, repetition, contender);
+    warm_up(comm, repetition, bench.exchange.deadline_s, contender);
     const std::uint64_t after = resident_bytes();
     candidate->set_resident_bytes(without + (after > before ? after - before : 0));
   }
@@ -245,9 +245,9 @@ std::vector<BenchmarkResult> run_benchmark(const Communicator& comm, const Bench
           },
           [&] { local->combine(shared.sums, shared.out); });
     };
-    warm_up(comm, repetition, contender);
+    warm_up(comm, repetition, bench.exchange.deadline_s, contender);
   }
-  repeat(comm, repetition, contenders);
+  repeat(comm, repetition, bench.exchange.deadline_s, contenders);
 
   const std::size_t n = candidates.size();
   std::vector<BenchmarkResult> results;

@@ -109,10 +109,10 @@ BenchmarkResult run_plain_alltoallv(const Communicator& comm, std::uint64_t mess
   contenders[0].round = [&](int iteration) { return plain.round(iteration); };
   contenders[0].settle = [&] { plain.settle(); };
   contenders[1].round = [&](int) { return plain.copy(); };
-  for (Contender& contender : contenders) warm_up(comm, options.repetition, contender);
+  for (Contender& contender : contenders) warm_up(comm, options.repetition, no_deadline_s, contender);
   BenchmarkResult result;
   result.resident_bytes = resident_bytes();
-  repeat(comm, options.repetition, contenders);
+  repeat(comm, options.repetition, no_deadline_s, contenders);
   plain.round(-1);
   plain.check();
 

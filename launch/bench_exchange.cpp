@@ -137,7 +137,7 @@ class BenchExchangeCommand : public Command {
     file.close();
   }
 
-  /// Names of the list, once each; "all" stands for those that work on these ranks.
+  /// Names of the list, once each; "all" stands for the whole table.
   std::vector<std::string> wanted_algorithms() const {
     std::vector<std::string> names;
     const auto want = [&](const std::string& name) {
@@ -145,9 +145,7 @@ class BenchExchangeCommand : public Command {
     };
     for (const std::string& name : algorithms_) {
       if (name == "all") {
-        for (const AlgorithmEntry& entry : algorithms())
-          if (entry.obstacle({exchange_.places().ranks, exchange_.places().hosts}).empty())
-            want(std::string(entry.name));
+        for (const AlgorithmEntry& entry : algorithms()) want(std::string(entry.name));
       } else {
         if (name != "auto") find_algorithm(name);
         want(name);

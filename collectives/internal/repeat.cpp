@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "runtime/core/mpi_call.hpp"
-
 namespace supernode::collectives {
 namespace {
 
@@ -14,13 +12,17 @@ int rounds_wanted(const Contender& contender, const Repetition& repetition) {
 
 }  // namespace
 
-void warm_up(const Communicator& comm, const Repetition& repetition, Contender& contender) {
+void warm_up(const Communicator& comm, const Repetition& repetition, double deadline_s, Contender& contender) {
   double passed = 0;
-  for (int i = 0; i < std::max(repetition.warmup, 1) && passed <= repetition.time_limit_s / 10; ++i)
-    passed += contender.round_s = comm.max(contender.round(-1));
+  for (int i = 0; i < std::max(repetition.warmup, 1) && passed <= repetition.time_limit_s / 10; ++i) {
+    contender.round_s = contender.round(-1);
+    take_largest(comm, {&contender.round_s, 1}, deadline_s);
+    passed += contender.round_s;
+  }
 }
 
-void repeat(const Communicator& comm, const Repetition& repetition, std::span<Contender> contenders) {
+void repeat(const Communicator& comm, const Repetition& repetition, double deadline_s,
+            std::span<Contender> contenders) {
   const WallTime begin = wall_now();
   const auto satisfied = [&] {
     return std::all_of(contenders.begin(), contenders.end(),
@@ -41,8 +43,7 @@ void repeat(const Communicator& comm, const Repetition& repetition, std::span<Co
         contender.own_us += seconds * 1e6;
       }
       batch.push_back((wall_now() - begin).value);
-      SUPERNODE_MPI(
-          MPI_Allreduce(MPI_IN_PLACE, batch.data(), count_cast(batch.size()), MPI_DOUBLE, MPI_MAX, comm.get()));
+      take_largest(comm, batch, deadline_s);
       passed = batch.back();
       contender.us.insert(contender.us.end(), batch.begin(), batch.end() - 1);
       if (contender.settle) contender.settle();

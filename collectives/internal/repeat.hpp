@@ -39,11 +39,11 @@ double timed_together(const Communicator& comm, double deadline_s, Step&& step) 
 }
 
 /// The rounds before the timed ones: repetition.warmup, but not many more than fit in a tenth of the time limit, and at
-/// least one.
-void warm_up(const Communicator& comm, const Repetition& repetition, Contender& contender);
+/// least one. @throws TimeoutError naming ranks that do not come within `deadline_s`, as repeat().
+void warm_up(const Communicator& comm, const Repetition& repetition, double deadline_s, Contender& contender);
 
 /// Times all contenders in turns, until each has enough rounds or the time is over. A turn begins with a round that
 /// does not count, since the others have swept the caches; who begins changes. All ranks stop at the same round.
-void repeat(const Communicator& comm, const Repetition& repetition, std::span<Contender> contenders);
+void repeat(const Communicator& comm, const Repetition& repetition, double deadline_s, std::span<Contender> contenders);
 
 }  // namespace supernode::collectives

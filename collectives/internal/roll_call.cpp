@@ -1,6 +1,7 @@
 #include "collectives/internal/roll_call.hpp"
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -24,6 +25,16 @@ std::vector<int> world_ranks(const Communicator& comm) {
   MPI_Group_free(&group);
   MPI_Group_free(&world_group);
   return world;
+}
+
+/// `request` of a collective operation; it stays with MPI when the wait fails.
+void await_all(const Communicator& comm, MPI_Request request, double deadline_s, const char* what) {
+  try {
+    wait_until([&] { return completed(request); }, deadline_s,
+               [&] { return "rank " + std::to_string(comm.rank()) + ": not all ranks came to " + what; });
+  } catch (const TimeoutError& error) {
+    throw TimeoutError(error.what() + call_the_roll(comm, std::min(1.0, deadline_s)));
+  }
 }
 
 }  // namespace
@@ -59,14 +70,26 @@ std::string call_the_roll(const Communicator& comm, double seconds) {
 }
 
 void meet(const Communicator& comm, double deadline_s) {
-  MPI_Request request = MPI_REQUEST_NULL;  // stays with MPI when the wait fails
+  MPI_Request request = MPI_REQUEST_NULL;
   SUPERNODE_MPI(MPI_Ibarrier(comm.get(), &request));
+  await_all(comm, request, deadline_s, "a barrier");
+}
+
+void take_largest(const Communicator& comm, std::span<double> values, double deadline_s) {
+  // MPI may write until the end, and a wait that fails never sees it: what it writes to must outlive this call then.
+  auto sent = std::make_unique<std::vector<double>>(values.begin(), values.end());
+  auto largest = std::make_unique<std::vector<double>>(values.size());
+  MPI_Request request = MPI_REQUEST_NULL;
+  SUPERNODE_MPI(MPI_Iallreduce(sent->data(), largest->data(), count_cast(values.size()), MPI_DOUBLE, MPI_MAX,
+                               comm.get(), &request));
   try {
-    wait_until([&] { return completed(request); }, deadline_s,
-               [&] { return "rank " + std::to_string(comm.rank()) + ": not all ranks came to a barrier"; });
-  } catch (const TimeoutError& error) {
-    throw TimeoutError(error.what() + call_the_roll(comm, std::min(1.0, deadline_s)));
+    await_all(comm, request, deadline_s, "an agreement");
+  } catch (const TimeoutError&) {
+    static_cast<void>(sent.release());
+    static_cast<void>(largest.release());
+    throw;
   }
+  std::copy(largest->begin(), largest->end(), values.begin());
 }
 
 }  // namespace supernode::collectives

@@ -1,6 +1,7 @@
 #pragma once
 // Who is missing, once a wait has failed.
 
+#include <span>
 #include <string>
 
 #include "runtime/core/communicator.hpp"
@@ -15,5 +16,8 @@ std::string call_the_roll(const Communicator& comm, double seconds);
 
 /// A barrier with a deadline. Collective. @throws TimeoutError naming the silent ranks.
 void meet(const Communicator& comm, double deadline_s);
+
+/// Each value becomes its largest over ranks. Collective. @throws TimeoutError as meet().
+void take_largest(const Communicator& comm, std::span<double> values, double deadline_s);
 
 }  // namespace supernode::collectives
