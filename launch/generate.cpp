@@ -263,7 +263,7 @@ class GenerateCommand : public Command {
 
   moe::ModelOptions model_;
   moe::SamplerOptions sampler_;
-  std::string mtp_ = "auto", prompt_, tokens_file_, logits_out_;
+  std::string mtp_ = "off", prompt_, tokens_file_, logits_out_;
   std::vector<int> prompt_tokens_;
   int max_tokens_ = 200, prefill_ = 0;
   bool stream_ = false;
