@@ -373,8 +373,8 @@ BenchResult Benchmark::run(const BenchCase& bench) {
       bench.operation == BenchOperation::get || bench.operation == BenchOperation::lookup ? bench.batch : 1;
   const double ops = static_cast<double>(bench.iterations) * impl_->clients * per_call;
   result.ops_per_s = slowest > 0 ? ops / slowest : 0;
-  const std::uint64_t huge = impl_->pool.is_owner() ? impl_->pool.owner_stats().huge_page_bytes : 0;
-  result.huge_page_bytes = static_cast<std::uint64_t>(comm.sum(static_cast<long long>(huge)));
+  const auto huge = static_cast<long long>(impl_->pool.huge_page_bytes());
+  result.huge_page_bytes = static_cast<std::uint64_t>(comm.sum(huge));
   result.wrong = comm.sum(work.wrong);
   result.misses = comm.sum(work.misses);
   return result;

@@ -4,6 +4,7 @@
 #include <exception>
 #include <thread>
 
+#include "memory_pool/internal/huge_pages.hpp"
 #include "memory_pool/internal/pool_core.hpp"
 #include "runtime/core/deadline.hpp"
 #include "runtime/core/log.hpp"
@@ -97,6 +98,8 @@ OwnerStats Pool::owner_stats() const {
   expect(is_owner(), "owner_stats() on a rank that owns nothing");
   return core_->shard->stats();
 }
+
+std::uint64_t Pool::huge_page_bytes() const { return internal::huge_page_bytes(core_->segment.local()); }
 
 std::optional<OwnerStats> Pool::fetch_stats(int owner) {
   internal::Request request;

@@ -68,6 +68,9 @@ class Pool {
 
   /// Owners only: what this rank holds now.
   OwnerStats owner_stats() const;
+  /// Bytes of this rank's part of the pool that huge pages back now; 0 on ranks that own nothing. Asks the system, so
+  /// for reports only.
+  std::uint64_t huge_page_bytes() const;
   /// Asks `owner` (a rank of the communicator). Empty when it does not answer within the deadline.
   std::optional<OwnerStats> fetch_stats(int owner);
 

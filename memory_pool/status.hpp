@@ -89,7 +89,6 @@ struct OwnerStats {
   std::uint64_t expired = 0;    ///< blocks taken back from writers that never published
   std::uint64_t requests = 0;   ///< messages served
   std::uint64_t namespaces = 0, promised = 0;  ///< namespaces created; the sum of their quotas
-  std::uint64_t huge_page_bytes = 0;           ///< of this owner's memory that huge pages back now
   // The file tier; all 0 without one.
   std::uint64_t promotions = 0;                          ///< blocks brought back to DRAM
   std::uint64_t file_records = 0, file_bytes = 0;        ///< blocks that can be brought back; bytes of all files

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <random>
 
-#include "memory_pool/internal/huge_pages.hpp"
 #include "runtime/core/error.hpp"
 
 namespace supernode::pool::internal {
@@ -348,7 +347,6 @@ OwnerStats Shard::stats() const {
   stats.writing = tickets_.size();
   stats.namespaces = namespaces_.created();
   stats.promised = namespaces_.promised();
-  stats.huge_page_bytes = huge_page_bytes(payload_);
   if (tier_) {
     const LogStats log = tier_->stats();
     stats.file_records = log.records;
