@@ -12,6 +12,7 @@
 #include "runtime/emulation/published.hpp"
 #include "runtime/emulation/storage.hpp"
 #include "runtime/emulation/streams.hpp"
+#include "tests/emulation/shipped.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;
@@ -19,11 +20,6 @@ using namespace supernode::emulation;
 using Catch::Matchers::Contains;
 
 namespace {
-
-const Machine& cm() {
-  static const Machine machine = load_machine("cloudmatrix384");
-  return machine;
-}
 
 /// `cost` over sizes 0 .. about 1e9: zero at `floor`, never falling, no jump larger than its neighbourhood explains.
 template <class Cost>

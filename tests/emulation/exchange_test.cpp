@@ -6,17 +6,13 @@
 #include <vector>
 
 #include "runtime/emulation/links.hpp"
+#include "tests/emulation/shipped.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;
 using namespace supernode::emulation;
 
 namespace {
-
-const Machine& cm() {
-  static const Machine machine = load_machine("cloudmatrix384");
-  return machine;
-}
 
 /// Without the parts that do not depend on bytes.
 Machine wire_only() {

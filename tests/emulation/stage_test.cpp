@@ -5,22 +5,13 @@
 #include "runtime/core/files.hpp"
 #include "runtime/emulation/planner.hpp"
 #include "runtime/emulation/published_setup.hpp"
+#include "tests/emulation/shipped.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;
 using namespace supernode::emulation;
 
 namespace {
-
-const Machine& cm() {
-  static const Machine machine = load_machine("cloudmatrix384");
-  return machine;
-}
-
-const ModelShape& r1() {
-  static const ModelShape model = load_model_shape("deepseek-r1");
-  return model;
-}
 
 /// Recorded counts, where the optional data lie; else nothing.
 std::optional<ExpertLoad> recorded(const std::string& name) {
