@@ -109,7 +109,7 @@ struct TokenExchange::Impl {
       step();
     } catch (const TimeoutError& error) {
       failed = true;
-      throw TimeoutError(error.what() + call_the_roll(comm, std::min(1.0, setup.config.deadline_s)));
+      throw TimeoutError(error.what() + call_the_roll(comm));
     } catch (...) {
       failed = true;
       throw;

@@ -12,6 +12,7 @@ namespace supernode::collectives {
 namespace {
 
 constexpr int roll_tag = 32767;  // the largest that every MPI has
+constexpr double roll_s = 1;
 
 /// Numbers in the world, of which all parts of a program are a part. Nobody else sends there: everything has a
 /// communicator of its own.
@@ -33,13 +34,13 @@ void await_all(const Communicator& comm, MPI_Request request, double deadline_s,
     wait_until([&] { return completed(request); }, deadline_s,
                [&] { return "rank " + std::to_string(comm.rank()) + ": not all ranks came to " + what; });
   } catch (const TimeoutError& error) {
-    throw TimeoutError(error.what() + call_the_roll(comm, std::min(1.0, deadline_s)));
+    throw TimeoutError(error.what() + call_the_roll(comm));
   }
 }
 
 }  // namespace
 
-std::string call_the_roll(const Communicator& comm, double seconds) {
+std::string call_the_roll(const Communicator& comm) {
   // The requests stay with MPI: some will never end.
   static char nothing = 0;
   const std::vector<int> world = world_ranks(comm);
@@ -49,7 +50,7 @@ std::string call_the_roll(const Communicator& comm, double seconds) {
     MPI_Request request = MPI_REQUEST_NULL;
     if (!here[rank]) MPI_Isend(&nothing, 0, MPI_CHAR, world[rank], roll_tag, MPI_COMM_WORLD, &request);
   }
-  const Deadline deadline(seconds);
+  const Deadline deadline(roll_s);
   SpinWait spin(true);
   while (!deadline.expired() && std::find(here.begin(), here.end(), false) != here.end()) {
     int found = 0;

@@ -2,6 +2,7 @@
 
 #include <thread>
 
+#include <fmt/format.h>
 #include <sched.h>
 
 namespace supernode {
@@ -18,6 +19,10 @@ void SpinWait::turn() {
   } else {
     std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
+}
+
+void throw_timeout(const std::string& what, double seconds) {
+  throw TimeoutError(fmt::format("{} within {:g} s", what, seconds));
 }
 
 }  // namespace supernode

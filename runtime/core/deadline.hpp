@@ -37,6 +37,9 @@ class SpinWait {
   bool may_sleep_;
 };
 
+/// @throws TimeoutError "<what> within <seconds> s"
+[[noreturn]] void throw_timeout(const std::string& what, double seconds);
+
 /// Calls `ready()` until it is true. `describe()` is called only on time-out and tells who waited for whom.
 /// @throws TimeoutError after `seconds`.
 template <class Ready, class Describe>
@@ -48,7 +51,7 @@ void wait_until(Ready&& ready, double seconds, Describe&& describe, bool may_sle
     // The clock costs more than a turn; look at it now and then.
     if (turns % 64 == 0 && deadline.expired()) {
       if (ready()) return;
-      throw TimeoutError(std::string(describe()) + " within " + std::to_string(static_cast<long>(seconds)) + " s");
+      throw_timeout(describe(), seconds);
     }
     spin.turn();
   }

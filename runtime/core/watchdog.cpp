@@ -37,7 +37,7 @@ void Watchdog::watch() {
   std::unique_lock lock(mutex_);
   while (!stopped_.wait_for(lock, std::chrono::milliseconds(100), [this] { return stop_; })) {
     if (Clock::now() < end_) continue;
-    std::fprintf(stderr, "supernode: %s within %ld s\n", describe_().c_str(), static_cast<long>(seconds_));
+    std::fprintf(stderr, "supernode: %s within %g s\n", describe_().c_str(), seconds_);
     std::fflush(nullptr);
     std::_Exit(static_cast<int>(ExitCode::environment));
   }
