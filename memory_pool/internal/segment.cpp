@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstring>
 
+#include "memory_pool/internal/checksum.hpp"
+#include "memory_pool/internal/copy.hpp"
 #include "memory_pool/internal/huge_pages.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi_call.hpp"
@@ -13,17 +15,6 @@ namespace {
 
 constexpr std::uint64_t alignment = 4096;
 constexpr std::size_t largest_transfer = std::size_t{1} << 30;  // counts are int
-
-/// memcpy, in small pieces for middle sizes whose source and destination start a few bytes apart within their pages:
-/// there glibc copies by one string instruction, which some processors then do at a fifth of their speed. Blocks start
-/// at pages, and large buffers of malloc 16 bytes behind.
-void copy_bytes(std::byte* to, const std::byte* from, std::size_t bytes) {
-  constexpr std::size_t piece = 2048, large = 512u << 10, near = 64;
-  const std::size_t apart = (reinterpret_cast<std::uintptr_t>(to) - reinterpret_cast<std::uintptr_t>(from)) % alignment;
-  if (bytes < large && apart != 0 && (apart <= near || apart >= alignment - near))
-    for (; bytes > piece; to += piece, from += piece, bytes -= piece) std::memcpy(to, from, piece);
-  std::memcpy(to, from, bytes);
-}
 
 }  // namespace
 
@@ -130,13 +121,13 @@ void Transfers::get(int owner, std::uint64_t offset, std::span<std::byte> destin
   }
 }
 
-void Transfers::put(int owner, std::uint64_t offset, std::span<const std::byte> source) {
-  if (source.empty()) return;
+std::uint64_t Transfers::put(int owner, std::uint64_t offset, std::span<const std::byte> source) {
+  if (source.empty()) return checksum_of(source);
   const auto rank = static_cast<std::size_t>(owner);
   if (segment_->shared_) {
-    copy_bytes(segment_->base_[rank] + offset, source.data(), source.size());
+    const std::uint64_t sum = copy_with_checksum(segment_->base_[rank] + offset, source);
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    return;
+    return sum;
   }
   Staged& transfer = in_flight_.emplace_back();
   transfer.owner = owner;
@@ -154,6 +145,7 @@ void Transfers::put(int owner, std::uint64_t offset, std::span<const std::byte> 
   SUPERNODE_MPI(MPI_Rget(&transfer.staging.back(), 1, MPI_BYTE, owner,
                          static_cast<MPI_Aint>(segment_->displacement_[rank] + offset), 1, MPI_BYTE,
                          segment_->window_.get(), &transfer.requests.emplace_back(MPI_REQUEST_NULL)));
+  return checksum_of(source);
 }
 
 bool Transfers::test() {

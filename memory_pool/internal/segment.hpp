@@ -13,10 +13,10 @@
 namespace supernode::pool::internal {
 
 /// The window. Two transports behind one face:
-///   shared: all ranks on one host, MPI_Win_allocate_shared; a transfer is a copy and done at once, whatever the owner
-///   does. rma:    MPI_Win_allocate; transfers are MPI_Rget / MPI_Rput through staging buffers of ours, since a
-///   transfer that
-///           an owner does not serve in time stays in flight, and must not land in memory that its caller has left.
+/// - shared: all ranks on one host, MPI_Win_allocate_shared; a transfer is a copy and done at once, whatever the owner
+///   does.
+/// - rma: MPI_Win_allocate; transfers are MPI_Rget / MPI_Rput through staging buffers of ours, since a transfer that an
+///   owner does not serve in time stays in flight, and must not land in memory that its caller has left.
 class Segment {
  public:
   /// Collective. `owners` allocate `bytes`, zeroed in front up to `zeroed`; `transport` as PoolConfig::transport.
@@ -65,9 +65,9 @@ class Transfers {
 
   /// Starts; `offset` from the start of the owner's memory. `destination` is filled once test() has been true.
   void get(int owner, std::uint64_t offset, std::span<std::byte> destination);
-  /// Starts; `source` may be reused on return. In the rma transport test() tells only that it may: the owner must check
-  /// that the bytes have arrived.
-  void put(int owner, std::uint64_t offset, std::span<const std::byte> source);
+  /// Starts, and returns the checksum of `source`, which may be reused on return. In the rma transport test() tells
+  /// only that the staging may: the owner must check that the bytes have arrived.
+  std::uint64_t put(int owner, std::uint64_t offset, std::span<const std::byte> source);
   /// Takes in what has ended; never blocks. @returns true when nothing is in flight.
   bool test();
   /// An owner with a transfer in flight; -1 when none.

@@ -147,8 +147,7 @@ bool StoreQueue::step(Job& job, std::optional<Status>& finished) {
       return true;
     }
     job.put.emplace(core_.segment);
-    job.put->put(job.owner, core_.layout.payload_offset + job.offset, job.data);
-    job.checksum = checksum_of(job.data);
+    job.checksum = job.put->put(job.owner, core_.layout.payload_offset + job.offset, job.data);
     job.stage = Stage::writing;
     return true;
   }

@@ -6,6 +6,8 @@
 #include "memory_pool/config.hpp"
 #include "memory_pool/internal/allocator.hpp"
 #include "memory_pool/internal/bucket_table.hpp"
+#include "memory_pool/internal/checksum.hpp"
+#include "memory_pool/internal/copy.hpp"
 #include "memory_pool/internal/eviction.hpp"
 #include "memory_pool/internal/layout.hpp"
 #include "memory_pool/ring.hpp"
@@ -39,6 +41,21 @@ TEST_CASE("block keys name their whole prefix, the model and the tenant") {
   CHECK(chain_root("tenant2", "model", 4) != root);
   CHECK(chain_root("tenantm", "odel", 4) != root);
   CHECK(namespace_id("a") != namespace_id("b"));
+}
+
+TEST_CASE("a copy with its checksum is the copy and the checksum, for every length and place") {
+  std::vector<std::byte> from = test::make_payload(key_number(1), 1, (1u << 20) + 4096);
+  std::vector<std::byte> memory(from.size() + 4096);
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, std::size_t{4096}, streamed_bytes - 1, streamed_bytes,
+                                  streamed_bytes + 1, streamed_bytes + 4095, std::size_t{1} << 20})
+    for (const std::size_t shift : {0, 1, 16, 40}) {
+      std::fill(memory.begin(), memory.end(), std::byte{});
+      std::byte* to = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) + shift / 16 * 16;
+      const std::span<const std::byte> source = std::span(from).subspan(shift, bytes);
+      CHECK(copy_with_checksum(to, source) == checksum_of(source));
+      CHECK(std::equal(source.begin(), source.end(), to));
+      CHECK(to[bytes] == std::byte{});
+    }
 }
 
 TEST_CASE("the ring spreads keys evenly and moves only those of a dropped owner") {
