@@ -193,6 +193,19 @@ class Candidate {
   BenchmarkResult result_;
 };
 
+/// Sets to_best of all.
+void compare(std::vector<BenchmarkResult>& results) {
+  const auto rank_of = [](const BenchmarkResult& result) {
+    return std::pair(result.requested == "auto", summarize(result.wall_us).p50);
+  };
+  const auto best = std::min_element(results.begin(), results.end(),
+                                     [&](const auto& a, const auto& b) { return rank_of(a) < rank_of(b); });
+  for (BenchmarkResult& result : results) {
+    const Summary ratio = paired_ratio(result.turn_us, best->turn_us);
+    result.to_best = {best->algorithm, ratio.p50, ratio.ci95, ratio.count};
+  }
+}
+
 /// The same work in local memory; with the kind of stores that is faster for this size.
 std::vector<double> faster(const Contender& a, const Contender& b) {
   return summarize(a.us).p50 <= summarize(b.us).p50 ? a.us : b.us;
@@ -255,6 +268,7 @@ std::vector<BenchmarkResult> run_benchmark(const Communicator& comm, const Bench
     results.push_back(candidates[i]->result(contenders[i]));
     results.back().limit_us = faster(contenders[n], contenders[n + 1]);
   }
+  if (!results.empty()) compare(results);
   return results;
 }
 

@@ -64,6 +64,13 @@ struct Waits {
   std::vector<double> seconds;
 };
 
+/// An algorithm beside the best of those named in the same run ("auto" aside), by the times of their turns in pairs.
+struct ToBest {
+  std::string best;            ///< the one whose rounds have the least median
+  double ratio = 1, ci95 = 0;  ///< the median over turns, and half its 95 % interval
+  std::size_t turns = 0;       ///< below 6 they bound no interval
+};
+
 struct BenchmarkResult {
   std::string algorithm;             ///< in use, never "auto"
   std::string requested;             ///< as in BenchmarkCase::algorithms
@@ -71,6 +78,8 @@ struct BenchmarkResult {
   std::uint64_t bytes_per_rank = 0;  ///< most bytes of messages that a rank sends, to itself too
   std::uint64_t busiest_bytes = 0;   ///< most bytes that a rank sends to or receives from the others
   std::vector<double> wall_us;       ///< [rounds], each the maximum over ranks
+  std::vector<double> turn_us;       ///< [turns] their medians, turn by turn as those of what it was compared with
+  std::optional<ToBest> to_best;     ///< of an exchange
   /// [rounds] likewise: the same quantising, storing and adding in local memory, with the faster kind of stores.
   std::vector<double> limit_us;
   double rank_avg_us = 0, rank_min_us = 0, rank_max_us = 0;  ///< over ranks, of a rank's own mean
@@ -85,9 +94,10 @@ struct BenchmarkResult {
 /// @throws UsageError as TokenExchange and route_tokens do. @throws TimeoutError when a rank stays away.
 std::vector<BenchmarkResult> run_benchmark(const Communicator& comm, const BenchmarkCase& bench);
 
-/// MPI_Alltoallv of `message_bytes` from each rank to each; limit_us is the copying alone. Collective as above. MPI
-/// alone decides how long a rank waits here. @throws UsageError when the messages do not fit MPI's counts.
+/// MPI_Alltoallv of `message_bytes` from each rank to each; limit_us is the copying alone. Collective as above, but
+/// MPI's blocking calls cannot be left: a rank that stays away for `deadline_s` ends the process with a message and
+/// exit code 3 (see Watchdog). @throws UsageError when the messages do not fit MPI's counts.
 BenchmarkResult run_plain_alltoallv(const Communicator& comm, std::uint64_t message_bytes,
-                                    const BenchmarkOptions& options);
+                                    const BenchmarkOptions& options, double deadline_s = 120);
 
 }  // namespace supernode::collectives

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
-#include "runtime/core/statistics.hpp"
+#include "runtime/core/error.hpp"
 
 namespace supernode::collectives {
 
@@ -24,6 +25,13 @@ int rounds_in_turn(double round_s) {
   // What takes this long has swept the caches by itself.
   if (round_s >= turn_s) return 1;
   return static_cast<int>(std::clamp(turn_s / std::max(round_s, 1e-9), 4.0, 64.0));
+}
+
+Summary paired_ratio(std::span<const double> times, std::span<const double> others) {
+  expect(times.size() == others.size(), "a pair without its other half");
+  std::vector<double> quotients(times.size());
+  for (std::size_t i = 0; i < times.size(); ++i) quotients[i] = others[i] > 0 ? times[i] / others[i] : 1;
+  return summarize(quotients);
 }
 
 }  // namespace supernode::collectives

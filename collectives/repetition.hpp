@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <span>
 
+#include "runtime/core/statistics.hpp"
+
 namespace supernode::collectives {
 
 /// Either a fixed number of rounds, or as many as the confidence interval wants.
@@ -23,8 +25,13 @@ double relative_ci_width(std::span<const double> sample);
 /// Whether a sample needs no more rounds, whatever the time.
 bool enough_rounds(std::span<const double> sample, const Repetition& repetition);
 
-/// Rounds that one contender makes in a row before the next one's turn: long enough for caches to be its own, short
-/// enough that what disturbs the host disturbs all contenders alike.
+/// Rounds that each contender makes in a row before the next one's turn, when a round takes `round_s` on average over
+/// the contenders: long enough for caches to be its own, short enough that what disturbs the host disturbs all alike.
 int rounds_in_turn(double round_s);
+
+/// How many times as long `times` are as `others`, both measured in pairs, one after the other: the summary of the
+/// quotients. What slows both down, as another job on the host does for a while, does not move it.
+/// @param times, others [pairs] of one unit
+Summary paired_ratio(std::span<const double> times, std::span<const double> others);
 
 }  // namespace supernode::collectives

@@ -12,7 +12,7 @@ namespace supernode::collectives {
 /// What each algorithm took for one size.
 struct MeasuredSize {
   double bytes = 0;                                   ///< as in ExchangeTraits
-  std::vector<std::pair<std::string, double>> times;  ///< algorithm and time, at least one
+  std::vector<std::pair<std::string, double>> times;  ///< algorithm and time, of any unit; at least one
 };
 
 /// The algorithm of each size: the fastest, but an equal of it (within `tie`, relative) when it was the one of the size

@@ -93,7 +93,7 @@ class BenchExchangeCommand : public Command {
     if (message_bytes_.min < 1 || message_bytes_.max < message_bytes_.min)
       throw UsageError("--message-bytes: MIN:MAX with 1 <= MIN <= MAX");
     for (std::uint64_t bytes = message_bytes_.min;; bytes = std::min(bytes * 2, message_bytes_.max)) {
-      const BenchmarkResult result = run_plain_alltoallv(*context.world, bytes, options_);
+      const BenchmarkResult result = run_plain_alltoallv(*context.world, bytes, options_, context.run.deadline);
       wrong_ += result.wrong;
       if (context.is_root()) {
         Json row = measured_json(result, op_, exchange_.places(), options_.check);
@@ -111,6 +111,7 @@ class BenchExchangeCommand : public Command {
   /// Samples and matrices of a row, under `path`; on the root.
   void keep(const BenchmarkResult& result, const std::string& path) {
     samples_.push_back({"samples/" + path + "/wall_us", result.wall_us, {result.wall_us.size()}});
+    samples_.push_back({"samples/" + path + "/turn_us", result.turn_us, {result.turn_us.size()}});
     samples_.push_back({"samples/" + path + "/limit_us", result.limit_us, {result.limit_us.size()}});
     if (!result.waits) return;
     const Waits& waits = *result.waits;

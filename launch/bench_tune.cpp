@@ -13,7 +13,6 @@
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/core/provenance.hpp"
-#include "runtime/core/statistics.hpp"
 
 namespace supernode::launch {
 namespace {
@@ -58,7 +57,7 @@ class BenchTuneCommand : public Command {
 
  private:
   static constexpr const char* section = "bench_tune";
-  /// Medians closer than this are the same.
+  /// Times closer than this are the same.
   static constexpr double tie = 0.02;
 
   void measure(const Context& context, int n_tokens) {
@@ -72,7 +71,7 @@ class BenchTuneCommand : public Command {
         {}};
     for (const BenchmarkResult& result : run_benchmark(*context.world, bench)) {
       wrong_ += result.wrong;
-      size.times.emplace_back(result.algorithm, summarize(result.wall_us).p50);
+      size.times.emplace_back(result.algorithm, result.to_best->ratio);
       if (!context.is_root()) continue;
       Json row = exchange_.as_json(bench, result);
       row["size"] = sizes_.size();

@@ -20,6 +20,14 @@ constexpr int max_token_count = 1 << 24;
 
 double gbps(std::uint64_t bytes, double us) { return us > 0 ? static_cast<double>(bytes) / us / 1e3 : 0; }
 
+/// Whether there are values enough for an interval of the median.
+bool bounded(const ToBest& to_best) { return to_best.turns >= 6; }
+
+std::string text_of(const std::optional<ToBest>& to_best) {
+  if (!to_best) return "-";
+  return fmt::format("{:.3f}", to_best->ratio) + (bounded(*to_best) ? fmt::format("+-{:.3f}", to_best->ci95) : "");
+}
+
 }  // namespace
 
 RankPlaces rank_places(const Context& context) {
@@ -215,6 +223,14 @@ Json measured_json(const BenchmarkResult& result, std::string_view operation, co
            {"oversubscribed", places.oversubscribed},
            {"buffer_bytes", result.buffer_bytes},
            {"resident_bytes", result.resident_bytes}};
+  row["vs_best"] = Json();
+  if (result.to_best) {
+    const ToBest& to_best = *result.to_best;
+    row["vs_best"] = {{"best", to_best.best},
+                      {"ratio", to_best.ratio},
+                      {"ci95", bounded(to_best) ? Json(to_best.ci95) : Json()},
+                      {"turns", to_best.turns}};
+  }
   if (result.waits)
     row["waits"] = {{"most_for_rank", result.waits->most_for},
                     {"most_for_s", result.waits->most_for_s},
@@ -225,21 +241,24 @@ Json measured_json(const BenchmarkResult& result, std::string_view operation, co
 std::string table_header() {
   return fmt::format(
       "# us = 1e-6 s, GB/s = 1e9 B/s; time of a round = that of its slowest rank; algbw = bytes a rank / p50,\n"
-      "# busbw = most bytes that a rank sends to or gets from others / p50\n"
-      "{:<12} {:<16} {:>7} {:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>9} {:>8} {:>8} {:>11} {:>10} {:>6}\n",
-      "#bytes", "algorithm", "tokens", "rounds", "min_us", "mean_us", "p50_us", "p90_us", "p99_us", "ci95_us", "algbw",
-      "busbw", "limit_us", "model_us", "wrong");
+      "# busbw = most bytes that a rank sends to or gets from others / p50; rank_us = each rank's own mean, over "
+      "ranks;\n"
+      "# vs_best = time over that of the best named algorithm, median of the turns in pairs, +- its 95 % interval\n"
+      "{:<12} {:<16} {:>7} {:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>9} {:>11} {:>13} {:>8} {:>8} {:>11} {:>10} "
+      "{:>6}\n",
+      "#bytes", "algorithm", "tokens", "rounds", "min_us", "mean_us", "p50_us", "p90_us", "p99_us", "ci95_us",
+      "rank_us", "vs_best", "algbw", "busbw", "limit_us", "model_us", "wrong");
 }
 
 std::string table_row(std::uint64_t bytes, const std::string& tokens, const BenchmarkResult& result, bool checked) {
   const Summary wall = summarize(result.wall_us);
   const std::string name = result.requested == "auto" ? "auto:" + result.algorithm : result.algorithm;
   return fmt::format(
-      "{:<12} {:<16} {:>7} {:>7} {:>11.2f} {:>11.2f} {:>11.2f} {:>11.2f} {:>11.2f} {:>9.2f} {:>8.3f} {:>8.3f} "
-      "{:>11.2f} "
-      "{:>10} {:>6}\n",
+      "{:<12} {:<16} {:>7} {:>7} {:>11.2f} {:>11.2f} {:>11.2f} {:>11.2f} {:>11.2f} {:>9.2f} {:>11.2f} {:>13} {:>8.3f} "
+      "{:>8.3f} {:>11.2f} {:>10} {:>6}\n",
       bytes, name, tokens, result.wall_us.size(), wall.min, wall.mean, wall.p50, wall.p90, wall.p99, wall.ci95,
-      gbps(result.bytes_per_rank, wall.p50), gbps(result.busiest_bytes, wall.p50), summarize(result.limit_us).p50,
+      result.rank_avg_us, text_of(result.to_best), gbps(result.bytes_per_rank, wall.p50),
+      gbps(result.busiest_bytes, wall.p50), summarize(result.limit_us).p50,
       result.model_us ? fmt::format("{:.2f}", *result.model_us) : "-", checked ? std::to_string(result.wrong) : "-");
 }
 

@@ -31,6 +31,7 @@ void finish(const Communicator& comm, const Contender& contender, std::span<cons
   result.bytes_per_rank = largest(comm, sent);
   result.busiest_bytes = largest(comm, std::max(sent - bytes_to[self], total(bytes_from) - bytes_from[self]));
   result.wall_us = contender.us;
+  result.turn_us = contender.turn_us;
   result.rank_avg_us = comm.sum(contender.own_us) / comm.size();
   result.rank_min_us = -comm.max(-contender.own_us);
   result.rank_max_us = comm.max(contender.own_us);

@@ -2,12 +2,17 @@
 
 #include <algorithm>
 
+#include "runtime/core/statistics.hpp"
+
 namespace supernode::collectives {
 namespace {
 
-int rounds_wanted(const Contender& contender, const Repetition& repetition) {
+/// Rounds of everybody's next turn, when each has made `made`.
+int rounds_in_next_turn(int made, std::span<const Contender> contenders, const Repetition& repetition) {
+  double round_s = 0;
+  for (const Contender& contender : contenders) round_s += contender.round_s / static_cast<double>(contenders.size());
   const int cap = repetition.ci_width <= 0 ? repetition.least : std::max(repetition.most, repetition.least);
-  return std::clamp(cap - static_cast<int>(contender.us.size()), 0, rounds_in_turn(contender.round_s));
+  return std::clamp(cap - made, 0, rounds_in_turn(round_s));
 }
 
 }  // namespace
@@ -30,24 +35,27 @@ void repeat(const Communicator& comm, const Repetition& repetition, double deadl
   };
   std::vector<double> batch;
   double passed = 0;
+  int made = 0;
   for (std::size_t first = 0; !satisfied() && (first == 0 || passed < repetition.time_limit_s); ++first) {
+    const int rounds = rounds_in_next_turn(made, contenders, repetition);
     for (std::size_t k = 0; k < contenders.size(); ++k) {
       Contender& contender = contenders[(first + k) % contenders.size()];
-      const int rounds = rounds_wanted(contender, repetition), before = static_cast<int>(contender.us.size());
-      if (rounds == 0) continue;
       if (rounds > 1) contender.round(-1);
       batch.clear();
       for (int i = 0; i < rounds; ++i) {
-        const double seconds = contender.round(before + i);
+        const double seconds = contender.round(made + i);
         batch.push_back(seconds * 1e6);
         contender.own_us += seconds * 1e6;
       }
       batch.push_back((wall_now() - begin).value);
       take_largest(comm, batch, deadline_s);
       passed = batch.back();
-      contender.us.insert(contender.us.end(), batch.begin(), batch.end() - 1);
+      batch.pop_back();
+      contender.us.insert(contender.us.end(), batch.begin(), batch.end());
+      contender.turn_us.push_back(summarize(batch).p50);
       if (contender.settle) contender.settle();
     }
+    made += rounds;
   }
   for (Contender& contender : contenders)
     contender.own_us /= std::max<double>(1, static_cast<double>(contender.us.size()));

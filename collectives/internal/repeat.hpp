@@ -20,9 +20,10 @@ struct Contender {
   /// After each turn, outside any timing; may be empty.
   std::function<void()> settle = {};
 
-  std::vector<double> us = {};  ///< [timed rounds], each the largest over ranks; equal on all ranks
-  double own_us = 0;            ///< this rank's mean over the timed rounds
-  double round_s = 0;           ///< of the last round that did not count, largest over ranks
+  std::vector<double> us = {};       ///< [timed rounds], each the largest over ranks; equal on all ranks
+  std::vector<double> turn_us = {};  ///< [turns], the median of each
+  double own_us = 0;                 ///< this rank's mean over the timed rounds
+  double round_s = 0;                ///< of the last round that did not count, largest over ranks
 };
 
 /// A rank waits for all, starts its clock, does `step`, stops, and waits for all again: where ranks share cores, what
@@ -42,8 +43,9 @@ double timed_together(const Communicator& comm, double deadline_s, Step&& step) 
 /// least one. @throws TimeoutError naming ranks that do not come within `deadline_s`, as repeat().
 void warm_up(const Communicator& comm, const Repetition& repetition, double deadline_s, Contender& contender);
 
-/// Times all contenders in turns, until each has enough rounds or the time is over. A turn begins with a round that
-/// does not count, since the others have swept the caches; who begins changes. All ranks stop at the same round.
+/// Times all contenders in turns of as many rounds each, until every one has enough or the time is over. A turn begins
+/// with a round that does not count, since the others have swept the caches; who begins changes. All contenders end
+/// with as many turns, so turn_us can be compared in pairs, and all ranks stop at the same round.
 void repeat(const Communicator& comm, const Repetition& repetition, double deadline_s, std::span<Contender> contenders);
 
 }  // namespace supernode::collectives

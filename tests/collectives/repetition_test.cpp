@@ -68,6 +68,18 @@ TEST_CASE("turns are long for short rounds") {
   CHECK(rounds_in_turn(5) == 1);
 }
 
+TEST_CASE("a paired ratio does not see what slows both down") {
+  const std::vector<double> others = noisy(50, 0.8, 1);
+  std::vector<double> times = others;
+  for (double& x : times) x *= 1.25;
+  const Summary ratio = paired_ratio(times, others);
+  CHECK(ratio.p50 == Approx(1.25));
+  CHECK(ratio.ci95 < 1e-9);
+  CHECK(ratio.count == 50);
+  CHECK(paired_ratio({}, {}).count == 0);
+  CHECK(paired_ratio(std::vector<double>{0}, std::vector<double>{0}).p50 == 1);
+}
+
 TEST_CASE("injections are read and refused") {
   using Kind = Injection::Kind;
   CHECK(parse_injection("", 1).kind == Kind::none);

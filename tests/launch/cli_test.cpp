@@ -226,6 +226,10 @@ TEST_CASE("bench exchange fills in every key, and its table begins with bytes") 
     for (const char* key : {"min", "mean", "p50", "p90", "p99", "ci95"}) CHECK(row["wall_us"][key].get<double>() >= 0);
     CHECK(row["iterations"] == 6);
     CHECK(row["wrong"] == 0);
+    CHECK(row["vs_best"]["turns"].get<int>() >= 1);
+    CHECK(row["vs_best"]["ratio"].get<double>() > 0);
+    if (row["algorithm"] == row["vs_best"]["best"] && row["requested_algorithm"] != "auto")
+      CHECK(row["vs_best"]["ratio"] == 1);
     CHECK((row["requested_algorithm"] == "auto") == row["rule"].is_string());
   }
   std::istringstream table(supernode_on(2, common).out);
@@ -245,6 +249,9 @@ TEST_CASE("bench exchange ends with 1 for a wrong element, with 3 for a rank tha
   const Outcome stopped = supernode_on(2, common + "stop:1:2 --deadline 1");
   CHECK(stopped.code == 3);
   CHECK_THAT(stopped.err, Contains("from rank 1 within 1 s"));
+  const Outcome plain = supernode_on(2, "bench exchange --op alltoallv -m 8 -i 6 --inject stop:1:2 --deadline 1");
+  CHECK(plain.code == 3);
+  CHECK_THAT(plain.err, Contains("rank 1: has not come to MPI_Alltoallv within 1 s"));
 }
 
 TEST_CASE("bench tune writes rules that auto obeys") {
