@@ -4,6 +4,8 @@
 
 #include "runtime/core/error.hpp"
 
+template class nlohmann::basic_json<nlohmann::ordered_map>;
+
 namespace supernode {
 
 Json parse_json(std::string_view text, const std::string& source) {

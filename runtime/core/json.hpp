@@ -6,6 +6,9 @@
 
 #include <nlohmann/json.hpp>
 
+// Compiled once, in json.cpp; otherwise every file that uses the type compiles a copy.
+extern template class nlohmann::basic_json<nlohmann::ordered_map>;
+
 namespace supernode {
 
 using Json = nlohmann::ordered_json;  ///< keys keep the order in which they were set
