@@ -2,25 +2,14 @@
 
 #include "memory_pool/internal/pool_core.hpp"
 #include "memory_pool/internal/reader.hpp"
+#include "memory_pool/internal/stopwatch.hpp"
 #include "memory_pool/internal/store_queue.hpp"
-#include "runtime/core/clock.hpp"
 #include "runtime/core/deadline.hpp"
 
 namespace supernode::pool {
 namespace {
 
-/// Adds the time of its life to a counter.
-class Stopwatch {
- public:
-  explicit Stopwatch(double& total) : total_(total), start_(wall_now()) {}
-  ~Stopwatch() { total_ += (wall_now() - start_).value; }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
-
- private:
-  double& total_;
-  WallTime start_;
-};
+constexpr std::uint64_t copy_budget = 1u << 20;  // bytes that a call which must not wait copies for a read
 
 }  // namespace
 
@@ -41,13 +30,10 @@ Client::Client(Pool& pool, const std::string& name_space)
 Client::~Client() = default;
 
 std::vector<Found> Client::lookup(std::span<const Key> keys) {
-  const Stopwatch watch(impl_->stats.lookup_seconds);
+  const internal::Stopwatch watch(impl_->stats.lookup_seconds);
   std::vector<GetItem> items(keys.size());
   for (std::size_t i = 0; i < keys.size(); ++i) items[i].key = keys[i];
-  std::vector<Found> result(keys.size());
-  impl_->reader.read(items, false, result);
-  for (const Found& found : result) impl_->stats.lookups.count(found.reason);
-  return result;
+  return impl_->reader.read(std::move(items), false);
 }
 
 Found Client::get(const Key& key, std::span<std::byte> destination) {
@@ -56,14 +42,45 @@ Found Client::get(const Key& key, std::span<std::byte> destination) {
 }
 
 std::vector<Found> Client::get_batch(std::span<const GetItem> items) {
-  const Stopwatch watch(impl_->stats.get_seconds);
-  std::vector<Found> result(items.size());
-  impl_->reader.read(items, true, result);
-  for (const Found& found : result) {
-    impl_->stats.gets.count(found.reason);
-    if (found.hit()) impl_->stats.bytes_read += found.length;
-  }
-  return result;
+  const internal::Stopwatch watch(impl_->stats.get_seconds);
+  return impl_->reader.read({items.begin(), items.end()}, true);
+}
+
+PendingGet Client::start_get(std::span<const GetItem> items) {
+  const internal::Stopwatch watch(impl_->stats.get_seconds);
+  auto read = std::make_unique<internal::Read>(impl_->reader, std::vector(items.begin(), items.end()), true);
+  // In shared memory to begin is to copy.
+  if (!impl_->core.segment.shared()) read->advance(copy_budget);
+  return PendingGet(std::move(read));
+}
+
+PendingGet::PendingGet(std::unique_ptr<internal::Read> read) : read_(std::move(read)) {}
+PendingGet::PendingGet(PendingGet&&) noexcept = default;
+PendingGet& PendingGet::operator=(PendingGet&&) noexcept = default;
+PendingGet::~PendingGet() = default;
+
+std::size_t PendingGet::size() const { return read_->size(); }
+std::optional<Found> PendingGet::found(std::size_t i) const { return read_->found(i); }
+
+bool PendingGet::test() {
+  const internal::Stopwatch watch(read_->reader().stats().get_seconds);
+  read_->reader().core().progress();
+  read_->advance(copy_budget);
+  return read_->done();
+}
+
+bool PendingGet::wait(double seconds) {
+  const Deadline deadline(seconds);
+  SpinWait spin;
+  const internal::Stopwatch watch(read_->reader().stats().get_seconds);
+  while (!read_->done() && !deadline.expired())
+    if (!read_->advance(copy_budget) && !read_->reader().core().progress()) spin.turn();
+  return read_->done();
+}
+
+void PendingGet::wait() {
+  const internal::Stopwatch watch(read_->reader().stats().get_seconds);
+  read_->finish();
 }
 
 Status Client::put(const Key& key, std::span<const std::byte> data, PutMode mode) {
@@ -72,21 +89,22 @@ Status Client::put(const Key& key, std::span<const std::byte> data, PutMode mode
 }
 
 std::vector<Status> Client::put_batch(std::span<const PutItem> items, PutMode mode) {
-  const Stopwatch watch(impl_->stats.put_seconds);
+  const internal::Stopwatch watch(impl_->stats.put_seconds);
   return impl_->stores.store(items, mode);
 }
 
 bool Client::store_async(const Key& key, std::vector<std::byte> data, PutMode mode) {
-  const Stopwatch watch(impl_->stats.put_seconds);
+  const internal::Stopwatch watch(impl_->stats.put_seconds);
   return impl_->stores.enqueue(key, std::move(data), mode);
 }
 
 bool Client::progress() {
-  const Stopwatch watch(impl_->stats.put_seconds);
+  const internal::Stopwatch watch(impl_->stats.put_seconds);
   const bool heard = impl_->core.progress();
   const bool moved = impl_->stores.advance();
+  const bool read = impl_->reader.advance(copy_budget);
   impl_->reader.flush_touches(false);
-  return heard || moved;
+  return heard || moved || read;
 }
 
 std::size_t Client::drain(double seconds) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,6 +35,36 @@ struct PutItem {
   std::span<const std::byte> data;
 };
 
+namespace internal {
+class Read;
+}
+
+/// Gets under way, begun by Client::start_get(). Until an item has ended, its destination belongs to the pool. They
+/// move on in test(), wait(), and the progress() of their client; on one host each test() or progress() copies about 1
+/// MiB, across hosts MPI moves them, too, while the caller computes. Must not outlive the client.
+class PendingGet {
+ public:
+  PendingGet(PendingGet&&) noexcept;
+  PendingGet& operator=(PendingGet&&) noexcept;
+  /// Gives up what has not ended; no destination is written from then on, and nothing is counted.
+  ~PendingGet();
+
+  std::size_t size() const;  ///< items
+  /// Moves on, never waits. @returns whether all have ended.
+  bool test();
+  /// The same, waiting for at most `seconds`; what has not ended by then stays under way.
+  bool wait(double seconds);
+  /// Until all have ended: an owner that is silent for PoolConfig::deadline ends its items as misses.
+  void wait();
+  /// Of item `i`: empty as long as it is under way. Items end in any order.
+  std::optional<Found> found(std::size_t i) const;
+
+ private:
+  friend class Client;
+  explicit PendingGet(std::unique_ptr<internal::Read> read);
+  std::unique_ptr<internal::Read> read_;
+};
+
 /// Not collective; any number of clients per rank, none shared between threads. Must not outlive its pool. No call
 /// throws for a silent owner: within PoolConfig::deadline it leaves the view of this rank, and its keys become misses.
 class Client {
@@ -54,6 +85,8 @@ class Client {
   Found get(const Key& key, std::span<std::byte> destination);
   /// As get() for each item, with all transfers in flight together. [items.size()]
   std::vector<Found> get_batch(std::span<const GetItem> items);
+  /// Begins the same and returns at once. Any number may be under way; see PendingGet.
+  PendingGet start_get(std::span<const GetItem> items);
 
   /// Stores and waits: stored (with a file tier: durable as PoolConfig::directory_sync says), not_durable,
   /// already_there, full, quota, too_large, owner_down. `data` may be empty.
@@ -64,8 +97,8 @@ class Client {
   /// stats().
   /// @returns false, and counts a `full`, when PoolConfig::store_buffer bytes wait already: the block is dropped.
   bool store_async(const Key& key, std::vector<std::byte> data, PutMode mode = PutMode::keep);
-  /// Moves queued stores on, sends recorded touches, serves this rank's own part; never waits. @returns whether
-  /// anything happened. Call it now and then from the compute loop.
+  /// Moves queued stores and pending gets on, sends recorded touches, serves this rank's own part; never waits.
+  /// @returns whether anything happened. Call it now and then from the compute loop.
   bool progress();
   /// Waits until the queue is empty, at most `seconds`. @returns the stores left, which stay queued.
   std::size_t drain(double seconds);

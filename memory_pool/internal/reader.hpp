@@ -1,13 +1,14 @@
 #pragma once
-// One-sided, verified, batched reads.
+// What the reads of a client share: who they are for, the ones under way, their counters, and the touches.
 
 #include <map>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "memory_pool/client.hpp"
-#include "memory_pool/internal/bucket_table.hpp"
 #include "memory_pool/internal/pool_core.hpp"
+#include "memory_pool/internal/read.hpp"
 
 namespace supernode::pool::internal {
 
@@ -17,26 +18,33 @@ class Reader {
   Reader(PoolCore& core, NamespaceId name_space, ClientStats& stats)
       : core_(core), stats_(stats), name_space_(name_space), watched_at_flush_(core.watched()) {}
 
-  /// Buckets of all keys in flight together, then, with `payload`, the data of all hits; what was torn goes round
-  /// again.
-  /// @param result [items.size()]
-  void read(std::span<const GetItem> items, bool payload, std::span<Found> result);
-
+  /// The whole of a read, waiting. [items.size()]
+  std::vector<Found> read(std::vector<GetItem> items, bool payload);
+  /// Moves all reads on, each by at most `budget` bytes of copies. @returns whether any moved.
+  bool advance(std::uint64_t budget);
   /// Sends recorded touches: all of them, or only if some have waited for 50 ms.
   void flush_touches(bool all);
 
+  PoolCore& core() { return core_; }
+  NamespaceId name_space() const { return name_space_; }
+  ClientStats& stats() { return stats_; }
+
+  // For Read.
+  void enter(Read& read) { active_.push_back(&read); }
+  void leave(Read& read) { std::erase(active_, &read); }
+  void ended(const Read& read);  ///< counts its results, and touches what it found
+  void count_retry() { ++stats_.retries; }
+  /// Whether the checksum of a payload that came through shared memory is compared, too.
+  bool wants_checksum(std::uint64_t bytes);
+
  private:
-  struct Attempt;
-  void read_slice(std::span<const GetItem> items, bool payload, std::span<Found> result);
-  bool is_intact(const Attempt& attempt, std::span<const std::byte> payload);
-  bool wait(Transfers& transfers, std::vector<int>& silent);
-  bool promote(std::span<const GetItem> items, bool payload, std::span<Found> result);
   void touch(const Key& key);
   void send_touches(int owner, std::vector<Key>& keys);
 
   PoolCore& core_;
   ClientStats& stats_;
   NamespaceId name_space_;
+  std::vector<Read*> active_;
   std::map<int, std::vector<Key>> touches_;  ///< by owner
   double watched_at_flush_;
   std::uint64_t large_reads_ = 0;
