@@ -30,8 +30,8 @@ PrefixMatch ContextCache::longest_prefix(std::span<const Key> keys) {
   return match;
 }
 
-LoadResult ContextCache::load(std::span<const Key> keys, int first_block,
-                              std::span<const std::span<std::byte>> destinations) {
+PendingLoad ContextCache::start_load(std::span<const Key> keys, int first_block,
+                                     std::span<const std::span<std::byte>> destinations) {
   const auto first = static_cast<std::size_t>(first_block);
   expect(first_block >= 0 && first + destinations.size() <= keys.size(), "load() of blocks beyond the prompt");
   std::vector<GetItem> items(destinations.size());
@@ -39,9 +39,22 @@ LoadResult ContextCache::load(std::span<const Key> keys, int first_block,
     expect(destinations[i].size() == config_.block_bytes, "load() to a destination that is not one block long");
     items[i] = {keys[first + i], destinations[i]};
   }
+  return {client_.start_get(items), config_.block_bytes};
+}
+
+LoadResult ContextCache::load(std::span<const Key> keys, int first_block,
+                              std::span<const std::span<std::byte>> destinations) {
+  PendingLoad pending = start_load(keys, first_block, destinations);
+  pending.wait();
+  return pending.result();
+}
+
+LoadResult PendingLoad::result() const {
   LoadResult result;
-  for (const Found& found : client_.get_batch(items)) {
-    result.reason = found.hit() && found.length != config_.block_bytes ? MissReason::wrong_size : found.reason;
+  for (std::size_t i = 0; i < gets_.size(); ++i) {
+    const std::optional<Found> found = gets_.found(i);
+    if (!found) break;
+    result.reason = found->hit() && found->length != block_bytes_ ? MissReason::wrong_size : found->reason;
     if (result.reason != MissReason::none) break;
     ++result.blocks;
   }

@@ -32,6 +32,22 @@ struct LoadResult {
   MissReason reason = MissReason::none;  ///< why the next one failed; none when all came
 };
 
+/// Blocks of a prefix under way, begun by ContextCache::start_load(); as PendingGet, whose rules hold.
+class PendingLoad {
+ public:
+  bool test() { return gets_.test(); }
+  bool wait(double seconds) { return gets_.wait(seconds); }
+  void wait() { gets_.wait(); }
+  /// Leading blocks that have come by now, and why the next one failed; none while it is under way.
+  LoadResult result() const;
+
+ private:
+  friend class ContextCache;
+  PendingLoad(PendingGet gets, std::size_t block_bytes) : gets_(std::move(gets)), block_bytes_(block_bytes) {}
+  PendingGet gets_;
+  std::size_t block_bytes_;
+};
+
 /// Not collective. The client must outlive it.
 ///
 /// A prefill must compute at least one token to have logits, so the caller caps the prefix that it uses:
@@ -60,6 +76,9 @@ class ContextCache {
                   std::span<const std::span<std::byte>> destinations) {
     return load(keys(tokens), first_block, destinations);
   }
+  /// Begins the same and returns at once.
+  PendingLoad start_load(std::span<const Key> keys, int first_block,
+                         std::span<const std::span<std::byte>> destinations);
 
   /// Queues the KV of one block, block_bytes long, off the caller's path (Client::store_async); a block that is there
   /// already costs one small message. @returns false when the queue is full and the block was dropped.

@@ -18,7 +18,9 @@ Nanoseconds to_nanoseconds(double seconds) { return static_cast<Nanoseconds>(sec
 struct Sequence {
   const PrefillBatch::Item* item = nullptr;
   moe::KvCache cache;
-  std::vector<pool::Key> keys;  ///< of the prompt's full blocks
+  std::vector<pool::Key> keys;            ///< of the prompt's full blocks
+  std::vector<std::byte> prefix;          ///< KV of the blocks that the pool has
+  std::optional<pool::PendingLoad> load;  ///< of `prefix`, which it writes
   int loaded_blocks = 0;
 };
 
@@ -63,8 +65,14 @@ class PrefillWorker {
       sequence.cache = context_.model->make_cache();
       sequence.cache.reserve(static_cast<int>(sequence.item->prompt.size()));
       const WallTime start = wall_now();
-      load_prefix(sequence);
+      ask_for_prefix(sequence);
       results[i].pool = to_nanoseconds((wall_now() - start).value);
+    }
+    for (std::size_t i = 0; i < batch.items.size(); ++i) {
+      Sequence& sequence = sequences[i];
+      const WallTime start = wall_now();
+      take_prefix(sequence);
+      results[i].pool += to_nanoseconds((wall_now() - start).value);
       results[i].request = static_cast<std::size_t>(sequence.item->request);
       results[i].hit_tokens = sequence.cache.length();
       results[i].computed_tokens = static_cast<int>(sequence.item->prompt.size()) - results[i].hit_tokens;
@@ -88,8 +96,9 @@ class PrefillWorker {
     }
   }
 
-  /// Loads the leading blocks that the pool holds, leaving at least one token to compute.
-  void load_prefix(Sequence& sequence) {
+  /// Begins to load the leading blocks that the pool holds, leaving at least one token to compute. While they are on
+  /// their way, the next prompt's blocks are looked up.
+  void ask_for_prefix(Sequence& sequence) {
     if (!blocks_) return;
     const auto& prompt = sequence.item->prompt;
     sequence.keys = blocks_->keys(prompt);
@@ -97,15 +106,30 @@ class PrefillWorker {
         blocks_->usable_blocks(blocks_->longest_prefix(sequence.keys).blocks, static_cast<int>(prompt.size()));
     if (usable == 0) return;
     const std::size_t block_bytes = blocks_->config().block_bytes;
-    std::vector<std::byte> bytes(block_bytes * static_cast<std::size_t>(usable));
+    sequence.prefix.resize(block_bytes * static_cast<std::size_t>(usable));
     std::vector<std::span<std::byte>> destinations;
     for (std::size_t b = 0; b < static_cast<std::size_t>(usable); ++b)
-      destinations.push_back(std::span(bytes).subspan(b * block_bytes, block_bytes));
-    sequence.loaded_blocks = blocks_->load(sequence.keys, 0, destinations).blocks;
-    const int tokens = sequence.loaded_blocks * blocks_->config().block_tokens;
-    if (tokens > 0)
-      sequence.cache.import_tokens(
-          0, tokens, std::span(bytes).first(block_bytes * static_cast<std::size_t>(sequence.loaded_blocks)));
+      destinations.push_back(std::span(sequence.prefix).subspan(b * block_bytes, block_bytes));
+    sequence.load = blocks_->start_load(sequence.keys, 0, destinations);
+  }
+
+  /// Each block goes into the cache as soon as it has come, while others are on their way.
+  void take_prefix(Sequence& sequence) {
+    if (!sequence.load) return;
+    const std::size_t block_bytes = blocks_->config().block_bytes;
+    for (bool ended = false; !ended;) {
+      ended = sequence.load->wait(0.001);
+      const int blocks = sequence.load->result().blocks, fresh = blocks - sequence.loaded_blocks;
+      if (fresh == 0) continue;
+      const int tokens = blocks_->config().block_tokens;
+      sequence.cache.import_tokens(sequence.loaded_blocks * tokens, fresh * tokens,
+                                   std::span(sequence.prefix)
+                                       .subspan(block_bytes * static_cast<std::size_t>(sequence.loaded_blocks),
+                                                block_bytes * static_cast<std::size_t>(fresh)));
+      sequence.loaded_blocks = blocks;
+    }
+    sequence.load.reset();
+    sequence.prefix = {};
   }
 
   void hand_over(const Sequence& sequence) {

@@ -1,6 +1,5 @@
 // Owners that go silent, and owners that stop.
 #include <chrono>
-#include <fstream>
 #include <thread>
 
 #include "memory_pool/internal/pool_core.hpp"
@@ -10,34 +9,6 @@
 using namespace supernode;
 using namespace supernode::test;
 using namespace supernode::pool;
-
-namespace {
-
-/// A signal between ranks that needs no MPI: rank 0 must stay out of it to be silent.
-class Flag {
- public:
-  Flag()
-      : path_(std::filesystem::temp_directory_path() /
-              ("supernode-pool-test-" + world().broadcast(std::to_string(::getpid())))) {
-    if (world().rank() == 0) std::filesystem::remove(path_);
-    world().barrier();
-  }
-  ~Flag() {
-    std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
-  }
-  void raise() const { std::ofstream(path_) << "go on"; }
-  /// Sleeps, without MPI.
-  void wait() const {
-    for (int turn = 0; turn < 6000 && !std::filesystem::exists(path_); ++turn)
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
-
- private:
-  std::filesystem::path path_;
-};
-
-}  // namespace
 
 TEST_CASE("a silent owner costs its keys, not the job") {
   if (world().size() < 2) return;

@@ -2,15 +2,19 @@
 // Pools for MPI tests: ranks in the roles of owners and clients, and meeting points at which owners go on serving.
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <unistd.h>
 
 #include "memory_pool/client.hpp"
+#include "memory_pool/internal/pool_core.hpp"
 #include "runtime/core/deadline.hpp"
 #include "runtime/core/mpi_call.hpp"
 #include "tests/memory_pool/payload.hpp"
@@ -51,6 +55,30 @@ class Folder {
   std::filesystem::path path_;
 };
 
+/// A signal between ranks that needs no MPI: an owner must stay out of it to be silent.
+class Flag {
+ public:
+  Flag()
+      : path_(std::filesystem::temp_directory_path() /
+              ("supernode-pool-test-" + world().broadcast(std::to_string(::getpid())))) {
+    if (world().rank() == 0) std::filesystem::remove(path_);
+    world().barrier();
+  }
+  ~Flag() {
+    std::error_code ignored;
+    std::filesystem::remove(path_, ignored);
+  }
+  void raise() const { std::ofstream(path_) << "go on"; }
+  /// Sleeps, without MPI.
+  void wait() const {
+    for (int turn = 0; turn < 6000 && !std::filesystem::exists(path_); ++turn)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
 inline std::vector<int> first_ranks(int count) {
   std::vector<int> ranks(static_cast<std::size_t>(count));
   std::iota(ranks.begin(), ranks.end(), 0);
@@ -68,6 +96,14 @@ inline std::vector<Roles> all_roles() {
   if (world().size() >= 2) roles.push_back({1, false});
   if (world().size() >= 3) roles.push_back({2, false});
   return roles;
+}
+
+/// The entry of a key that this rank owns, in its own memory; null when there is none.
+inline pool::internal::Entry* entry_of(pool::Pool& pool, const pool::Key& key, const std::string& name_space) {
+  auto* buckets = reinterpret_cast<pool::internal::Bucket*>(pool.core().segment.local().data());
+  for (auto& candidate : buckets[pool::internal::bucket_of(key, pool.core().layout.buckets)].entries)
+    if (candidate.key == key && candidate.name_space == pool::namespace_id(name_space)) return &candidate;
+  return nullptr;
 }
 
 inline pool::PoolConfig small_pool(const std::string& transport) {

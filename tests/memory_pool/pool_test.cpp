@@ -272,10 +272,7 @@ TEST_CASE("a flipped bit in payload or index is a torn read, never data") {
 
     const internal::Layout& layout = pool.core().layout;
     const std::span<std::byte> memory = pool.core().segment.local();
-    auto& bucket = reinterpret_cast<internal::Bucket*>(memory.data())[internal::bucket_of(key, layout.buckets)];
-    internal::Entry* entry = nullptr;
-    for (internal::Entry& candidate : bucket.entries)
-      if (candidate.key == key && candidate.name_space == namespace_id(client.name_space())) entry = &candidate;
+    internal::Entry* entry = entry_of(pool, key, client.name_space());
     CHECK(entry != nullptr);
     if (entry == nullptr) return;
     std::byte& victim = memory[layout.payload_offset + entry->offset + 4321];
