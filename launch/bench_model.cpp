@@ -35,6 +35,7 @@ struct Phase {
   std::vector<double> step_ms;                ///< the slowest rank's
   std::array<double, operators.size()> ms{};  ///< mean over steps and ranks
   double gemm_ms = 0;                         ///< the products of a step alone, mean over ranks
+  double onednn_ms = 0;                       ///< the same products, all by oneDNN
   double gemm_gflops = 0;                     ///< of all ranks
   /// Share of the products' operations on rank 0, by implementation.
   std::map<std::string, double> implementations;
@@ -45,7 +46,8 @@ struct Phase {
       if (operators[i].seconds != &moe::StepStatistics::exchange) sum += ms[i];
     return sum;
   }
-  double gemm_share() const { return compute_ms() > 0 ? gemm_ms / compute_ms() : 0; }
+  /// Of the step without the exchange.
+  double share(double part_ms) const { return compute_ms() > 0 ? part_ms / compute_ms() : 0; }
 };
 
 class BenchModelCommand : public Command {
@@ -171,18 +173,20 @@ class BenchModelCommand : public Command {
 
   /// Times the products of the recorded step; all ranks at once, as in the step.
   static void replay(const Communicator& world, moe::Transformer& model, int times, Phase& phase) {
-    std::vector<double> seconds;
+    std::vector<double> seconds, library_seconds;
     double operations = 0;
     for (int i = 0; i < times; ++i) {
       world.barrier();
       const moe::ProductTimes products = model.replay_products();
       seconds.push_back(products.seconds);
+      library_seconds.push_back(products.library_seconds);
       operations = products.operations;
       phase.implementations = products.implementations;
     }
     for (auto& [name, share] : phase.implementations) share /= operations;
     const double mine = summarize(seconds).p50;
     phase.gemm_ms = world.sum(mine) * 1e3 / world.size();
+    phase.onednn_ms = world.sum(summarize(library_seconds).p50) * 1e3 / world.size();
     const double slowest = world.max(mine);
     phase.gemm_gflops = slowest > 0 ? world.sum(operations) / slowest / 1e9 : 0;
   }
@@ -239,7 +243,9 @@ class BenchModelCommand : public Command {
             {"compute_ms", phase.compute_ms()},
             {"gemm_ms", phase.gemm_ms},
             {"gemm_GFLOPs", phase.gemm_gflops},
-            {"gemm_share", phase.gemm_share()},
+            {"gemm_share", phase.share(phase.gemm_ms)},
+            {"onednn_ms", phase.onednn_ms},
+            {"onednn_share", phase.share(phase.onednn_ms)},
             {"implementations", phase.implementations}};
   }
 
@@ -248,7 +254,9 @@ class BenchModelCommand : public Command {
         "# supernode bench model: {} ranks, {}, hidden {}, {} layers, {} experts of {} top-{}, {:.0f} M parameters, "
         "loaded in {:.1f} s\n"
         "# {} sequences over all ranks, {} tokens of context; times are means over ranks in ms\n"
-        "# gemm: the step's matrix products alone; share: of the step without the exchange\n",
+        "# gemm: the step's matrix products alone, as the model computes them; onednn: the same products, all by "
+        "oneDNN\n"
+        "# (in f32 where it has no fast kernel for bf16 weights); shares: of the step without the exchange\n",
         world.size(), dtype_, c_.hidden_size, c_.n_layers, c_.n_routed_experts, c_.moe_intermediate_size, c_.topk,
         parameters() / 1e6, load_s, batch_, kv_tokens_);
   }
@@ -256,8 +264,11 @@ class BenchModelCommand : public Command {
   static std::string as_text(const Phase& phase) {
     const Summary steps = summarize(phase.step_ms);
     std::string text = fmt::format(
-        "{:<8} {:.1f} tokens/s, step {:.2f} ms (p50), gemm {:.2f} ms, {:.0f} GFLOP/s, share {:.1f} %\n", phase.name,
-        phase.tokens / steps.p50 * 1e3, steps.p50, phase.gemm_ms, phase.gemm_gflops, 100 * phase.gemm_share());
+        "{:<8} {:.1f} tokens/s, step {:.2f} ms (p50), gemm {:.2f} ms, {:.0f} GFLOP/s, share {:.1f} %, onednn {:.2f} "
+        "ms, "
+        "share {:.1f} %\n",
+        phase.name, phase.tokens / steps.p50 * 1e3, steps.p50, phase.gemm_ms, phase.gemm_gflops,
+        100 * phase.share(phase.gemm_ms), phase.onednn_ms, 100 * phase.share(phase.onednn_ms));
     for (std::size_t i = 0; i < operators.size(); ++i)
       text += fmt::format("  {:<10} {:>10.2f}\n", operators[i].name, phase.ms[i]);
     text += "  products by";

@@ -28,6 +28,7 @@ struct Outcome {
   std::size_t prompt_tokens = 0;
   double ttft_ms = 0, tpot_ms = 0;
   moe::SpeculativeDecoder::Counts guesses;
+  bool guessing = false;  ///< at the end
 };
 
 /// `tokens` [batch, length] of a safetensors file.
@@ -67,10 +68,10 @@ class GenerateCommand : public Command {
     table.add(section, "seed", sampler_.seed, "of the draws");
     table.add(section, "stream", stream_, "print the text as it comes");
     table
-        .add(
-            section, "mtp", mtp_,
-            "guess tokens with the model's MTP module and verify them, which changes none of them; auto: if it has one "
-            "and the likeliest token is taken")
+        .add(section, "mtp", mtp_,
+             "guess tokens with the model's MTP module and verify them, which changes none of them; auto: if it has "
+             "one, "
+             "and for as long as tokens come faster so (both ways are timed while it decodes)")
         .choices({"auto", "on", "off"});
     table.add(section, "tokens_file", tokens_file_,
               "safetensors file with tokens [batch, length]: compute their logits instead of generating");
@@ -91,9 +92,8 @@ class GenerateCommand : public Command {
     });
     // One sequence: a token a step, apart from the prompt.
     if (tokens_file_.empty()) model_.typical_tokens = 1;
-    // Tokens drawn at random are guessed less often than the likeliest ones.
-    const bool guess = mtp_ == "on" || (mtp_ == "auto" && sampler_.temperature <= 0);
-    moe::Transformer model = moe::load_model(model_, context.run.deadline, world, tokens_file_.empty() && guess);
+    moe::Transformer model =
+        moe::load_model(model_, context.run.deadline, world, tokens_file_.empty() && mtp_ != "off");
     if (mtp_ == "on" && !model.can_draft())
       throw UsageError(fmt::format("--mtp: the model '{}' has no MTP module", model_.model));
     const Outcome outcome =
@@ -103,6 +103,7 @@ class GenerateCommand : public Command {
                        {"text", moe::valid_utf8(outcome.text)},
                        {"prompt_tokens", outcome.prompt_tokens},
                        {"guessed", outcome.guesses.guessed},
+                       {"guessing_at_end", outcome.guessing},
                        {"acceptance", outcome.guesses.guessed > 0 ? Json(outcome.guesses.rate()) : Json()},
                        {"ttft_ms", outcome.ttft_ms},
                        {"tpot_ms", outcome.tpot_ms}};
@@ -111,8 +112,8 @@ class GenerateCommand : public Command {
       std::fprintf(stderr, "%zu prompt tokens, %zu new tokens; ttft %.2f ms, tpot %.3f ms\n", outcome.prompt_tokens,
                    outcome.tokens.size(), outcome.ttft_ms, outcome.tpot_ms);
       if (outcome.guesses.guessed > 0)
-        std::fprintf(stderr, "mtp: %lld tokens guessed, %.1f %% accepted\n", outcome.guesses.guessed,
-                     100 * outcome.guesses.rate());
+        std::fprintf(stderr, "mtp: %lld tokens guessed, %.1f %% accepted%s\n", outcome.guesses.guessed,
+                     100 * outcome.guesses.rate(), outcome.guessing ? "" : "; then tokens came faster without guesses");
     }
     return static_cast<int>(ExitCode::good);
   }
@@ -153,9 +154,11 @@ class GenerateCommand : public Command {
                       "(max_position_embeddings)",
                       prompt_length, max_tokens_, model.config().max_positions));
     // The sequence lives on rank 0; the others lend their experts until it is done.
-    moe::SpeculativeDecoder decoder(model, [&](std::span<const float> logits, int, int position) {
+    const auto choose = [&](std::span<const float> logits, int, int position) {
       return moe::sample(logits, sampler_, 0, position);
-    });
+    };
+    using Guessing = moe::SpeculativeDecoder::Guessing;
+    moe::SpeculativeDecoder decoder(model, choose, mtp_ == "auto" ? Guessing::measured : Guessing::always);
     if (!context.is_root()) {
       while (decoder.step()) {
       }
@@ -181,6 +184,7 @@ class GenerateCommand : public Command {
     Outcome outcome;
     outcome.tokens.assign(sequence.generated().begin(), sequence.generated().end());
     outcome.guesses = decoder.counts();
+    outcome.guessing = decoder.guessing();
     outcome.text = tokenizer.decode(outcome.tokens);
     outcome.prompt_tokens = prompt_length;
     outcome.ttft_ms = (first - start) * 1e3;

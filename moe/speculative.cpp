@@ -1,12 +1,15 @@
 #include "moe/speculative.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "moe/sampler.hpp"
+#include "runtime/core/clock.hpp"
 
 namespace supernode::moe {
 
-SpeculativeDecoder::SpeculativeDecoder(Transformer& model, Choose choose) : model_(model), choose_(std::move(choose)) {}
+SpeculativeDecoder::SpeculativeDecoder(Transformer& model, Choose choose, Guessing guessing)
+    : model_(model), choose_(std::move(choose)), guessing_(guessing) {}
 
 int SpeculativeDecoder::add(std::vector<std::int32_t> prompt, int max_tokens) {
   Sequence sequence;
@@ -26,26 +29,41 @@ int SpeculativeDecoder::add(std::vector<std::int32_t> prompt, int max_tokens) {
 
 bool SpeculativeDecoder::step() {
   active_.clear();
+  for (std::size_t i = 0; i < sequences_.size(); ++i)
+    if (!sequences_[i].finished) active_.push_back(static_cast<int>(i));
+  const bool timed = guessing_ == Guessing::measured && guessing() && all_have_guesses();
+  const bool used = !timed || trial_.use_guesses();
   std::vector<SequenceChunk> chunks;
-  for (std::size_t i = 0; i < sequences_.size(); ++i) {
-    Sequence& s = sequences_[i];
-    if (s.finished) continue;
+  for (const int index : active_) {
+    Sequence& s = sequences_[static_cast<std::size_t>(index)];
+    if (!used) s.guess.reset();
     s.input.assign(s.tokens.begin() + s.cache.length(), s.tokens.end());
     if (s.guess) s.input.push_back(*s.guess);
-    active_.push_back(static_cast<int>(i));
     chunks.push_back({&s.cache, s.input, s.guess.has_value()});
   }
-  const StepResult result = model_.forward(chunks);
+  const double start = timed ? wall_now().value : 0;
+  const StepResult result = model_.forward(chunks, guessing() && !chunks.empty());
   if (result.idle) return false;
+  const double stepped = timed ? wall_now().value : 0;
   std::vector<std::size_t> verified;
-  int row = 0;
+  int row = 0, tokens = 0;
   for (const int index : active_) {
-    const int rows = sequences_[static_cast<std::size_t>(index)].guess ? 2 : 1;
+    Sequence& s = sequences_[static_cast<std::size_t>(index)];
+    const int rows = s.guess ? 2 : 1, before = static_cast<int>(s.tokens.size());
     verified.push_back(verify(index, result, row));
+    s.guess.reset();
     row += rows;
+    tokens += static_cast<int>(s.tokens.size()) - before;
   }
-  if (model_.can_draft()) propose(result, verified);
+  if (result.guesses) propose(result, verified);
+  if (timed && tokens > 0) trial_.record(used, stepped - start, wall_now().value - stepped, tokens);
   return true;
+}
+
+bool SpeculativeDecoder::all_have_guesses() const {
+  return !active_.empty() && std::all_of(active_.begin(), active_.end(), [&](int index) {
+    return sequences_[static_cast<std::size_t>(index)].guess.has_value();
+  });
 }
 
 void SpeculativeDecoder::append(Sequence& s, std::int32_t token) {
@@ -79,9 +97,8 @@ void SpeculativeDecoder::propose(const StepResult& result, std::span<const std::
   std::size_t first = 0;
   for (std::size_t i = 0; i < active_.size(); ++i) {
     Sequence& s = sequences_[static_cast<std::size_t>(active_[i])];
-    s.guess.reset();
     // A guess for the last token of all would save nothing.
-    if (!s.finished && s.tokens.size() + 1 < s.limit) {
+    if (guessing() && !s.finished && s.tokens.size() + 1 < s.limit) {
       const auto start = static_cast<std::size_t>(s.draft_cache.length());
       drafts.push_back({&s.draft_cache, result.hidden.subspan(first * width, verified[i] * width),
                         std::span(s.tokens).subspan(start + 1, verified[i])});

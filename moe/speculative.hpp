@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "moe/guess_trial.hpp"
 #include "moe/kv_cache.hpp"
 #include "moe/transformer.hpp"
 
@@ -14,9 +15,12 @@ namespace supernode::moe {
 
 /// Continues sequences of this rank, each by one token a step, or by two where a guess was right. The tokens are those
 /// that decoding without guesses gives, bit for bit: a guess is kept only if it is what `choose` takes from the model's
-/// own logits. Without an MTP module (Transformer::can_draft()) it decodes without guesses.
+/// own logits. Without an MTP module (Transformer::can_draft()) it decodes without guesses, and with Guessing::measured
+/// each rank stops guessing when its own clock says that tokens come faster so (GuessTrial).
 class SpeculativeDecoder {
  public:
+  enum class Guessing { always, measured };
+
   /// The token for `position` of a sequence from the model's logits. Must depend on its arguments only.
   using Choose = std::function<std::int32_t(std::span<const float> logits, int sequence, int position)>;
 
@@ -36,12 +40,12 @@ class SpeculativeDecoder {
 
   /// Guesses made and kept by this rank.
   struct Counts {
-    long long guessed = 0, kept = 0;
+    long long guessed = 0, kept = 0;  ///< guesses verified; those that were right
     double rate() const { return guessed > 0 ? static_cast<double>(kept) / static_cast<double>(guessed) : 0; }
   };
 
   /// @param model stays alive and is used by nobody else meanwhile
-  SpeculativeDecoder(Transformer& model, Choose choose);
+  SpeculativeDecoder(Transformer& model, Choose choose, Guessing guessing = Guessing::always);
 
   /// A sequence of this rank, to be continued by at most `max_tokens`; prompt and these must fit the model. Returns its
   /// index. Local, between steps.
@@ -52,8 +56,12 @@ class SpeculativeDecoder {
 
   const Sequence& sequence(int index) const { return sequences_[static_cast<std::size_t>(index)]; }
   const Counts& counts() const { return counts_; }
+  /// Whether this rank's sequences are still guessed for.
+  bool guessing() const { return model_.can_draft() && (guessing_ == Guessing::always || trial_.worthwhile()); }
 
  private:
+  /// Whether this turn has sequences, and each of them a guess: then its input is one token and that.
+  bool all_have_guesses() const;
   /// Appends what the model chose after verifying; returns how many of the inputs were right.
   std::size_t verify(int index, const StepResult& result, int first_row);
   void append(Sequence& sequence, std::int32_t token);
@@ -61,6 +69,8 @@ class SpeculativeDecoder {
 
   Transformer& model_;
   Choose choose_;
+  Guessing guessing_;
+  GuessTrial trial_;
   std::vector<Sequence> sequences_;
   std::vector<int> active_;  ///< sequences of the step
   Counts counts_;

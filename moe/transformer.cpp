@@ -51,8 +51,8 @@ struct Transformer::Impl {
   Impl(Checkpoint& checkpoint, const TransformerOptions& o, const ExpertRange& mine);
 
   void prepare();
-  /// Checks this rank's chunks and agrees on the number of slices; 0 when no rank has tokens.
-  int agree_on_slices(std::span<const SequenceChunk> chunks);
+  /// Checks this rank's chunks and agrees on agreed_slices and agreed_guesses.
+  void agree_on_step(std::span<const SequenceChunk> chunks, bool guesses);
   /// All slices of a step of the main model, or with `drafts` (as many as chunks) of the MTP module.
   StepResult run(std::span<const SequenceChunk> chunks, std::span<const DraftChunk> drafts, bool draft);
   /// Lays out the slice's rows in the caches and fills `hidden` with embedded tokens.
@@ -98,7 +98,8 @@ struct Transformer::Impl {
   Buffer<float> joined;                  ///< with an MTP module: [max_batch_tokens, 2 hidden_size]
   std::vector<SequenceChunk> draft_chunks;
   StepPlan plan;
-  int agreed_slices = 0;  ///< of the last forward()
+  int agreed_slices = 0;        ///< of the last forward(); 0: no rank had tokens
+  bool agreed_guesses = false;  ///< some rank wants a draft() after it
   std::vector<AttentionSpan> spans;
   StepStatistics statistics;
   double lap_start = 0;
@@ -190,12 +191,13 @@ ProductTimes Transformer::replay_products() {
   impl_->gemm.stop_recording();
   ProductTimes times;
   times.seconds = impl_->gemm.replay();
+  times.library_seconds = impl_->gemm.replay_by_library();
   times.implementations = impl_->gemm.recorded_operations();
   for (const auto& [name, operations] : times.implementations) times.operations += operations;
   return times;
 }
 
-int Transformer::Impl::agree_on_slices(std::span<const SequenceChunk> chunks) {
+void Transformer::Impl::agree_on_step(std::span<const SequenceChunk> chunks, bool guesses) {
   std::exception_ptr failure;
   try {
     std::set<const KvCache*> seen;
@@ -207,21 +209,22 @@ int Transformer::Impl::agree_on_slices(std::span<const SequenceChunk> chunks) {
   } catch (const Error&) {
     failure = std::current_exception();
   }
-  const int mine[2] = {failure ? 0 : static_cast<int>(plan.slices().size()), failure ? 1 : 0};
-  int agreed[2] = {0, 0};
+  const int mine[3] = {failure ? 0 : static_cast<int>(plan.slices().size()), failure ? 1 : 0, guesses ? 1 : 0};
+  int agreed[3] = {0, 0, 0};
   MPI_Request request = MPI_REQUEST_NULL;
-  SUPERNODE_MPI(MPI_Iallreduce(mine, agreed, 2, MPI_INT, MPI_MAX, comm.get(), &request));
+  SUPERNODE_MPI(MPI_Iallreduce(mine, agreed, 3, MPI_INT, MPI_MAX, comm.get(), &request));
   wait_until(
       [&] { return completed(request); }, options.deadline,
       [&] { return fmt::format("rank {} of {} waited for its peers to begin a step", comm.rank(), comm.size()); });
   if (agreed[1] != 0) agree(comm, failure);
-  return agreed[0];
+  agreed_slices = agreed[0];
+  agreed_guesses = agreed[2] != 0;
 }
 
-StepResult Transformer::forward(std::span<const SequenceChunk> chunks) {
+StepResult Transformer::forward(std::span<const SequenceChunk> chunks, bool guesses) {
   impl_->statistics = {};
   impl_->lap_start = wall_now().value;
-  impl_->agreed_slices = impl_->agree_on_slices(chunks);
+  impl_->agree_on_step(chunks, guesses);
   impl_->lap(impl_->statistics.exchange);
   return impl_->run(chunks, {}, false);
 }
@@ -274,8 +277,12 @@ StepResult Transformer::Impl::run(std::span<const SequenceChunk> chunks, std::sp
       write_logits(slice, false, final_norm, head);
     }
   }
-  return {logits.span().first(product(plan.logit_rows(), config.vocab_size)), plan.logit_rows(), config.vocab_size,
-          all_hidden.span().first(tokens * width), slices == 0};
+  return {logits.span().first(product(plan.logit_rows(), config.vocab_size)),
+          plan.logit_rows(),
+          config.vocab_size,
+          all_hidden.span().first(tokens * width),
+          slices == 0,
+          agreed_guesses};
 }
 
 int Transformer::Impl::begin_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks,

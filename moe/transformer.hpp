@@ -48,6 +48,8 @@ struct StepResult {
   std::span<const float> hidden;
   /// No rank had a token: the loop of a rank that only lends its experts may end.
   bool idle = false;
+  /// Some rank asked for guesses: all call draft() next, or none does.
+  bool guesses = false;
 
   std::span<const float> row(int i) const {
     return logits.subspan(static_cast<std::size_t>(i) * static_cast<std::size_t>(vocab_size),
@@ -69,7 +71,9 @@ struct StepStatistics {
 
 /// Cost of matrix products alone.
 struct ProductTimes {
-  double seconds = 0, operations = 0;
+  double seconds = 0;          ///< as the model computes them
+  double library_seconds = 0;  ///< all by oneDNN, in f32 where the model's own kernels have bf16 weights
+  double operations = 0;
   std::map<std::string, double> implementations;  ///< operations by what computed them: oneDNN's name, or "own:..."
 };
 
@@ -106,9 +110,10 @@ class Transformer {
 
   /// One step for the sequences of this rank. Collective over `ep`; a rank may pass no chunks. The number of exchange
   /// rounds (slices x MoE layers) is agreed by one small allreduce.
+  /// @param guesses whether this rank wants a draft() after this step; agreed by the same allreduce
   /// @throws AgreedError (usage) on all ranks when a chunk of any rank is empty, holds an id outside the vocabulary or
   /// goes beyond max_position_embeddings; caches are then unchanged. TimeoutError when a peer stays away.
-  StepResult forward(std::span<const SequenceChunk> chunks);
+  StepResult forward(std::span<const SequenceChunk> chunks, bool guesses = false);
 
   /// Guesses for the token after next by the MTP module: logits rows as forward() gives them. Collective over `ep`,
   /// after a forward(); a rank may pass no chunks, and at most as many tokens as it gave to that forward(). Nothing is

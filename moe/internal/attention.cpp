@@ -123,7 +123,7 @@ void Attention::remember(std::span<const AttentionSpan> spans, int layer, const 
   const ModelConfig& c = config_;
   const auto q_lora = static_cast<std::size_t>(c.q_lora_rank), kv_lora = static_cast<std::size_t>(c.kv_lora_rank);
   const std::size_t rope_dim = static_cast<std::size_t>(c.rope_dim), half = rope_dim / 2;
-  gemm.multiply(down_, x, rows, scratch.down.data());
+  gemm.multiply(down_, x, rows, scratch.down.data(), &q_up_);
   for (const AttentionSpan& span : spans) {
     for (int i = 0; i < span.count; ++i) {
       const auto row = static_cast<std::size_t>(span.first_row + i);
@@ -145,7 +145,7 @@ void Attention::make_queries(std::span<const AttentionSpan> spans, const float* 
     for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
       rms_norm(scratch.down.data() + r * down_width, q_norm_.data(), static_cast<float>(c.rms_norm_eps), q_lora,
                scratch.q_latent.data() + r * q_lora);
-    gemm.multiply(q_up_, scratch.q_latent.data(), rows, scratch.q.data());
+    gemm.multiply(q_up_, scratch.q_latent.data(), rows, scratch.q.data(), &key_up_t_.front());
   } else {
     gemm.multiply(q_up_, x, rows, scratch.q.data());
   }
@@ -240,7 +240,8 @@ void Attention::absorbed(std::span<const AttentionSpan> spans, int layer, float 
     for (std::size_t i = 0; i < n_rows; ++i)
       std::memcpy(scratch.head_in.data() + i * lora, scratch.context.data() + (i * heads + head) * lora,
                   lora * sizeof(float));
-    gemm.multiply(value_up_[head], scratch.head_in.data(), rows, scratch.head_out.data());
+    gemm.multiply(value_up_[head], scratch.head_in.data(), rows, scratch.head_out.data(),
+                  head + 1 < heads ? &value_up_[head + 1] : &output_);
     for (std::size_t i = 0; i < n_rows; ++i)
       std::memcpy(scratch.heads_out.data() + ((first_row + i) * heads + head) * v, scratch.head_out.data() + i * v,
                   v * sizeof(float));

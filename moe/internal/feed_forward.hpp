@@ -30,7 +30,9 @@ class FeedForward {
   void prepare(int rows, Gemm& gemm) const;
 
   /// @param x [rows, hidden], @param y [rows, hidden]; x and y may not overlap
-  void forward(const float* x, int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y) const;
+  /// @param next the unit that comes after this one, if known: see Gemm::multiply
+  void forward(const float* x, int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y,
+               const FeedForward* next = nullptr) const;
 
   /// The same for rows that came quantised: row r is scales[r] * x[r, :]. Only for int8.
   void forward_quantised(const std::int8_t* x, const float* scales, int rows, Gemm& gemm, FeedForwardScratch& scratch,
@@ -39,7 +41,8 @@ class FeedForward {
  private:
   /// `project(first row, rows)` fills scratch.gate_up.
   template <class Project>
-  void by_blocks(int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y, Project&& project) const;
+  void by_blocks(int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y, const FeedForward* next,
+                 Project&& project) const;
 
   int hidden_, intermediate_;
   PackedMatrix gate_up_, down_;

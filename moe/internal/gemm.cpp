@@ -2,21 +2,17 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <map>
-#include <string_view>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include <omp.h>
-#include <oneapi/dnnl/dnnl.hpp>
 
 #include "collectives/quantise.hpp"
 #include "moe/buffer.hpp"
 #include "moe/internal/kernels.hpp"
+#include "moe/internal/library_kernels.hpp"
 #include "moe/internal/panel_product.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
@@ -25,45 +21,9 @@ namespace supernode::moe {
 namespace {
 
 using collectives::Payload;
-using Format = dnnl::memory::format_tag;
-using DataType = dnnl::memory::data_type;
-
-/// Rows of the primitive that chooses the packed layout; the others are made for that layout.
-constexpr int layout_rows = 64;
-/// Calls are cut so that few primitives serve all row counts: exact below `exact_rows`, then multiples of 8 up to
-/// `largest_rows` and an exact rest below 8.
-constexpr int exact_rows = 32, largest_rows = 256;
-
-int next_piece(int rows) {
-  if (rows < exact_rows) return rows;
-  return rows > largest_rows ? largest_rows : rows / 8 * 8;
-}
+constexpr int largest_rows = LibraryKernels::largest_rows;
 
 std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
-
-void check(dnnl_status_t status, const char* what) {
-  if (status != dnnl_success)
-    throw EnvironmentError(std::string("oneDNN: ") + what + " failed with status " + std::to_string(status));
-}
-
-/// Runs `make`, which builds objects of oneDNN.
-template <class Make>
-decltype(auto) guarded(const char* what, Make&& make) {
-  try {
-    return make();
-  } catch (const dnnl::error& error) {
-    throw EnvironmentError(std::string("oneDNN: ") + what + ": " + error.what());
-  }
-}
-
-/// The types of a kernel's operands.
-struct Types {
-  DataType x, weights, y;
-};
-/// In the order of ComputeType.
-constexpr Types types_of[] = {{DataType::f32, DataType::f32, DataType::f32},
-                              {DataType::bf16, DataType::bf16, DataType::f32},
-                              {DataType::s8, DataType::s8, DataType::s32}};
 
 /// Whether rounding to bf16 loses nothing.
 bool is_bf16(std::span<const float> values) {
@@ -97,188 +57,89 @@ std::size_t PackedMatrix::bytes() const {
 }
 
 struct Gemm::Impl {
-  /// A 1x1 convolution over `rows` pixels. The memory objects are reused; their handles are set at each call.
-  struct Product {
-    dnnl::convolution_forward primitive;
-    dnnl::memory x, y;
-    std::string implementation;
-    int rows;  ///< of the primitive: at least those that it is for
-    double operations;
-  };
-  struct Layout {
-    dnnl::memory::desc description;
-    bool fast;
-    bool panels;  ///< the layout of multiply_panels()
-  };
+  using Action = std::function<void()>;
   /// A product that was computed, to be computed again.
   struct Call {
-    std::function<void()> repeat;
+    Action repeat;
+    std::function<Action()> by_library;  ///< makes the same by oneDNN; empty: it is
     double operations;
     std::string implementation;
   };
-  using Shape = std::tuple<ComputeType, int, int>;  // n_out, n_in
 
-  dnnl::engine engine{dnnl::engine::kind::cpu, 0};
-  dnnl::stream stream{engine};
-  std::map<Shape, Layout> layouts;
-  std::map<std::tuple<ComputeType, int, int, int>, Product> products;  // n_out, n_in, rows
-  bool native_bf16 = false;
+  LibraryKernels kernels;
+  const bool native_bf16 = kernels.multiplies_bf16();
   bool recording = false;
   std::vector<Call> calls;
 
   Buffer<std::int8_t> bytes;  ///< quantised rows
   Buffer<float> row_scales;
-  Buffer<std::uint16_t> halves;          ///< rows as bf16
-  Buffer<std::byte> padded_x, padded_y;  ///< of primitives for more rows than there are
+  Buffer<std::uint16_t> halves;  ///< rows as bf16
 
-  dnnl::convolution_forward::primitive_desc describe(ComputeType type, int rows, int n_out, int n_in,
-                                                     const dnnl::memory::desc& weights) {
-    const Types types = types_of[static_cast<int>(type)];
-    const dnnl::memory::desc x({1, n_in, 1, rows}, types.x, Format::nhwc),
-        y({1, n_out, 1, rows}, types.y, Format::nhwc);
-    return {{dnnl::prop_kind::forward_inference,
-             dnnl::algorithm::convolution_direct,
-             x,
-             weights,
-             y,
-             {1, 1},
-             {0, 0},
-             {0, 0}},
-            engine};
-  }
+  // Weights for oneDNN's products where the model's own are in a form that it does not take: only their time counts, so
+  // values do not matter, but each matrix has its place, as far as there is room.
+  static constexpr std::size_t stand_in_bytes = std::size_t{512} << 20;
+  Buffer<std::byte> stand_ins;
+  std::size_t stand_ins_used = 0;
+  std::map<const void*, dnnl::memory> stand_in_of;
 
-  const Layout& layout(ComputeType type, int n_out, int n_in) {
-    auto at = layouts.find({type, n_out, n_in});
-    if (at == layouts.end()) {
-      const dnnl::memory::desc any({n_out, n_in, 1, 1}, types_of[static_cast<int>(type)].weights, Format::any);
-      const auto description = describe(type, layout_rows, n_out, n_in, any);
-      const dnnl::memory::desc panels({n_out, n_in, 1, 1}, DataType::f32, Format::OIhw8i8o);
-      at = layouts
-               .emplace(Shape{type, n_out, n_in},
-                        Layout{description.weights_desc(), is_fast(description), description.weights_desc() == panels})
-               .first;
+  /// f32 weights [n_out, n_in] as oneDNN packs them, in the place of `matrix`.
+  dnnl::memory stand_in(const void* matrix, int n_out, int n_in) {
+    const auto at = stand_in_of.find(matrix);
+    if (at != stand_in_of.end()) return at->second;
+    if (stand_ins.size() == 0) {
+      stand_ins = Buffer<std::byte>(stand_in_bytes);
+      std::fill_n(stand_ins.data(), stand_in_bytes, std::byte{0});
     }
-    return at->second;
-  }
-
-  /// Whether oneDNN multiplies bf16 on this processor otherwise than in its reference loops.
-  bool multiplies_bf16() {
-    try {
-      return layout(ComputeType::bf16, 64, 64).fast;
-    } catch (const dnnl::error&) {
-      return false;
-    }
-  }
-
-  /// Not oneDNN's reference loops, which are a hundred times slower than its kernels.
-  static bool is_fast(const dnnl::convolution_forward::primitive_desc& description) {
-    return std::string_view(description.impl_info_str()).find("ref") == std::string_view::npos;
-  }
-
-  Product& kernel(ComputeType type, int rows, int n_out, int n_in) {
-    auto at = products.find({type, n_out, n_in, rows});
-    if (at != products.end()) return at->second;
-    return guarded("making a product", [&]() -> Product& {
-      const dnnl::memory::desc& weights = layout(type, n_out, n_in).description;
-      auto description = describe(type, rows, n_out, n_in, weights);
-      int computed = rows;
-      // For some numbers of rows there may be no kernel that takes the layout, but for more rows there is.
-      for (int more = 8; more <= largest_rows && !is_fast(description); more *= 2) {
-        if (more <= rows) continue;
-        const auto padded = describe(type, more, n_out, n_in, weights);
-        if (!is_fast(padded)) continue;
-        description = padded;
-        computed = more;
-        padded_x.grow(description.src_desc().get_size());
-        padded_y.grow(description.dst_desc().get_size());
-        std::memset(padded_x.data(), 0, padded_x.size());
-      }
-      Product made{dnnl::convolution_forward(description),
-                   dnnl::memory(description.src_desc(), engine, nullptr),
-                   dnnl::memory(description.dst_desc(), engine, nullptr),
-                   description.impl_info_str(),
-                   computed,
-                   2.0 * rows * n_out * n_in};
-      return products.emplace(std::tuple{type, n_out, n_in, rows}, std::move(made)).first->second;
-    });
-  }
-
-  /// `plain` [n_out, n_in] in the order of the kernels.
-  dnnl::memory reorder(ComputeType type, int n_out, int n_in, const void* plain) {
-    return guarded("packing a matrix", [&] {
-      dnnl::memory from({{n_out, n_in, 1, 1}, types_of[static_cast<int>(type)].weights, Format::oihw}, engine,
-                        const_cast<void*>(plain));
-      dnnl::memory to(layout(type, n_out, n_in).description, engine);
-      dnnl::reorder(from, to).execute(stream, from, to);
-      stream.wait();
-      return to;
-    });
+    const std::size_t size = (kernels.layout(ComputeType::f32, n_out, n_in).description.get_size() + 63) / 64 * 64;
+    if (stand_ins_used + size > stand_in_bytes) stand_ins_used = 0;
+    expect(size <= stand_in_bytes, "a matrix is too large to be timed");
+    dnnl::memory memory = kernels.place(ComputeType::f32, n_out, n_in, stand_ins.data() + stand_ins_used);
+    stand_ins_used += size;
+    return stand_in_of.emplace(matrix, std::move(memory)).first->second;
   }
 
   /// Computes a product by `compute()`, and notes it.
   template <class Compute>
   void run(double operations, const char* implementation, Compute&& compute) {
     compute();
-    if (recording) calls.push_back({compute, operations, implementation});
+    if (recording) calls.push_back({compute, {}, operations, implementation});
+  }
+  /// The same for a product of our own, with what makes oneDNN's in its place.
+  template <class Compute, class MakeLibrary>
+  void run_own(double operations, const char* implementation, Compute&& compute, MakeLibrary&& by_library) {
+    compute();
+    if (recording) calls.push_back({compute, by_library, operations, implementation});
   }
 
-  void run(Product& product, int rows, const dnnl::memory& weights, const void* x, void* y) {
-    run(product.operations, product.implementation.c_str(), [this, &product, rows, w = weights.get(), x, y] {
-      if (product.rows == rows) {
-        execute(product, w, const_cast<void*>(x), y);
-        return;
-      }
-      const auto part = [&](const dnnl::memory& memory) {
-        return memory.get_desc().get_size() / static_cast<std::size_t>(product.rows) * static_cast<std::size_t>(rows);
-      };
-      std::memcpy(padded_x.data(), x, part(product.x));
-      execute(product, w, padded_x.data(), padded_y.data());
-      std::memcpy(y, padded_y.data(), part(product.y));
-    });
-  }
-
-  void execute(Product& product, dnnl_memory_t weights, void* x, void* y) {
-    product.x.set_data_handle(x);
-    product.y.set_data_handle(y);
-    const dnnl_exec_arg_t arguments[] = {
-        {DNNL_ARG_SRC, product.x.get()}, {DNNL_ARG_WEIGHTS, weights}, {DNNL_ARG_DST, product.y.get()}};
-    check(dnnl_primitive_execute(product.primitive.get(), stream.get(), 3, arguments), "a product");
+  void run(LibraryKernels::Product& product, int rows, const dnnl::memory& weights, const void* x, void* y) {
+    run(product.operations, product.implementation.c_str(),
+        [this, &product, rows, w = weights.get(), x, y] { kernels.run(product, rows, w, x, y); });
   }
 
   void sgemm(char transpose_b, int m, int n, int k, float alpha, const float* a, std::ptrdiff_t lda, const float* b,
              std::ptrdiff_t ldb, float beta, float* c, std::ptrdiff_t ldc) {
     run(2.0 * m * n * k, "sgemm",
-        [=] { check(dnnl_sgemm('N', transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc), "sgemm"); });
+        [=] { LibraryKernels::sgemm('N', transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc); });
   }
 
-  /// body(first row, rows) for the pieces of a call.
-  template <class Body>
-  static void by_pieces(int rows, Body&& body) {
-    for (int first = 0; first < rows;) {
-      const int piece = next_piece(rows - first);
-      body(first, piece);
-      first += piece;
-    }
+  /// oneDNN's product with weights in f32 or bf16.
+  Action library_product(const PackedMatrix::Impl& packed, int n_out, int n_in, const float* x, int rows, float* y) {
+    const dnnl::memory weights = packed.weights ? packed.weights : stand_in(&packed, n_out, n_in);
+    std::vector<Action> pieces;
+    LibraryKernels::by_pieces(rows, [&](int first, int piece) {
+      LibraryKernels::Product& kernel = kernels.product(ComputeType::f32, piece, n_out, n_in);
+      pieces.push_back([this, &kernel, piece, weights, from = x + product(first, n_in),
+                        to = y + product(first, n_out)] { kernels.run(kernel, piece, weights.get(), from, to); });
+    });
+    return [pieces = std::move(pieces)] {
+      for (const Action& piece : pieces) piece();
+    };
   }
 };
 
-namespace {
-
-/// oneDNN 2.6 has fast kernels for the packed layouts chosen here on AVX2. On AVX-512 and AMX the layout chosen for one
-/// row count sends others to its reference loops, a hundred times slower and with bits that depend on the row count. So
-/// AVX2 is the limit unless the user sets one.
-void limit_instruction_set() {
-  if (std::getenv("DNNL_MAX_CPU_ISA") == nullptr && std::getenv("ONEDNN_MAX_CPU_ISA") == nullptr)
-    static_cast<void>(dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2));
-}
-
-}  // namespace
-
 Gemm::Gemm(int threads) {
-  limit_instruction_set();
   omp_set_num_threads(threads);
-  impl_ = guarded("no CPU engine", [] { return std::make_unique<Impl>(); });
-  impl_->native_bf16 = impl_->multiplies_bf16();
+  impl_ = std::make_unique<Impl>();
 }
 
 Gemm::~Gemm() = default;
@@ -296,8 +157,9 @@ PackedMatrix Gemm::pack(std::span<const float> weights, int n_out, int n_in, Com
   if (halves && !impl_->native_bf16) {
     p.halves = HalfMatrix(weights, n_out, n_in);
   } else if (type == ComputeType::f32) {
-    p.weights = impl_->reorder(type, n_out, n_in, weights.data());
-    if (impl_->layout(type, n_out, n_in).panels) p.panels = static_cast<const float*>(p.weights.get_data_handle());
+    p.weights = impl_->kernels.pack(type, n_out, n_in, weights.data());
+    if (impl_->kernels.layout(type, n_out, n_in).panels)
+      p.panels = static_cast<const float*>(p.weights.get_data_handle());
   } else if (type == ComputeType::int8) {
     std::vector<std::int8_t> integers(weights.size());
     std::vector<float> scales;
@@ -312,7 +174,7 @@ PackedMatrix Gemm::pack(std::span<const float> weights, int n_out, int n_in, Com
   } else {
     std::vector<std::uint16_t> narrowed(weights.size());
     narrow(weights, narrowed.data());
-    p.weights = impl_->reorder(type, n_out, n_in, narrowed.data());
+    p.weights = impl_->kernels.pack(type, n_out, n_in, narrowed.data());
   }
   return packed;
 }
@@ -326,39 +188,45 @@ PackedMatrix Gemm::pack_int8(std::span<const std::int8_t> integers, std::span<co
   packed.n_in_ = n_in;
   packed.type_ = ComputeType::int8;
   packed.impl_ = std::make_unique<PackedMatrix::Impl>();
-  packed.impl_->weights = impl_->reorder(ComputeType::int8, n_out, n_in, integers.data());
+  packed.impl_->weights = impl_->kernels.pack(ComputeType::int8, n_out, n_in, integers.data());
   packed.impl_->scales.assign(scales.begin(), scales.end());
   return packed;
 }
 
-void Gemm::multiply(const PackedMatrix& weights, const float* x, int rows, float* y) {
+void Gemm::multiply(const PackedMatrix& weights, const float* x, int rows, float* y, const PackedMatrix* next) {
   Impl& m = *impl_;
   const PackedMatrix::Impl& packed = *weights.impl_;
   const int n_in = weights.n_in_, n_out = weights.n_out_;
   const auto width = static_cast<std::size_t>(n_in);
   if (rows == 0) return;
+  const auto by_library = [&m, &packed, n_out, n_in, x, rows, y] {
+    return m.library_product(packed, n_out, n_in, x, rows, y);
+  };
   if (!packed.halves.empty()) {
-    m.run(2.0 * rows * n_out * n_in, "own:bf16",
-          [&halves = packed.halves, x, rows, y] { halves.multiply(x, rows, y); });
+    const HalfMatrix* const after = next && !next->impl_->halves.empty() ? &next->impl_->halves : nullptr;
+    m.run_own(
+        2.0 * rows * n_out * n_in, "own:bf16",
+        [&halves = packed.halves, x, rows, y, after] { halves.multiply(x, rows, y, after); }, by_library);
   } else if (packed.panels && rows <= few_rows) {
-    m.run(2.0 * rows * n_out * n_in, "own:f32_few_rows",
-          [=, panels = packed.panels] { multiply_panels(panels, n_out, n_in, x, rows, y); });
+    m.run_own(
+        2.0 * rows * n_out * n_in, "own:f32_few_rows",
+        [=, panels = packed.panels] { multiply_panels(panels, n_out, n_in, x, rows, y); }, by_library);
   } else if (weights.type_ == ComputeType::f32) {
-    Impl::by_pieces(rows, [&](int first, int piece) {
-      m.run(m.kernel(ComputeType::f32, piece, n_out, n_in), piece, packed.weights, x + product(first, n_in),
+    LibraryKernels::by_pieces(rows, [&](int first, int piece) {
+      m.run(m.kernels.product(ComputeType::f32, piece, n_out, n_in), piece, packed.weights, x + product(first, n_in),
             y + product(first, n_out));
     });
   } else if (weights.type_ == ComputeType::bf16) {
     m.halves.grow(product(largest_rows, n_in));
-    Impl::by_pieces(rows, [&](int first, int piece) {
+    LibraryKernels::by_pieces(rows, [&](int first, int piece) {
       narrow({x + product(first, n_in), product(piece, n_in)}, m.halves.data());
-      m.run(m.kernel(ComputeType::bf16, piece, n_out, n_in), piece, packed.weights, m.halves.data(),
+      m.run(m.kernels.product(ComputeType::bf16, piece, n_out, n_in), piece, packed.weights, m.halves.data(),
             y + product(first, n_out));
     });
   } else {
     m.bytes.grow(product(largest_rows, n_in));
     m.row_scales.grow(largest_rows);
-    Impl::by_pieces(rows, [&](int first, int piece) {
+    LibraryKernels::by_pieces(rows, [&](int first, int piece) {
       for (int r = 0; r < piece; ++r) {
         const std::span row(x + product(first + r, n_in), width);
         const collectives::RowScale scale = collectives::row_scale(Payload::int8, row);
@@ -377,9 +245,9 @@ void Gemm::multiply_quantised(const PackedMatrix& weights, const std::int8_t* x,
   Impl& m = *impl_;
   const int n_in = weights.n_in_, n_out = weights.n_out_;
   // The integers are written where the result will be, and become it.
-  Impl::by_pieces(rows, [&](int first, int piece) {
-    m.run(m.kernel(ComputeType::int8, piece, n_out, n_in), piece, weights.impl_->weights, x + product(first, n_in),
-          y + product(first, n_out));
+  LibraryKernels::by_pieces(rows, [&](int first, int piece) {
+    m.run(m.kernels.product(ComputeType::int8, piece, n_out, n_in), piece, weights.impl_->weights,
+          x + product(first, n_in), y + product(first, n_out));
   });
   for (int r = 0; r < rows; ++r)
     dequantise(scales[r], weights.impl_->scales.data(), static_cast<std::size_t>(n_out), y + product(r, n_out));
@@ -389,8 +257,8 @@ void Gemm::prepare(const PackedMatrix& weights, int rows) {
   Impl& m = *impl_;
   const int n_in = weights.n_in_, n_out = weights.n_out_;
   if (!weights.impl_->halves.empty()) return;
-  for (int piece = 1; piece <= std::min(rows, largest_rows); piece += piece < exact_rows ? 1 : 8)
-    m.kernel(weights.type_, piece, n_out, n_in);
+  for (int piece = 1; piece <= std::min(rows, largest_rows); piece += piece < LibraryKernels::exact_rows ? 1 : 8)
+    m.kernels.product(weights.type_, piece, n_out, n_in);
   if (weights.type_ == ComputeType::bf16) m.halves.grow(product(largest_rows, n_in));
   if (weights.type_ == ComputeType::int8) {
     m.bytes.grow(product(largest_rows, n_in));
@@ -409,15 +277,29 @@ void Gemm::multiply_plain(int m, int n, int k, const float* a, std::ptrdiff_t ld
 }
 
 void Gemm::score_latents(const LatentProduct& product, const float* queries, float* scores) {
-  impl_->run(product.score_operations(), "own:latents", [=] { latent_scores(product, queries, scores); });
+  const auto own = [=] { latent_scores(product, queries, scores); };
+  impl_->run_own(product.score_operations(), "own:latents", own, [p = product, queries, scores] {
+    return [=] {
+      LibraryKernels::sgemm('N', 'N', p.n_keys, p.lanes, p.width, 1, p.keys, p.stride, queries, p.lanes, 0, scores,
+                            p.lanes);
+    };
+  });
 }
 
 void Gemm::attend_latents(const LatentProduct& product, const float* scores, float* context) {
-  impl_->run(product.context_operations(), "own:latents", [=] { latent_context(product, scores, context); });
+  const auto own = [=] { latent_context(product, scores, context); };
+  impl_->run_own(product.context_operations(), "own:latents", own, [p = product, scores, context] {
+    return [=] {
+      LibraryKernels::sgemm('T', 'N', p.used_lanes, p.lora, p.n_keys, 1, scores, p.lanes, p.keys, p.stride, 0, context,
+                            p.lora);
+    };
+  });
 }
 
 void Gemm::start_recording() {
   impl_->calls.clear();
+  impl_->stand_in_of.clear();
+  impl_->stand_ins_used = 0;
   impl_->recording = true;
 }
 
@@ -427,6 +309,15 @@ double Gemm::replay() {
   expect(!impl_->recording, "Gemm::replay while recording");
   const double start = wall_now().value;
   for (const Impl::Call& call : impl_->calls) call.repeat();
+  return wall_now().value - start;
+}
+
+double Gemm::replay_by_library() {
+  expect(!impl_->recording, "Gemm::replay_by_library while recording");
+  std::vector<Impl::Action> actions;
+  for (const Impl::Call& call : impl_->calls) actions.push_back(call.by_library ? call.by_library() : call.repeat);
+  const double start = wall_now().value;
+  for (const Impl::Action& action : actions) action();
   return wall_now().value - start;
 }
 

@@ -61,7 +61,8 @@ class Gemm {
   /// The same in int8, of weights that are rounded already.
   PackedMatrix pack_int8(std::span<const std::int8_t> integers, std::span<const float> scales, int n_out, int n_in);
   /// y[r, o] = sum_i x[r, i] W[o, i]. x [rows, n_in] and y [rows, n_out] dense; rows 0 allowed.
-  void multiply(const PackedMatrix& weights, const float* x, int rows, float* y);
+  /// @param next the matrix of the product after this one, if known: where that pays, it is fetched meanwhile
+  void multiply(const PackedMatrix& weights, const float* x, int rows, float* y, const PackedMatrix* next = nullptr);
   /// The same for rows that are quantised already: row r is scales[r] * x[r, :]. `weights` is int8.
   void multiply_quantised(const PackedMatrix& weights, const std::int8_t* x, const float* scales, int rows, float* y);
   /// Makes the kernels and buffers that products of up to `rows` rows with `weights` need, so that none of them is made
@@ -86,6 +87,9 @@ class Gemm {
   /// Repeats the noted products on the same memory, one after the other and nothing in between: what the products alone
   /// cost. Overwrites their results; their operands must still be there. Returns seconds.
   double replay();
+  /// The same with oneDNN in place of every product of our own: its kernels for f32, on weights of the same shapes in
+  /// f32, and its sgemm. Where the weights would need more than 512 MB, they share that.
+  double replay_by_library();
   /// Multiplications and additions of the noted products, by implementation: oneDNN's name of it, "sgemm", or
   /// "own:...".
   std::map<std::string, double> recorded_operations() const;

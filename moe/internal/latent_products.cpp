@@ -135,6 +135,7 @@ HWY_INLINE void context_rows(const LatentProduct& p, int first, int end, const f
   const int step = static_cast<int>(hn::Lanes(D()));
   int c = 0;
   for (; c + 3 * step <= p.lora; c += 3 * step) context_tile<Lanes, 3>(p, first, end, p.keys + c, scores, context + c);
+  for (; c + 2 * step <= p.lora; c += 2 * step) context_tile<Lanes, 2>(p, first, end, p.keys + c, scores, context + c);
   for (; c + step <= p.lora; c += step) context_tile<Lanes, 1>(p, first, end, p.keys + c, scores, context + c);
   for (; c < p.lora; ++c)
     for (int l = 0; l < Lanes; ++l) {

@@ -59,9 +59,9 @@ void MoeBlock::prepare(int rows, Gemm& gemm) const {
   if (shared_) shared_->prepare(rows, gemm);
 }
 
-void MoeBlock::run_expert(const FeedForward& expert, const collectives::DispatchedTokens& tokens,
-                          std::span<const std::int32_t> rows, Gemm& gemm, FeedForwardScratch& ff,
-                          MoeScratch& scratch) const {
+void MoeBlock::run_expert(const FeedForward& expert, const FeedForward* next,
+                          const collectives::DispatchedTokens& tokens, std::span<const std::int32_t> rows, Gemm& gemm,
+                          FeedForwardScratch& ff, MoeScratch& scratch) const {
   const auto width = static_cast<std::size_t>(hidden_);
   const int count = static_cast<int>(rows.size());
   if (tokens.payload() == collectives::Payload::int8) {
@@ -74,7 +74,7 @@ void MoeBlock::run_expert(const FeedForward& expert, const collectives::Dispatch
   } else {
     for (std::size_t i = 0; i < rows.size(); ++i)
       tokens.copy_row_f32(rows[i], scratch.expert_in.span().subspan(i * width, width));
-    expert.forward(scratch.expert_in.data(), count, gemm, ff, scratch.expert_out.data());
+    expert.forward(scratch.expert_in.data(), count, gemm, ff, scratch.expert_out.data(), next);
   }
 }
 
@@ -82,12 +82,19 @@ void MoeBlock::run_experts(const collectives::DispatchedTokens& tokens, Gemm& ge
                            MoeScratch& scratch) const {
   const auto width = static_cast<std::size_t>(hidden_);
   std::fill_n(scratch.sums.data(), static_cast<std::size_t>(tokens.n_rows()) * width, 0.0f);
-  for (int e = 0; e < tokens.n_local_experts(); ++e) {
+  const int n = tokens.n_local_experts();
+  const auto next_used = [&](int e) {
+    while (e < n && tokens.expert_rows(e).empty()) ++e;
+    return e;
+  };
+  for (int e = next_used(0), next = e; e < n; e = next) {
+    next = next_used(e + 1);
+    const FeedForward* const after = next < n ? &experts_[static_cast<std::size_t>(next)] : shared_.get();
     const auto rows = tokens.expert_rows(e);
     const auto weights = tokens.expert_weights(e);
     for (std::size_t first = 0; first < rows.size(); first += FeedForwardScratch::block_rows) {
       const std::size_t count = std::min(rows.size() - first, std::size_t{FeedForwardScratch::block_rows});
-      run_expert(experts_[static_cast<std::size_t>(e)], tokens, rows.subspan(first, count), gemm, ff, scratch);
+      run_expert(experts_[static_cast<std::size_t>(e)], after, tokens, rows.subspan(first, count), gemm, ff, scratch);
       for (std::size_t i = 0; i < count; ++i)
         add_scaled(weights[first + i], scratch.expert_out.data() + i * width, width,
                    scratch.sums.data() + static_cast<std::size_t>(rows[first + i]) * width);

@@ -49,7 +49,8 @@ class MoeBlock {
 
  private:
   /// The expert's output for the received rows `rows`, at most block_rows, into scratch.expert_out.
-  void run_expert(const FeedForward& expert, const collectives::DispatchedTokens& tokens,
+  /// @param next the unit that comes after it; may be null
+  void run_expert(const FeedForward& expert, const FeedForward* next, const collectives::DispatchedTokens& tokens,
                   std::span<const std::int32_t> rows, Gemm& gemm, FeedForwardScratch& ff, MoeScratch& scratch) const;
 
   int hidden_, n_experts_, topk_;

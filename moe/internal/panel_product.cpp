@@ -9,6 +9,7 @@
 #include "moe/internal/panel_product.hpp"
 
 #include <algorithm>
+#include <type_traits>
 
 #include <hwy/cache_control.h>
 
@@ -23,6 +24,14 @@ constexpr int panel_words = 8;
 constexpr std::size_t words_ahead = 1024;
 /// Rows that go over all weights together: they stay in the second-level cache. A multiple of the largest tile.
 constexpr int row_block = 48;
+
+/// Words of a panel in bf16. Panels are read side by side; a line between them keeps them out of each other's way in
+/// the cache, where equal places in pages collide.
+inline std::size_t halves_stride(int n_in) {
+  constexpr std::size_t line = 16, page = 1024;
+  const std::size_t words = static_cast<std::size_t>(n_in) * panel_words;
+  return words % page == 0 ? words + line : words;
+}
 }  // namespace supernode::moe
 #endif
 
@@ -67,37 +76,48 @@ struct Operands {
   int n_out, n_in;
   const float* x;
   float* y;
+  const typename Format::Word* next;  ///< of the matrix that is multiplied after this one; null: not known
 
   static constexpr int outputs = Format::vectors * static_cast<int>(lanes);  ///< of a panel
   int panels() const { return (n_out + outputs - 1) / outputs; }
 };
 
 /// `Rows` rows times `Panels` panels, in registers.
+/// @param ahead words that are asked for meanwhile: how far behind `first_panel`'s, or at another matrix's begin
 template <int Rows, int Panels, class Format>
-HWY_INLINE void tile(const Operands<Format>& o, int first_row, int first_panel) {
+HWY_INLINE void tile(const Operands<Format>& o, int first_row, int first_panel, const typename Format::Word* ahead) {
   const D d;
   constexpr int vectors = Format::vectors;
+  constexpr std::size_t inputs_of_line = 64 / sizeof(typename Format::Word) / panel_words;
   const std::size_t n_in = static_cast<std::size_t>(o.n_in), row = static_cast<std::size_t>(first_row);
   const typename Format::Word* const words = o.words + static_cast<std::size_t>(first_panel) * o.stride;
   const float* const x = o.x + row * n_in;
   V sums[Rows][Panels * vectors];
   for (auto& row_sums : sums)
     for (V& sum : row_sums) sum = hn::Zero(d);
-  for (std::size_t i = 0; i < n_in; ++i) {
-    V weights[Panels * vectors];
+  const auto add_input = [&](std::size_t i) HWY_ATTR {
+    V values[Rows];
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) values[r] = hn::Set(d, x[static_cast<std::size_t>(r) * n_in + i]);
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p) {
-      const typename Format::Word* const at = words + static_cast<std::size_t>(p) * o.stride + i * panel_words;
-      hwy::Prefetch(at + words_ahead);
-      Format::load(at, weights + p * vectors);
-    }
+      V weights[vectors];
+      Format::load(words + static_cast<std::size_t>(p) * o.stride + i * panel_words, weights);
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
-      const V value = hn::Set(d, x[static_cast<std::size_t>(r) * n_in + i]);
-#pragma GCC unroll 8
-      for (int v = 0; v < Panels * vectors; ++v) sums[r][v] = hn::MulAdd(value, weights[v], sums[r][v]);
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v)
+          sums[r][p * vectors + v] = hn::MulAdd(values[r], weights[v], sums[r][p * vectors + v]);
     }
+  };
+  std::size_t i = 0;
+  for (; i + inputs_of_line <= n_in; i += inputs_of_line) {
+#pragma GCC unroll 8
+    for (int p = 0; p < Panels; ++p) hwy::Prefetch(ahead + static_cast<std::size_t>(p) * o.stride + i * panel_words);
+#pragma GCC unroll 4
+    for (std::size_t j = 0; j < inputs_of_line; ++j) add_input(i + j);
   }
+  for (; i < n_in; ++i) add_input(i);
   const int first_out = first_panel * o.outputs, count = std::min(Panels * o.outputs, o.n_out - first_out);
   for (int r = 0; r < Rows; ++r) {
     float* const y = o.y + (row + static_cast<std::size_t>(r)) * static_cast<std::size_t>(o.n_out) + first_out;
@@ -111,7 +131,7 @@ HWY_INLINE void tile(const Operands<Format>& o, int first_row, int first_panel) 
   }
 }
 
-/// Asks for a matrix's first words, which nothing has asked for yet.
+/// Asks for a matrix's first words, which nothing may have asked for yet.
 template <class Format>
 HWY_INLINE void begin(const Operands<Format>& o) {
   const std::size_t words = std::min(words_ahead, static_cast<std::size_t>(o.panels()) * o.stride);
@@ -121,15 +141,31 @@ HWY_INLINE void begin(const Operands<Format>& o) {
 /// All outputs of `Rows` rows. `Panels` at a time, so that there are enough sums to hide the latency of each.
 template <int Rows, int Panels, class Format>
 HWY_INLINE void all_outputs(const Operands<Format>& o) {
+  const int panels = o.panels();
   int panel = 0;
-  for (; panel + Panels <= o.panels(); panel += Panels) tile<Rows, Panels>(o, 0, panel);
-  for (; panel < o.panels(); ++panel) tile<Rows, 1>(o, 0, panel);
+  // Panels are read side by side: where they are short, what comes next is not further down but the next tile.
+  const auto run = [&](auto count) HWY_ATTR {
+    const typename Format::Word* const words = o.words + static_cast<std::size_t>(panel) * o.stride;
+    const int after = panel + count;
+    const typename Format::Word* ahead = words + words_ahead;
+    if (o.stride <= 2 * words_ahead) {
+      ahead = words + static_cast<std::size_t>(count) * o.stride;
+      if (after >= panels && o.next) ahead = o.next;
+    }
+    tile<Rows, decltype(count)::value>(o, 0, panel, ahead);
+    panel = after;
+  };
+  // A single panel would wait for its sums: five at the end are three and two.
+  while (panels - panel >= Panels && (Panels != 4 || panels - panel != 5)) run(std::integral_constant<int, Panels>());
+  if (Panels == 4 && panels - panel >= 3) run(std::integral_constant<int, 3>());
+  if (Panels == 4 && panels - panel == 2) run(std::integral_constant<int, 2>());
+  while (panels > panel) run(std::integral_constant<int, 1>());
 }
 
 void multiply_panels(const float* panels, int n_out, int n_in, const float* x, int rows, float* y) {
   const std::size_t stride =
       static_cast<std::size_t>((n_in + panel_words - 1) / panel_words) * panel_words * panel_words;
-  const Operands<Floats> o{panels, stride, n_out, n_in, x, y};
+  const Operands<Floats> o{panels, stride, n_out, n_in, x, y, nullptr};
   begin(o);
   switch (rows) {
     case 1:
@@ -145,20 +181,22 @@ void multiply_panels(const float* panels, int n_out, int n_in, const float* x, i
 
 /// Rows [first, end), at least 3, of a panel.
 HWY_INLINE void column(const Operands<Halves>& o, int first, int end, int panel) {
+  const std::uint32_t* const ahead = o.words + static_cast<std::size_t>(panel) * o.stride + words_ahead;
   int row = first;
   // 7 to 9 rows are 4 and the rest: tiles of fewer than 3 wait for their sums.
-  for (; end - row >= 10 || end - row == 6; row += 6) tile<6, 1>(o, row, panel);
+  for (; end - row >= 10 || end - row == 6; row += 6) tile<6, 1>(o, row, panel, ahead);
   if (end - row >= 7) {
-    tile<4, 1>(o, row, panel);
+    tile<4, 1>(o, row, panel, ahead);
     row += 4;
   }
-  if (end - row == 5) tile<5, 1>(o, row, panel);
-  if (end - row == 4) tile<4, 1>(o, row, panel);
-  if (end - row == 3) tile<3, 1>(o, row, panel);
+  if (end - row == 5) tile<5, 1>(o, row, panel, ahead);
+  if (end - row == 4) tile<4, 1>(o, row, panel, ahead);
+  if (end - row == 3) tile<3, 1>(o, row, panel, ahead);
 }
 
-void multiply_halves(const std::uint32_t* words, int n_out, int n_in, const float* x, int rows, float* y) {
-  const Operands<Halves> o{words, static_cast<std::size_t>(n_in) * panel_words, n_out, n_in, x, y};
+void multiply_halves(const std::uint32_t* words, int n_out, int n_in, const float* x, int rows, float* y,
+                     const std::uint32_t* next) {
+  const Operands<Halves> o{words, halves_stride(n_in), n_out, n_in, x, y, next};
   begin(o);
   if (rows == 1) return all_outputs<1, 4>(o);
   if (rows == 2) return all_outputs<2, 2>(o);
@@ -184,19 +222,19 @@ void multiply_panels(const float* panels, int n_out, int n_in, const float* x, i
 HalfMatrix::HalfMatrix(std::span<const float> weights, int n_out, int n_in) : n_out_(n_out), n_in_(n_in) {
   constexpr std::size_t outputs = 2 * panel_words;
   const auto width = static_cast<std::size_t>(n_in), rows = static_cast<std::size_t>(n_out);
-  words_.resize((rows + outputs - 1) / outputs * width * panel_words);
+  words_.resize((rows + outputs - 1) / outputs * halves_stride(n_in));
   std::vector<std::uint16_t> row(width);
   std::byte* const to = reinterpret_cast<std::byte*>(row.data());
   for (std::size_t o = 0; o < rows; ++o) {
     collectives::write_row(collectives::Payload::bf16, weights.subspan(o * width, width), {}, {&to, 1});
     const std::size_t place = o % outputs, shift = place < panel_words ? 0 : 16;
-    std::uint32_t* const words = words_.data() + o / outputs * width * panel_words + place % panel_words;
+    std::uint32_t* const words = words_.data() + o / outputs * halves_stride(n_in) + place % panel_words;
     for (std::size_t i = 0; i < width; ++i) words[i * panel_words] |= static_cast<std::uint32_t>(row[i]) << shift;
   }
 }
 
-void HalfMatrix::multiply(const float* x, int rows, float* y) const {
-  HWY_DYNAMIC_DISPATCH(multiply_halves)(words_.data(), n_out_, n_in_, x, rows, y);
+void HalfMatrix::multiply(const float* x, int rows, float* y, const HalfMatrix* next) const {
+  HWY_DYNAMIC_DISPATCH(multiply_halves)(words_.data(), n_out_, n_in_, x, rows, y, next ? next->words_.data() : nullptr);
 }
 
 }  // namespace supernode::moe

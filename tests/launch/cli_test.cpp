@@ -449,6 +449,7 @@ TEST_CASE("bench model reports prefill and decode beside the bare products") {
     CHECK(phase["tokens_per_s"].get<double>() > 0);
     CHECK(phase["gemm_ms"].get<double>() > 0);
     CHECK(phase["gemm_share"].get<double>() > 0);
+    CHECK(phase["onednn_ms"].get<double>() > 0);
     CHECK(phase["operators_ms"].contains("attention"));
     double sum = 0;
     for (const auto& [name, share] : phase["implementations"].items()) sum += share.get<double>();

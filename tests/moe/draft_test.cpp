@@ -38,10 +38,12 @@ struct Decoded {
 };
 
 /// `batch` sequences on each rank, of lengths that differ.
-Decoded decode(Transformer& model, int batch, const SamplerOptions& sampler) {
-  SpeculativeDecoder decoder(model, [&](std::span<const float> logits, int sequence, int position) {
+Decoded decode(Transformer& model, int batch, const SamplerOptions& sampler,
+               SpeculativeDecoder::Guessing guessing = SpeculativeDecoder::Guessing::always) {
+  const auto choose = [&](std::span<const float> logits, int sequence, int position) {
     return sample(logits, sampler, static_cast<std::uint64_t>(sequence), position);
-  });
+  };
+  SpeculativeDecoder decoder(model, choose, guessing);
   for (int i = 0; i < batch; ++i) decoder.add(prompt(i + world().rank()), 20 + 3 * i);
   while (decoder.step()) {
   }
@@ -68,9 +70,39 @@ TEST_CASE("guesses change no token, at any batch size, type and temperature") {
         CHECK(plain.counts.guessed == 0);
         CHECK(guessed.counts.guessed > 0);
         if (temperature == 0) CHECK(guessed.counts.rate() > 0.3);
+        // Each rank may stop guessing at its own time.
+        CHECK(decode(with, batch, sampler, SpeculativeDecoder::Guessing::measured).texts == plain.texts);
       }
     }
   }
+}
+
+TEST_CASE("guessing goes on while it pays, and stops when it does not") {
+  // Of 4 turns 3 use their guesses and give 1.8 tokens.
+  const auto decide = [](double step, double verifying_step, double guess, int turns) {
+    GuessTrial trial;
+    for (int turn = 0; turn < turns; ++turn) {
+      const bool used = trial.use_guesses();
+      // Now and then a turn is disturbed.
+      const double disturbed = turn % 10 == 0 ? 50 : 1;
+      trial.record(used, (used ? verifying_step : step) * disturbed, guess, used && turn % 5 != 0 ? 2 : 1);
+    }
+    return trial.worthwhile();
+  };
+  const int whole = GuessTrial::trial_turns;
+  CHECK(decide(1, 1.3, 0.2, whole));
+  CHECK_FALSE(decide(1, 1.8, 0.4, whole));
+  CHECK(decide(1, 1.8, 0.4, whole - 1));  // not decided yet
+  CHECK_FALSE(decide(1, 1.8, 0.4, 10 * whole));
+  CHECK(decide(1, 1.3, 0.2, 100 * whole));
+
+  int unused = 0;
+  GuessTrial trial;
+  for (int turn = 0; turn < whole; ++turn) {
+    unused += trial.use_guesses() ? 0 : 1;
+    trial.record(trial.use_guesses(), 1, 0.1, 2);
+  }
+  CHECK(unused == whole / 4);
 }
 
 TEST_CASE("a module with an embedding and a head of its own") {

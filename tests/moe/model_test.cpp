@@ -1,92 +1,26 @@
 // The whole model on 1 to 8 ranks against figures of an independent implementation, and against itself.
-#include <cmath>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 
 #include "collectives/algorithms.hpp"
-#include "moe/hdf5_import.hpp"
-#include "moe/model_options.hpp"
+#include "moe/model_path.hpp"
 #include "moe/safetensors.hpp"
 #include "moe/sampler.hpp"
-#include "moe/smoothing.hpp"
 #include "moe/tokenizer.hpp"
 #include "moe/transformer.hpp"
 #include "runtime/core/error.hpp"
-#include "tests/moe/golden.hpp"
+#include "tests/moe/forced.hpp"
 #include "tests/support/mpi_fixture.hpp"
 
 namespace supernode::moe {
 namespace {
+using test::force;
+using test::Forced;
 using test::Golden;
 using test::max_difference;
+using test::options_with;
 using test::world;
 
 constexpr double golden_tolerance = 2e-5;
-
-/// The sequences of a golden file that live on this rank, teacher-forced.
-class Forced {
- public:
-  Forced(Transformer& model, const Golden& golden, int rank, int size) : model_(model), golden_(golden) {
-    for (std::size_t i = static_cast<std::size_t>(rank); i < Golden::batch; i += static_cast<std::size_t>(size)) {
-      sequences.push_back(i);
-      caches.push_back(model.make_cache());
-      logits.emplace_back();
-    }
-  }
-
-  /// The next `count` tokens of each sequence in one step.
-  void step(std::size_t count) {
-    std::vector<SequenceChunk> chunks;
-    for (std::size_t i = 0; i < sequences.size(); ++i)
-      chunks.push_back({&caches[i], golden_.tokens(sequences[i]).subspan(position_, count), true});
-    const StepResult result = model_.forward(chunks);
-    for (std::size_t i = 0; i < sequences.size(); ++i) {
-      const auto rows = result.logits.subspan(i * count * Golden::vocab, count * Golden::vocab);
-      logits[i].insert(logits[i].end(), rows.begin(), rows.end());
-    }
-    position_ += count;
-  }
-
-  /// Chunks of `count` until `end`.
-  Forced& until(std::size_t end, std::size_t count) {
-    while (position_ < end) step(std::min(count, end - position_));
-    return *this;
-  }
-
-  double worst_against_golden() const {
-    double worst = 0;
-    for (std::size_t i = 0; i < sequences.size(); ++i)
-      for (std::size_t p = 0; p < position_; ++p)
-        worst = std::max(worst, max_difference(std::span(logits[i]).subspan(p * Golden::vocab, Golden::vocab),
-                                               golden_.logits(sequences[i], p)));
-    return worst;
-  }
-
-  std::vector<std::size_t> sequences;
-  std::vector<KvCache> caches;
-  std::vector<std::vector<float>> logits;
-
- private:
-  Transformer& model_;
-  const Golden& golden_;
-  std::size_t position_ = 0;
-};
-
-Forced force(Transformer& model, const Golden& golden, std::size_t prefill = Golden::prefill, std::size_t chunk = 1) {
-  Forced forced(model, golden, world().rank(), world().size());
-  forced.step(prefill);
-  forced.until(Golden::length, chunk);
-  return forced;
-}
-
-TransformerOptions options_with(const std::string& exchange) {
-  TransformerOptions options;
-  options.max_batch_tokens = 64;
-  options.exchange = exchange;
-  options.deadline = 60;
-  return options;
-}
 
 }  // namespace
 
@@ -297,88 +231,6 @@ TEST_CASE("a bad checkpoint or option is refused on all ranks") {
   world().barrier();
   CHECK_THROWS_WITH(Transformer(folder.string(), options_with("auto"), world()),
                     Catch::Contains("model.safetensors: no tensor 'model.layers.2.mlp.experts.15.up_proj.weight'"));
-  world().barrier();
-  if (world().rank() == 0) fs::remove_all(folder);
-}
-
-TEST_CASE("bf16 and int8: the same bits by every exchange algorithm") {
-  const Golden golden("tiny");
-  for (const ComputeType type : {ComputeType::bf16, ComputeType::int8}) {
-    std::vector<std::vector<float>> first;
-    for (const collectives::AlgorithmEntry& algorithm : collectives::algorithms()) {
-      INFO(name_of(type) << ", " << algorithm.name);
-      TransformerOptions options = options_with(std::string(algorithm.name));
-      options.type = type;
-      Transformer model(golden.directory(), options, world());
-      const Forced forced = force(model, golden);
-      if (first.empty()) first = forced.logits;
-      CHECK(forced.logits == first);
-    }
-  }
-}
-
-TEST_CASE("bf16 and int8: the shipped model's probabilities stay near those of f32") {
-  const std::string text =
-      "KING HENRY:\nWhat is the matter, that the people here are gathered in the street, and will not go to bed?\n";
-  std::vector<double> nats;
-  for (const ComputeType type : {ComputeType::f32, ComputeType::bf16, ComputeType::int8}) {
-    TransformerOptions options = options_with("auto");
-    options.type = type;
-    Transformer model(find_model(default_model), options, world());
-    const std::vector<std::int32_t> tokens = Tokenizer(model.config()).encode(text);
-    KvCache cache = model.make_cache();
-    const SequenceChunk chunk{&cache, tokens, true};
-    const StepResult result = model.forward({&chunk, 1});
-    double sum = 0;
-    for (std::size_t i = 0; i + 1 < tokens.size(); ++i) {
-      const auto row = result.row(static_cast<int>(i));
-      double total = 0;
-      for (const float logit : row) total += std::exp(static_cast<double>(logit));
-      sum += std::log(total) - static_cast<double>(row[static_cast<std::size_t>(tokens[i + 1])]);
-    }
-    nats.push_back(sum);
-  }
-  CHECK(nats[1] == Approx(nats[0]).epsilon(0.01));
-  CHECK(nats[2] == Approx(nats[0]).epsilon(0.03));
-}
-
-TEST_CASE("smoothing factors change no bit in f32, and help where a channel stands out") {
-  namespace fs = std::filesystem;
-  const Golden golden("tiny");
-  const fs::path folder = fs::temp_directory_path() / "supernode-moe-smoothing-test";
-  const std::string smoothed = (folder / "smoothed.h5").string();
-  double ratio = 1;
-  int groups = 0;
-  if (world().rank() == 0) {
-    fs::remove_all(folder);
-    fs::create_directories(folder);
-    fs::copy(golden.directory() + "/config.json", folder);
-    // A channel of the experts' input that is a hundred times larger than the others.
-    const SafetensorsFile file(golden.directory() + "/model.safetensors");
-    std::map<std::string, std::vector<float>> values;
-    std::vector<TensorToWrite> tensors;
-    for (const auto& [name, view] : file.tensors()) {
-      std::vector<float>& mine = values[name];
-      mine.resize(view.size());
-      convert_to_f32(view, mine);
-      if (name.ends_with("post_attention_layernorm.weight")) mine[3] *= 100;
-    }
-    for (const auto& [name, view] : file.tensors())
-      tensors.push_back({name, ElementType::f32, view.shape, std::as_bytes(std::span(values[name]))});
-    write_safetensors((folder / "model.safetensors").string(), tensors);
-    Checkpoint checkpoint(folder.string());
-    const Smoothing smoothing(checkpoint);
-    ratio = smoothing.error_ratio();
-    groups = smoothing.smoothed();
-    import_checkpoint(checkpoint, smoothed, ComputeType::f32, smoothing);
-    CHECK(groups > 0);
-    CHECK(ratio < 0.7);
-  }
-  world().barrier();
-  {
-    Transformer plain(folder.string(), options_with("auto"), world()), other(smoothed, options_with("auto"), world());
-    CHECK(force(plain, golden).logits == force(other, golden).logits);
-  }
   world().barrier();
   if (world().rank() == 0) fs::remove_all(folder);
 }

@@ -336,6 +336,7 @@ TEST_CASE("products: recorded calls can be repeated") {
   std::fill(y.begin(), y.end(), 0.0f);
   CHECK(gemm.replay() > 0);
   CHECK(y == first);
+  CHECK(gemm.replay_by_library() > 0);
 }
 
 TEST_CASE("kernels: against plain loops, at lengths around the vector width") {

@@ -1,0 +1,42 @@
+#pragma once
+// Whether guessing tokens is worth its time, found out while decoding.
+
+#include <cstddef>
+#include <vector>
+
+namespace supernode::moe {
+
+/// Guessing costs two things, the guess itself and a second row in the model's step, and saves steps. Most turns of a
+/// trial use their guesses; every fourth makes them and does not use them, so that both kinds of turns are timed while
+/// the module's cache stays complete. At the end the time of a token is compared, and guessing goes on or stops for
+/// good. While it goes on, a turn in thirty-two is still timed without. Medians, so that a few disturbed turns decide
+/// nothing. Pure.
+class GuessTrial {
+ public:
+  static constexpr int trial_turns = 32, spot_check = 32;
+
+  /// Whether the next turn should use the guesses that it has.
+  bool use_guesses() const { return turns_ % (turns_ < trial_turns ? 4 : spot_check) != 3; }
+  /// After a turn in which every sequence had a guess.
+  /// @param used as use_guesses() said; @param step_s the model's step; @param guess_s making the next guesses;
+  /// @param tokens that the turn gave
+  void record(bool used, double step_s, double guess_s, int tokens);
+  /// False once a trial has shown that tokens come faster without guesses.
+  bool worthwhile() const { return worthwhile_; }
+
+ private:
+  /// Turns of one kind: the latest times and all tokens.
+  struct Turns {
+    std::vector<double> step_s, guess_s;
+    double tokens = 0;
+    long long count = 0;
+    /// s; median step, and guess where `with_guess`, over tokens a turn
+    double per_token(bool with_guess) const;
+  };
+
+  Turns with_, without_;
+  int turns_ = 0;
+  bool worthwhile_ = true;
+};
+
+}  // namespace supernode::moe

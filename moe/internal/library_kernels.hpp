@@ -1,0 +1,79 @@
+#pragma once
+// oneDNN's kernels for products with packed weights, made once for each shape. Only gemm.cpp includes this.
+
+#include <map>
+#include <string>
+#include <tuple>
+
+#include <oneapi/dnnl/dnnl.hpp>
+
+#include "moe/buffer.hpp"
+#include "moe/compute_type.hpp"
+
+namespace supernode::moe {
+
+/// A product x W^T as a 1x1 convolution over `rows` pixels, see Gemm. Operands are of one type, results f32, or 32-bit
+/// integers for int8.
+class LibraryKernels {
+ public:
+  /// Calls are cut so that few primitives serve all row counts: exact below `exact_rows`, then multiples of 8 up to
+  /// `largest_rows` and an exact rest below 8.
+  static constexpr int exact_rows = 32, largest_rows = 256;
+
+  /// A primitive for a shape. The memory objects are reused; their handles are set at each call.
+  struct Product {
+    dnnl::convolution_forward primitive;
+    dnnl::memory x, y;
+    std::string implementation;  ///< oneDNN's name of it
+    int rows;                    ///< of the primitive: at least those that it is for
+    double operations;
+  };
+  struct Layout {
+    dnnl::memory::desc description;
+    bool fast;    ///< not oneDNN's reference loops
+    bool panels;  ///< the layout of multiply_panels()
+  };
+
+  /// @throws EnvironmentError without a CPU engine, as every call when oneDNN fails.
+  LibraryKernels();
+
+  /// Whether oneDNN multiplies bf16 on this processor otherwise than in its reference loops.
+  bool multiplies_bf16();
+  /// How weights [n_out, n_in] are packed.
+  const Layout& layout(ComputeType type, int n_out, int n_in);
+  /// `plain` [n_out, n_in] as layout() says.
+  dnnl::memory pack(ComputeType type, int n_out, int n_in, const void* plain);
+  /// Weights that lie packed at `weights`, which stays the caller's.
+  dnnl::memory place(ComputeType type, int n_out, int n_in, void* weights);
+  /// The kernel for up to largest_rows rows; made at the first call for the shape.
+  Product& product(ComputeType type, int rows, int n_out, int n_in);
+  /// y [rows, n_out] from x [rows, n_in] and weights of product()'s shape.
+  void run(Product& product, int rows, dnnl_memory_t weights, const void* x, void* y);
+  /// dnnl_sgemm, row-major.
+  static void sgemm(char transpose_a, char transpose_b, int m, int n, int k, float alpha, const float* a,
+                    std::ptrdiff_t lda, const float* b, std::ptrdiff_t ldb, float beta, float* c, std::ptrdiff_t ldc);
+
+  /// body(first row, rows) for the pieces of a call.
+  template <class Body>
+  static void by_pieces(int rows, Body&& body) {
+    for (int first = 0; first < rows;) {
+      const int left = rows - first;
+      const int piece = left < exact_rows ? left : left > largest_rows ? largest_rows : left / 8 * 8;
+      body(first, piece);
+      first += piece;
+    }
+  }
+
+ private:
+  dnnl::convolution_forward::primitive_desc describe(ComputeType type, int rows, int n_out, int n_in,
+                                                     const dnnl::memory::desc& weights);
+  void execute(Product& product, dnnl_memory_t weights, void* x, void* y);
+
+  dnnl::engine engine_;
+  dnnl::stream stream_;
+  std::map<std::tuple<ComputeType, int, int>, Layout> layouts_;         // n_out, n_in
+  std::map<std::tuple<ComputeType, int, int, int>, Product> products_;  // n_out, n_in, rows
+  Buffer<std::byte> padded_x_, padded_y_;                               // of primitives for more rows than there are
+};
+
+}  // namespace supernode::moe
