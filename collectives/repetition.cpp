@@ -21,10 +21,11 @@ bool enough_rounds(std::span<const double> sample, const Repetition& repetition)
 }
 
 int rounds_in_turn(double round_s) {
-  constexpr double turn_s = 0.02;
+  constexpr double turn_s = 0.008;
   // What takes this long has swept the caches by itself.
-  if (round_s >= turn_s) return 1;
-  return static_cast<int>(std::clamp(turn_s / std::max(round_s, 1e-9), 4.0, 64.0));
+  constexpr double sweeping_s = 0.02;
+  if (round_s >= sweeping_s) return 1;
+  return static_cast<int>(std::clamp(turn_s / std::max(round_s, 1e-9), 4.0, 32.0));
 }
 
 Summary paired_ratio(std::span<const double> times, std::span<const double> others) {

@@ -60,9 +60,9 @@ TEST_CASE("a sample is enough when its interval is narrow, or its rounds are spe
 }
 
 TEST_CASE("turns are long for short rounds") {
-  CHECK(rounds_in_turn(0) == 64);
-  CHECK(rounds_in_turn(3e-6) == 64);
-  CHECK(rounds_in_turn(1e-3) == 20);
+  CHECK(rounds_in_turn(0) == 32);
+  CHECK(rounds_in_turn(3e-6) == 32);
+  CHECK(rounds_in_turn(1e-3) == 8);
   CHECK(rounds_in_turn(0.015) == 4);
   CHECK(rounds_in_turn(0.02) == 1);
   CHECK(rounds_in_turn(5) == 1);
