@@ -1,18 +1,18 @@
 // alltoallv: the exchange as one would write it on plain MPI, the baseline of the others.
 //
 //   dispatch: MPI_Ialltoall of row counts, while the rows are quantised straight into one packed send buffer, message
-//   after
-//             message; then MPI_Ialltoallv of the messages. The rows are used where they arrive.
+//             after message; then MPI_Ialltoallv of the messages. The rows are used where they arrive.
 //   combine:  the counts are known; sums are packed likewise, and one MPI_Ialltoallv brings them home.
 //
 // Messages a rank: ranks - 1 counts of 4 bytes, and up to ranks - 1 messages each way. Bytes: the messages, each once
-// through the send and once through the receive buffer. Messages are whole lines, so the unit of counts is a line: an
-// MPI int reaches 128 GiB. The collectives are the nonblocking ones for the sake of the deadline.
+// through the send and once through the receive buffer. The collectives are the nonblocking ones for the sake of the
+// deadline.
 
 #include <string>
 #include <vector>
 
 #include "collectives/internal/algorithm.hpp"
+#include "collectives/internal/lines.hpp"
 #include "collectives/internal/wait_recorder.hpp"
 #include "runtime/core/mpi_call.hpp"
 
@@ -27,10 +27,10 @@ struct Extents {
   void set(BytesOf&& bytes_of) {
     std::size_t at = 0;
     for (std::size_t rank = 0; rank < counts.size(); ++rank) {
-      const std::size_t lines = bytes_of(static_cast<int>(rank)) / line_bytes;
-      counts[rank] = count_cast(lines, "lines of a message");
-      displacements[rank] = count_cast(at, "lines of an all-to-all");
-      at += lines;
+      const std::size_t bytes = bytes_of(static_cast<int>(rank));
+      counts[rank] = lines_of(bytes);
+      displacements[rank] = lines_of(at);
+      at += bytes;
     }
   }
   std::size_t offset(int rank) const { return static_cast<std::size_t>(displacements[rank]) * line_bytes; }
@@ -39,9 +39,7 @@ struct Extents {
 
 class Alltoallv final : public ExchangeAlgorithm {
  public:
-  Alltoallv(const ExchangeSetup& setup, const Communicator& comm) : setup_(setup), comm_(comm) {
-    SUPERNODE_MPI(MPI_Type_contiguous(static_cast<int>(line_bytes), MPI_BYTE, line_.out()));
-    SUPERNODE_MPI(MPI_Type_commit(line_.out()));
+  Alltoallv(const ExchangeSetup& setup, const Communicator& comm) : setup_(setup), comm_(comm), line_(line_type()) {
     sets_.reserve(n_round_sets);
     for (int i = 0; i < n_round_sets; ++i) sets_.emplace_back(setup);
   }

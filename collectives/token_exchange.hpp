@@ -6,8 +6,10 @@
 //                                 .dispatch_payload = Payload::int8, .combine_payload = Payload::bf16});
 //   DispatchedTokens tokens = exchange.dispatch(rows, expert_ids, weights);
 //   for (int e = 0; e < tokens.n_local_experts(); ++e)
-//     for (i ...) sums[tokens.expert_rows(e)[i]] += tokens.expert_weights(e)[i] * expert(e, row
-//     tokens.expert_rows(e)[i]);
+//     for (std::size_t i = 0; i < tokens.expert_rows(e).size(); ++i) {
+//       const int row = tokens.expert_rows(e)[i];
+//       sums[row] += tokens.expert_weights(e)[i] * expert(e, row);  // of [hidden] each
+//     }
 //   exchange.combine(std::move(tokens), sums, out);
 //
 // A token goes once to each rank that holds any of its experts. The origin adds the contributions in ascending rank
@@ -125,8 +127,8 @@ struct ExchangeStatistics {
 class TokenExchange {
  public:
   /// Collective over `comm`, which it duplicates.
-  /// @throws UsageError, the same on all ranks: a value out of range, an unknown algorithm (names the known ones), one
-  /// that does not support these ranks (says why). @throws EnvironmentError when memory cannot be had.
+  /// @throws UsageError, the same on all ranks: a value out of range, an unknown algorithm (names the known ones).
+  /// @throws EnvironmentError when memory cannot be had.
   TokenExchange(const Communicator& comm, const ExchangeConfig& config);
   ~TokenExchange();  ///< collective: frees windows and communicators
   TokenExchange(TokenExchange&&) noexcept;

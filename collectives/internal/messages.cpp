@@ -1,16 +1,10 @@
 #include "collectives/internal/messages.hpp"
 
+#include "collectives/internal/lines.hpp"
+
 namespace supernode::collectives {
-namespace {
-
-int lines_of(std::size_t bytes) { return count_cast(bytes / line_bytes, "lines of a message"); }
-
-}  // namespace
-
-Messages::Messages(const ExchangeSetup& setup, const Communicator& comm) : setup_(setup), comm_(comm) {
-  SUPERNODE_MPI(MPI_Type_contiguous(static_cast<int>(line_bytes), MPI_BYTE, line_.out()));
-  SUPERNODE_MPI(MPI_Type_commit(line_.out()));
-}
+Messages::Messages(const ExchangeSetup& setup, const Communicator& comm)
+    : setup_(setup), comm_(comm), line_(line_type()) {}
 
 void Messages::send(const std::byte* from, std::size_t bytes, int to, int tag, OwnedRequest& request) const {
   SUPERNODE_MPI(MPI_Isend(from, lines_of(bytes), line_.get(), to, tag, comm_.get(), request.out()));

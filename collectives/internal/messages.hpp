@@ -14,7 +14,7 @@ namespace supernode::collectives {
 /// tells the messages of one round from each other.
 inline int message_tag(int set, int step) { return step * n_round_sets + set; }
 
-/// Sends and receives of one algorithm. The unit is a line, so that MPI's int counts reach 128 GiB.
+/// Sends and receives of one algorithm.
 class Messages {
  public:
   Messages(const ExchangeSetup& setup, const Communicator& comm);

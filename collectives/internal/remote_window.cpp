@@ -2,19 +2,12 @@
 
 #include <exception>
 
+#include "collectives/internal/lines.hpp"
 #include "runtime/core/mpi_call.hpp"
 
 namespace supernode::collectives {
-namespace {
-
-int lines_of(std::size_t bytes) { return count_cast(bytes / line_bytes, "lines of a transfer"); }
-
-}  // namespace
-
 RemoteWindow::RemoteWindow(const ExchangeSetup& setup, const Communicator& comm, std::byte* memory, std::size_t bytes)
-    : setup_(setup) {
-  SUPERNODE_MPI(MPI_Type_contiguous(static_cast<int>(line_bytes), MPI_BYTE, line_.out()));
-  SUPERNODE_MPI(MPI_Type_commit(line_.out()));
+    : setup_(setup), line_(line_type()) {
   SUPERNODE_MPI(MPI_Win_create(memory, static_cast<MPI_Aint>(bytes), 1, MPI_INFO_NULL, comm.get(), window_.out()));
   SUPERNODE_MPI(MPI_Win_set_errhandler(window_.get(), MPI_ERRORS_RETURN));
   SUPERNODE_MPI(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_.get()));
