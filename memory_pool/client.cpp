@@ -125,6 +125,8 @@ Status Client::remove(const Key& key) {
   request.key = key;
   request.name_space = impl_->name_space;
   const std::optional<internal::Reply> reply = impl_->core.call(owner, request);
+  // From the home's place it is gone, but the home may hold it.
+  if (impl_->core.ring.home_of(key) != owner) return Status::owner_down;
   return reply ? reply->status : Status::owner_down;
 }
 

@@ -89,7 +89,9 @@ class Client {
   PendingGet start_get(std::span<const GetItem> items);
 
   /// Stores and waits: stored (with a file tier: durable as PoolConfig::directory_sync says), not_durable,
-  /// already_there, full, quota, too_large, owner_down. `data` may be empty.
+  /// already_there, full, quota, too_large, owner_down. `data` may be empty. While the key's home is away,
+  /// PutMode::keep goes to the owner that stands in for it, and PutMode::replace is answered by owner_down. A key is
+  /// used with one of the two modes only.
   Status put(const Key& key, std::span<const std::byte> data, PutMode mode = PutMode::keep);
   /// As put() for each item, with many in flight together. [items.size()]
   std::vector<Status> put_batch(std::span<const PutItem> items, PutMode mode = PutMode::keep);
@@ -104,7 +106,7 @@ class Client {
   std::size_t drain(double seconds);
   std::size_t queued() const;  ///< stores not finished
 
-  /// removed, not_there or owner_down.
+  /// removed, not_there, or owner_down, also when only the owner that stands in for the key's home could be asked.
   Status remove(const Key& key);
 
   /// One-sided reads leave no trace at the owner, so clients tell owners which keys they hit, in batches of small

@@ -114,7 +114,7 @@ struct ModelCache::Impl {
     return ask_directory(core, step, model, claimant);
   }
   /// Takes a model's blocks off all owners.
-  Status erase(const Key& model) { return core.delete_namespace(namespace_id(namespace_of(model))); }
+  Status erase(const Key& model) { return core.delete_namespace(namespace_of(model)); }
   Status promise_room(const Contents& contents);
   Status bring_in(Client& client, const Contents& contents, FileSource& source, std::uint64_t& bytes_read);
   Status store(Client& client, const Contents& contents, FileSource& source, std::uint64_t& bytes_read);
@@ -138,7 +138,7 @@ Status ModelCache::Impl::promise_room(const Contents& contents) {
       add(contents.block(file, number), contents.bytes_of_block(file, number));
   add(key_of_contents(contents.model), contents.text().size());
   while (true) {
-    const Status status = core.create_namespace(namespace_id(namespace_of(contents.model)), quotas, true);
+    const Status status = core.create_namespace(namespace_of(contents.model), quotas, true);
     if (status != Status::quota) return status;
     const internal::ModelDirectory::Answer victim = ask(ModelStep::make_room, contents.model);
     if (victim.status != Status::removed) return victim.status == Status::owner_down ? victim.status : Status::quota;

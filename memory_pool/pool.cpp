@@ -82,10 +82,10 @@ bool Pool::stop() {
 Status Pool::create_namespace(const std::string& name, std::uint64_t quota_per_owner) {
   std::map<int, std::uint64_t> quotas;
   for (const int owner : core_->owners) quotas[owner] = quota_per_owner;
-  return core_->create_namespace(namespace_id(name), quotas, false);
+  return core_->create_namespace(name, quotas, false);
 }
 
-Status Pool::delete_namespace(const std::string& name) { return core_->delete_namespace(namespace_id(name)); }
+Status Pool::delete_namespace(const std::string& name) { return core_->delete_namespace(name); }
 
 void Pool::play_dead(double seconds, bool memory_lost) {
   expect(is_owner(), "play_dead() on a rank that owns nothing");

@@ -56,7 +56,9 @@ class Pool {
   /// its own stores evict its blocks. 0: no promise, and PoolConfig::namespace_quota is its limit. Local; waits for the
   /// owners. Room that is promised and not yet used is lent to namespaces without a promise.
   /// @returns stored; already_there, and nothing changes; quota, on no owner, when one cannot promise that much, which
-  /// is all promises together within evict_above of its capacity; owner_down when no owner is left.
+  /// is all promises together within evict_above of its capacity; owner_down when no owner is left; name_clash, on no
+  /// owner, when another name has its number; not_durable when it is made, but an owner's files cannot remember it.
+  /// With files, a restart finds it again, with its quota; the first call with the same quota then answers stored.
   Status create_namespace(const std::string& name, std::uint64_t quota_per_owner);
   /// Its blocks are gone, in files too, and its promise free again; waits. Clients of that namespace find nothing.
   /// @returns removed, not_there when it neither was created nor held anything, or owner_down.

@@ -3,9 +3,9 @@
 namespace supernode::pool {
 
 std::string_view to_string(Status status) {
-  constexpr std::array<std::string_view, status_count> names{"stored",      "already_there", "full",    "quota",
-                                                             "too_large",   "owner_down",    "removed", "not_there",
-                                                             "not_durable", "no_namespace"};
+  constexpr std::array<std::string_view, status_count> names{"stored",      "already_there", "full",      "quota",
+                                                             "too_large",   "owner_down",    "removed",   "not_there",
+                                                             "not_durable", "no_namespace",  "name_clash"};
   return names.at(static_cast<std::size_t>(status));
 }
 

@@ -20,8 +20,9 @@ enum class Status : std::uint32_t {
   not_there = 7,   ///< a removal, or the second half of a store, did not find what it names
   not_durable = 8,  ///< published, but the file tier could not take it (a full disk): it lasts as long as the DRAM does
   no_namespace = 9,  ///< PoolConfig::open_namespaces is off and nobody has created the client's namespace
+  name_clash = 10,  ///< another namespace that was created has the same number (a hash of 32 bits): choose another name
 };
-constexpr std::size_t status_count = 10;
+constexpr std::size_t status_count = 11;
 std::string_view to_string(Status status);
 
 /// Why a read found nothing.

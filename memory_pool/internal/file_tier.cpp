@@ -3,12 +3,28 @@
 #include <algorithm>
 #include <utility>
 
+#include "runtime/core/error.hpp"
 #include "runtime/core/log.hpp"
 
 namespace supernode::pool::internal {
 
+namespace {
+
+std::vector<NamespaceTerms> remembered(const std::string& directory) {
+  try {
+    return read_namespaces(directory);
+  } catch (const UsageError& damage) {
+    log(LogLevel::warning, "{}: namespaces have no promise until they are created again", damage.what());
+    return {};
+  }
+}
+
+}  // namespace
+
 FileTier::FileTier(const PoolConfig& config, const std::string& directory)
-    : log_(directory, config.directory_limit.value, config.directory_segment.value),
+    : directory_(directory),
+      log_(directory, config.directory_limit.value, config.directory_segment.value),
+      namespaces_(remembered(directory)),
       to_disk_(config.directory_sync == "disk"),
       files_per_dram_(static_cast<double>(log_.keep_bytes()) / static_cast<double>(config.capacity.value)),
       most_waiting_(config.store_buffer.value),
@@ -58,6 +74,14 @@ void FileTier::promise(NamespaceId name_space, std::uint64_t quota) {
   push({Kind::promise, 0, {{{}, name_space}}, {}, share});
 }
 
+void FileTier::remove_if(std::function<bool(const Key&)> gone) {
+  push({Kind::remove_if, 0, {}, {}, 0, std::move(gone)});
+}
+
+void FileTier::keep_namespaces(std::uint64_t tag, std::vector<NamespaceTerms> terms) {
+  push({Kind::keep_namespaces, tag, {}, {}, 0, {}, std::move(terms)});
+}
+
 std::vector<FileTier::Done> FileTier::poll() {
   const std::lock_guard lock(mutex_);
   return std::exchange(done_, {});
@@ -92,6 +116,12 @@ FileTier::Done FileTier::run(const Job& job) {
     case Kind::promise:
       log_.promise(job.names.front().name_space, job.number);
       break;
+    case Kind::remove_if:
+      log_.remove_if(job.gone);
+      break;
+    case Kind::keep_namespaces:
+      done.good = write_namespaces(directory_, job.terms);
+      break;
   }
   return done;
 }
@@ -110,7 +140,7 @@ void FileTier::work() {
     for (const Job& job : batch) {
       done.push_back(run(job));
       bytes += job.payload.size();
-      wrote |= job.kind != Kind::load && job.kind != Kind::promise;
+      wrote |= job.kind != Kind::load && job.kind != Kind::promise && job.kind != Kind::keep_namespaces;
     }
     if (wrote && to_disk_ && !log_.sync())
       for (std::size_t i = 0; i < done.size(); ++i) done[i].good &= batch[i].kind != Kind::store;

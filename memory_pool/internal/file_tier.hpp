@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "memory_pool/config.hpp"
+#include "memory_pool/internal/namespace_file.hpp"
 #include "memory_pool/internal/record_log.hpp"
 
 namespace supernode::pool::internal {
@@ -40,25 +42,35 @@ class FileTier {
   void remove_namespace(std::uint64_t tag, NamespaceId name_space);
   /// Keeps as large a share of the files for a namespace as `quota` is of the DRAM. No answer.
   void promise(NamespaceId name_space, std::uint64_t quota);
+  /// Removes the records of all keys that `gone` names; it is called by the thread. No answer.
+  void remove_if(std::function<bool(const Key&)> gone);
+  /// Remembers the namespaces for the next start.
+  void keep_namespaces(std::uint64_t tag, std::vector<NamespaceTerms> terms);
+  /// Those that were remembered at this start.
+  const std::vector<NamespaceTerms>& namespaces() const { return namespaces_; }
   /// Jobs that have ended since the last call.
   std::vector<Done> poll();
 
   LogStats stats() const;
 
  private:
-  enum class Kind { store, remove, load, remove_namespace, promise };
+  enum class Kind { store, remove, load, remove_namespace, promise, remove_if, keep_namespaces };
   struct Job {
     Kind kind;
     std::uint64_t tag;
     std::vector<Name> names;
     std::vector<std::byte> payload;
     std::uint64_t number = 0;  ///< store: the checksum; promise: bytes
+    std::function<bool(const Key&)> gone = {};
+    std::vector<NamespaceTerms> terms = {};
   };
   void push(Job job);
   void work();
   Done run(const Job& job);
 
+  const std::string directory_;
   RecordLog log_;  ///< of the thread, once it runs
+  std::vector<NamespaceTerms> namespaces_;
   bool to_disk_;
   double files_per_dram_;  ///< bytes that the files may keep for each byte of DRAM
   std::uint64_t most_waiting_;

@@ -9,12 +9,31 @@ const Namespaces::Terms* Namespaces::find(NamespaceId name_space) const {
   return found == created_.end() ? nullptr : &found->second;
 }
 
-Status Namespaces::create(NamespaceId name_space, std::uint64_t quota, bool whole) {
-  if (find(name_space)) return Status::already_there;
+Status Namespaces::create(NamespaceId name_space, const std::string& name, std::uint64_t quota, bool whole) {
+  const Terms* known = find(name_space);
+  if (known && known->name != name) return Status::name_clash;
+  if (known) {
+    const bool same = known->restored && known->quota == quota && known->whole == whole;
+    created_[name_space].restored = false;
+    return same ? Status::stored : Status::already_there;
+  }
   if (quota > room_ - promised_) return Status::quota;
-  created_[name_space] = {quota, whole};
+  created_[name_space] = {name, quota, whole, false};
   promised_ += quota;
   return Status::stored;
+}
+
+Status Namespaces::restore(NamespaceId name_space, const std::string& name, std::uint64_t quota) {
+  const Status status = create(name_space, name, quota, false);
+  if (status == Status::stored) created_[name_space].restored = true;
+  return status;
+}
+
+std::vector<NamespaceTerms> Namespaces::lasting() const {
+  std::vector<NamespaceTerms> terms;
+  for (const auto& [name_space, each] : created_)
+    if (!each.whole) terms.push_back({each.name, each.quota});
+  return terms;
 }
 
 bool Namespaces::erase(NamespaceId name_space) {

@@ -3,7 +3,10 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
+#include <vector>
 
+#include "memory_pool/internal/namespace_file.hpp"
 #include "memory_pool/key.hpp"
 #include "memory_pool/status.hpp"
 
@@ -21,11 +24,17 @@ class Namespaces {
       : room_(room), common_limit_(common_limit), open_(open) {}
 
   /// `quota` 0: no promise and no limit but the common one. `whole`: not even its own stores evict its blocks.
-  /// @returns stored; already_there, and changes nothing; quota when that much cannot be promised.
-  Status create(NamespaceId name_space, std::uint64_t quota, bool whole);
+  /// @returns stored; already_there, and changes nothing; quota when that much cannot be promised; name_clash when
+  /// `name_space` is that of another name.
+  Status create(NamespaceId name_space, const std::string& name, std::uint64_t quota, bool whole);
+  /// One that an earlier run had created. The first create() with the same terms answers stored, as in that run.
+  Status restore(NamespaceId name_space, const std::string& name, std::uint64_t quota);
+  /// What a restart must find again: all but whole ones, which are brought in anew.
+  std::vector<NamespaceTerms> lasting() const;
   /// Takes promise and limit away; what it still holds stays accounted. False when it was never created.
   bool erase(NamespaceId name_space);
 
+  bool knows(NamespaceId name_space) const { return created_.contains(name_space); }
   bool may_store(NamespaceId name_space) const { return open_ || created_.contains(name_space); }
   std::uint64_t limit(NamespaceId name_space) const;  ///< bytes it may fill; 0: no limit
   bool is_promised(NamespaceId name_space) const;     ///< others' stores must not evict its blocks
@@ -41,8 +50,10 @@ class Namespaces {
 
  private:
   struct Terms {
+    std::string name;
     std::uint64_t quota;
     bool whole;
+    bool restored;  ///< from the file, and not created since
   };
   const Terms* find(NamespaceId name_space) const;
 

@@ -78,7 +78,8 @@ void PoolCore::handle(int source, Tag tag, std::span<const std::byte> bytes) {
   expect(bytes.size() >= sizeof request && shard, "a pool request of odd length, or to a rank that owns nothing");
   std::memcpy(&request, bytes.data(), sizeof request);
   std::array<Key, max_touches> keys;
-  const bool has_keys = request.kind == RequestKind::touch || request.kind == RequestKind::promote;
+  const bool has_keys = request.kind == RequestKind::touch || request.kind == RequestKind::promote ||
+                        request.kind == RequestKind::create_namespace;
   const std::size_t count = has_keys ? request.count : 0;
   expect(count <= max_touches && bytes.size() == sizeof request + count * sizeof(Key), "a pool request of odd length");
   std::memcpy(keys.data(), bytes.data() + sizeof request, count * sizeof(Key));
@@ -100,10 +101,15 @@ void PoolCore::answer(int rank, const Reply& reply) {
 }
 
 Reply PoolCore::serve(const Request& request, std::span<const Key> keys) {
-  if (request.kind != RequestKind::stop) return shard->serve(request, keys, wall_now().value);
-  stopped = true;
   Reply reply;
   reply.id = request.id;
+  if (request.kind == RequestKind::stop)
+    stopped = true;
+  else if (request.kind == RequestKind::discard)
+    shard->discard(
+        [ring = ring, home = static_cast<int>(request.ticket)](const Key& key) { return ring.home_of(key) == home; });
+  else
+    reply = shard->serve(request, keys, wall_now().value);
   return reply;
 }
 
@@ -147,8 +153,8 @@ void PoolCore::abandon(int owner, std::uint64_t ticket) {
   tell(owner, request);
 }
 
-std::optional<Reply> PoolCore::call(int owner, const Request& request) {
-  const std::uint64_t id = ask(owner, request);
+std::optional<Reply> PoolCore::call(int owner, const Request& request, std::span<const Key> keys) {
+  const std::uint64_t id = ask(owner, request, keys);
   const double end = watched_ + config.deadline;
   SpinWait spin;
   while (true) {
@@ -185,60 +191,100 @@ void PoolCore::look_for_returned() {
       request.kind = RequestKind::ping;
       silent.ping = ask(owner, request);
     }
-    if (silent.ping == 0 || !take(silent.ping)) {
+    if (!silent.answered && silent.ping != 0 && take(silent.ping)) {
+      silent.answered = true;
+      prepare_return(owner, silent);
+    }
+    std::erase_if(silent.chores, [&](const auto& chore) {
+      if (take(chore.second)) return true;
+      if (chore.first == owner || ring.is_live(chore.first)) return false;
+      forget(chore.second);  // has left, too
+      return true;
+    });
+    if (!silent.answered || !silent.chores.empty()) {
       ++it;
       continue;
     }
     it = silent_.erase(it);
     ring.restore(owner);
-    for (const auto& [name_space, terms] : created_) tell(owner, creation(name_space, terms, owner));
     log(LogLevel::warning, "pool owner {} is back in the view (version {}, {} of {} there)", owner, ring.version(),
         ring.live_count(), owners.size());
   }
 }
 
-Request PoolCore::creation(NamespaceId name_space, const Created& terms, int owner) const {
+/// What must be done before an owner is back in the view. What was deleted meanwhile must not return with it. And what
+/// was stored in its place must not outlive a removal of the same key at its home, for the next time that it is away.
+void PoolCore::prepare_return(int owner, Silent& silent) {
+  Request request;
+  request.kind = RequestKind::delete_namespace;
+  for (const NamespaceId name_space : silent.deleted) {
+    request.name_space = name_space;
+    silent.chores.emplace_back(owner, ask(owner, request));
+  }
+  for (const auto& [name, terms] : created_)
+    silent.chores.emplace_back(owner, ask(owner, creation(name, terms, owner), pack_name(name)));
+  request = {};
+  request.kind = RequestKind::discard;
+  request.ticket = static_cast<std::uint64_t>(owner);
+  for (const int other : owners)
+    if (ring.is_live(other)) silent.chores.emplace_back(other, ask(other, request));
+}
+
+Request PoolCore::creation(const std::string& name, const Created& terms, int owner) const {
   const auto quota = terms.quota_by_owner.find(owner);
   Request request;
   request.kind = RequestKind::create_namespace;
-  request.name_space = name_space;
+  request.name_space = namespace_id(name);
   request.length = quota == terms.quota_by_owner.end() ? 0 : quota->second;
   request.mode = terms.whole ? 1 : 0;
   return request;
 }
 
-Status PoolCore::create_namespace(NamespaceId name_space, const std::map<int, std::uint64_t>& quota_by_owner,
+Status PoolCore::create_namespace(const std::string& name, const std::map<int, std::uint64_t>& quota_by_owner,
                                   bool whole) {
+  if (name.empty() || name.size() > max_name_bytes || name.back() == '\0')
+    throw UsageError("a pool namespace has a name of 1 to " + std::to_string(max_name_bytes) +
+                     " bytes that does not end in a zero");
   const Created terms{quota_by_owner, whole};
   std::vector<int> made;
   Status outcome = Status::stored;
   for (const int owner : owners) {
     if (!ring.is_live(owner)) continue;
-    const std::optional<Reply> reply = call(owner, creation(name_space, terms, owner));
+    const std::optional<Reply> reply = call(owner, creation(name, terms, owner), pack_name(name));
     if (!reply) continue;
-    if (reply->status == Status::stored) made.push_back(owner);
-    if (reply->status == Status::already_there && outcome == Status::stored) outcome = Status::already_there;
-    if (reply->status == Status::quota) outcome = Status::quota;
+    const Status status = reply->status;
+    if ((status == Status::stored && reply->found == 0) || status == Status::not_durable) made.push_back(owner);
+    if (status == Status::quota || status == Status::name_clash) outcome = status;
+    if (outcome == Status::stored || (outcome == Status::not_durable && status == Status::already_there))
+      outcome = status;
   }
   if (ring.live_count() == 0) return Status::owner_down;
-  if (outcome != Status::quota) {
+  if (outcome != Status::quota && outcome != Status::name_clash) {
     // Models are brought in again by whoever wants them.
-    if (!whole) created_.try_emplace(name_space, terms);
+    if (whole) return outcome;
+    created_.try_emplace(name, terms);
+    for (auto& [owner, silent] : silent_)
+      if (silent.answered) silent.chores.emplace_back(owner, ask(owner, creation(name, terms, owner), pack_name(name)));
     return outcome;
   }
   // One cannot promise it: no one shall.
   Request request;
   request.kind = RequestKind::delete_namespace;
-  request.name_space = name_space;
+  request.name_space = namespace_id(name);
   for (const int owner : made) call(owner, request);
   return outcome;
 }
 
-Status PoolCore::delete_namespace(NamespaceId name_space) {
-  created_.erase(name_space);
+Status PoolCore::delete_namespace(const std::string& name) {
+  created_.erase(name);
   Request request;
   request.kind = RequestKind::delete_namespace;
-  request.name_space = name_space;
+  request.name_space = namespace_id(name);
+  for (auto& [owner, silent] : silent_)
+    if (silent.answered)
+      silent.chores.emplace_back(owner, ask(owner, request));
+    else
+      silent.deleted.push_back(request.name_space);
   Status outcome = Status::not_there;
   for (const int owner : owners) {
     if (!ring.is_live(owner)) continue;

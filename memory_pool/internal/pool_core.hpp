@@ -36,16 +36,17 @@ struct PoolCore {
   /// Tells an owner that a block it has handed out will not be published.
   void abandon(int owner, std::uint64_t ticket);
   /// ask() and wait. Empty when the owner did not answer in time; it has been dropped then.
-  std::optional<Reply> call(int owner, const Request& request);
+  std::optional<Reply> call(int owner, const Request& request, std::span<const Key> keys = {});
 
   /// Takes a silent owner out of the view of this rank, and asks it from time to time whether it is back.
   void drop(int owner, const char* why);
   /// Whether the memory of `owner` can still be read, as far as the transport tells; drops the owner if not.
   bool has_memory(int owner);
   /// Asks all live owners to create a namespace; one that comes back later is asked, too. stored, already_there, quota.
-  Status create_namespace(NamespaceId name_space, const std::map<int, std::uint64_t>& quota_by_owner, bool whole);
-  /// removed, or not_there when no owner knew it.
-  Status delete_namespace(NamespaceId name_space);
+  /// or name_clash. @throws UsageError for a name that is empty, too long, or ends in a zero.
+  Status create_namespace(const std::string& name, const std::map<int, std::uint64_t>& quota_by_owner, bool whole);
+  /// removed, or not_there when no owner knew it. An owner that has left is told before it is back in the view.
+  Status delete_namespace(const std::string& name);
 
   /// Distinct for each call on any rank.
   std::uint64_t unique_number() { return static_cast<std::uint64_t>(comm.rank() + 1) << 32 | ++last_unique_; }
@@ -83,16 +84,20 @@ struct PoolCore {
   struct Silent {
     std::uint64_t ping = 0;  ///< the question that is under way; 0: none
     double ask_at = 0;       ///< watched()
+    bool answered = false;
+    std::vector<NamespaceId> deleted;                   ///< since it left
+    std::vector<std::pair<int, std::uint64_t>> chores;  ///< owner and question: once all are answered, it is back
   };
   std::map<int, Silent> silent_;
   void look_for_returned();
+  void prepare_return(int owner, Silent& silent);
   /// A namespace that this rank has created.
   struct Created {
     std::map<int, std::uint64_t> quota_by_owner;
     bool whole;
   };
-  std::map<NamespaceId, Created> created_;
-  Request creation(NamespaceId name_space, const Created& terms, int owner) const;
+  std::map<std::string, Created> created_;
+  Request creation(const std::string& name, const Created& terms, int owner) const;
   std::uint64_t last_id_ = 0;
   std::uint64_t last_unique_ = 0;
   double watched_ = 0, last_look_ = 0;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "memory_pool/internal/checksum.hpp"
+#include "memory_pool/internal/namespace_file.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/log.hpp"
 
@@ -82,7 +83,7 @@ RecordLog::RecordLog(const std::string& directory, std::uint64_t limit, std::uin
   std::vector<std::uint64_t> numbers;
   for (const auto& file : std::filesystem::directory_iterator(directory_, error)) {
     const std::string name = file.path().filename().string();
-    if (name == "lock") continue;
+    if (name == "lock" || name == namespace_file_name || name == namespace_file_draft) continue;
     const std::optional<std::uint64_t> number = segment_number(name);
     if (number) {
       numbers.push_back(*number);
@@ -342,6 +343,13 @@ bool RecordLog::remove(const Name& name) {
   header.name_space = name.name_space;
   header.checksum = checksum_of({});
   return append_or_drop(header, {});
+}
+
+void RecordLog::remove_if(const std::function<bool(const Key&)>& gone) {
+  std::vector<Name> names;
+  for (const auto& [name, entry] : index_)
+    if (gone(name.key)) names.push_back(name);
+  for (const Name& name : names) remove(name);
 }
 
 bool RecordLog::remove_namespace(NamespaceId name_space) {

@@ -2,6 +2,7 @@
 // A log of records in segment files: append, find, read, forget the oldest, clean. One thread; no MPI.
 
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <map>
 #include <optional>
@@ -55,6 +56,8 @@ class RecordLog {
   bool append(const Name& name, std::span<const std::byte> payload, std::uint64_t checksum);
   /// Writes that `name` is gone, whether it is there or not. False when it could not be written.
   bool remove(const Name& name);
+  /// The same for every block whose key `gone` names.
+  void remove_if(const std::function<bool(const Key&)>& gone);
   /// The same for all records of a namespace. What was promised to it is taken back.
   bool remove_namespace(NamespaceId name_space);
   /// Keeps `bytes` of records for a namespace: as long as it has no more, they are not forgotten for others. All

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "runtime/core/error.hpp"
+#include "runtime/core/log.hpp"
 
 namespace supernode::pool::internal {
 
@@ -17,7 +18,10 @@ Shard::Shard(const PoolConfig& config, std::span<std::byte> window, const std::s
   order_ = EvictionOrder(index_.slots());
   namespaces_ = Namespaces(watermark(), config.namespace_quota.value, config.open_namespaces);
   models_ = ModelDirectory(config.lease);
-  if (!directory.empty()) tier_ = std::make_unique<FileTier>(config, directory);
+  if (!directory.empty()) {
+    tier_ = std::make_unique<FileTier>(config, directory);
+    for (const NamespaceTerms& terms : tier_->namespaces()) restore_namespace(terms);
+  }
   std::random_device random;
   while (incarnation_ == 0) incarnation_ = (std::uint64_t{random()} << 32) | random();
   last_ticket_ = incarnation_;
@@ -55,7 +59,7 @@ Reply Shard::serve(const Request& request, std::span<const Key> keys, double now
       reply = promote(request, keys);
       break;
     case RequestKind::create_namespace:
-      reply = create_namespace(request);
+      reply = create_namespace(request, unpack_name(keys));
       break;
     case RequestKind::delete_namespace:
       reply = delete_namespace(request);
@@ -69,7 +73,8 @@ Reply Shard::serve(const Request& request, std::span<const Key> keys, double now
     case RequestKind::ping:
       break;
     case RequestKind::stop:
-      panic("a shard was asked to stop");
+    case RequestKind::discard:
+      panic("a shard got a request that is not for shards");
   }
   reply.id = request.id;
   return reply;
@@ -291,12 +296,27 @@ void Shard::touch(NamespaceId name_space, std::span<const Key> keys) {
     if (const std::optional<Slot> slot = index_.find(key, name_space)) order_.touch(*slot);
 }
 
-Reply Shard::create_namespace(const Request& request) {
+Reply Shard::create_namespace(const Request& request, const std::string& name) {
+  const bool whole = request.mode != 0;
   Reply reply;
-  reply.status = namespaces_.create(request.name_space, request.length, request.mode != 0);
-  if (tier_ && reply.status == Status::stored)
-    tier_->promise(request.name_space, namespaces_.limit(request.name_space));
-  return reply;
+  reply.found = namespaces_.knows(request.name_space) ? 1 : 0;
+  reply.status = namespaces_.create(request.name_space, name, request.length, whole);
+  if (!tier_ || reply.status != Status::stored || reply.found != 0) return reply;
+  tier_->promise(request.name_space, namespaces_.limit(request.name_space));
+  if (whole) return reply;
+  tier_->keep_namespaces(++last_tag_, namespaces_.lasting());
+  return later(reply, request.id);
+}
+
+/// A namespace of an earlier run: what it has in the files stays its own, and promised.
+void Shard::restore_namespace(const NamespaceTerms& terms) {
+  const NamespaceId name_space = namespace_id(terms.name);
+  const Status status = namespaces_.restore(name_space, terms.name, terms.quota);
+  if (status == Status::stored)
+    tier_->promise(name_space, namespaces_.limit(name_space));
+  else
+    log(LogLevel::warning, "pool.directory: namespace '{}' has no promise of {} bytes any more: {}", terms.name,
+        terms.quota, to_string(status));
 }
 
 Reply Shard::delete_namespace(const Request& request) {
@@ -322,8 +342,19 @@ Reply Shard::delete_namespace(const Request& request) {
   for (auto& [tag, waiting] : waiting_)
     for (std::size_t i = 0; i < waiting.names.size(); ++i)
       if (waiting.names[i].name_space == name_space) waiting.places[i] = spoiled;
+  tier_->keep_namespaces(0, namespaces_.lasting());
   tier_->remove_namespace(++last_tag_, name_space);
   return later(reply, request.id);
+}
+
+void Shard::discard(const std::function<bool(const Key&)>& gone) {
+  for (Slot slot = 0; slot < index_.slots(); ++slot)
+    if (index_.at(slot).state == EntryState::live && gone(index_.at(slot).key)) release(slot);
+  if (!tier_) return;
+  for (auto& [tag, waiting] : waiting_)
+    for (std::size_t i = 0; i < waiting.names.size(); ++i)
+      if (gone(waiting.names[i].key)) waiting.places[i] = spoiled;
+  tier_->remove_if(gone);
 }
 
 void Shard::expire(double now) {

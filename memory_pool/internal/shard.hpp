@@ -2,6 +2,7 @@
 // What an owner does with requests: index, space and eviction together. Pure: no MPI, and time comes as an argument.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -32,8 +33,11 @@ class Shard {
   /// `directory`: of the file tier; empty: none. @throws EnvironmentError when it cannot be used.
   Shard(const PoolConfig& config, std::span<std::byte> window, const std::string& directory = {});
 
-  /// Serves one request. `keys`: of a touch or promotion. `now`: s, steady. `stop` is not for shards.
+  /// Serves one request. `keys`: of a touch or promotion, or a packed name. `now`: s, steady. `stop` and `discard` are
+  /// not for shards.
   Reply serve(const Request& request, std::span<const Key> keys, double now);
+  /// Removes all blocks whose keys `gone` names, from the files too, where another thread calls it.
+  void discard(const std::function<bool(const Key&)>& gone);
   /// Answers that waited for the file tier, with the number that their Reply::later had. Never waits.
   std::vector<Reply> settle(double now);
   /// Takes back blocks whose writers did not publish within the lease. Cheap; call it now and then.
@@ -64,7 +68,8 @@ class Shard {
   void abandon(std::uint64_t ticket);
   Reply remove(const Request& request);
   void touch(NamespaceId name_space, std::span<const Key> keys);
-  Reply create_namespace(const Request& request);
+  Reply create_namespace(const Request& request, const std::string& name);
+  void restore_namespace(const NamespaceTerms& terms);
   Reply delete_namespace(const Request& request);
 
   /// Bytes that may be reserved before blocks give way.

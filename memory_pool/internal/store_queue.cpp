@@ -99,7 +99,8 @@ void StoreQueue::publish(Job& job) {
 bool StoreQueue::step(Job& job, std::optional<Status>& finished) {
   if (job.stage == Stage::start) {
     job.owner = core_.ring.owner_of(job.key);
-    if (job.owner < 0) {
+    // Only the home may take a new version: an older one may lie there, and would be found when it is back.
+    if (job.owner < 0 || (job.mode == PutMode::replace && core_.ring.home_of(job.key) != job.owner)) {
       finished = Status::owner_down;
       return true;
     }

@@ -1,5 +1,9 @@
 // Tenants: what one does must not show in what another has.
+#include <fstream>
+#include <map>
+
 #include "memory_pool/internal/pool_core.hpp"
+#include "runtime/core/error.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
 using namespace supernode;
@@ -92,5 +96,91 @@ TEST_CASE("where namespaces are closed, a tenant must be created first") {
     CHECK(pool.delete_namespace(client.name_space()) == Status::removed);
     CHECK(put_number(client, 2) == Status::no_namespace);
     CHECK(intact(client, 2) == 0);
+  });
+}
+
+TEST_CASE("after a restart every tenant has its blocks and its promise, whoever asks first") {
+  for (const std::string transport : {"auto", "rma"}) {
+    const Folder folder;
+    PoolConfig config = small_pool(transport);
+    config.directory = folder.text();
+    config.directory_limit = {4 << 20};
+    config.open_namespaces = false;
+    constexpr std::uint64_t quota = 64 << 10, count = 20;
+    const auto promised = [](Pool& pool) {
+      std::uint64_t least = ~std::uint64_t{0};
+      for (const int owner : pool.owners())
+        least = std::min(least, pool.fetch_stats(owner).value_or(OwnerStats{}).promised);
+      return least;
+    };
+    const auto run = [&](const std::function<void(Pool&)>& use) {
+      with_pool(config, {world().size(), true}, [&](Pool& pool) {
+        if (world().rank() == world().size() - 1) use(pool);
+      });
+    };
+    run([&](Pool& pool) {
+      CHECK(pool.create_namespace("early", quota) == Status::stored);
+      CHECK(pool.create_namespace("late", quota / 2) == Status::stored);
+      CHECK(pool.create_namespace("no promise", 0) == Status::stored);
+      Client early(pool, "early"), late(pool, "late");
+      for (std::uint64_t i = 0; i < count; ++i) CHECK(put_number(early, i) == Status::stored);
+      for (std::uint64_t i = 100; i < 110; ++i) CHECK(put_number(late, i) == Status::stored);
+    });
+    run([&](Pool& pool) {
+      // Nobody has created anything in this run.
+      CHECK(promised(pool) == quota + quota / 2);
+      Client early(pool, "early"), late(pool, "late"), stranger(pool, "stranger"), free(pool, "no promise");
+      CHECK(intact(late, count) == 0);
+      CHECK(intact(early, count) == count);
+      CHECK(put_number(stranger, 1) == Status::no_namespace);
+      for (std::uint64_t i = 0; i < 1000; ++i) CHECK(put_number(free, i) == Status::stored);
+      CHECK(intact(early, count) == count);
+      // In another order than before; with other terms it is not the same.
+      CHECK(pool.create_namespace("late", quota / 2) == Status::stored);
+      CHECK(pool.create_namespace("early", quota) == Status::stored);
+      CHECK(pool.create_namespace("early", quota) == Status::already_there);
+      CHECK(pool.create_namespace("no promise", 1000) == Status::already_there);
+      CHECK(pool.create_namespace("immodest", 200 << 10) == Status::quota);
+      CHECK(intact(early, count) == count);
+      CHECK(pool.delete_namespace("late") == Status::removed);
+    });
+    run([&](Pool& pool) {
+      CHECK(promised(pool) == quota);
+      Client early(pool, "early"), late(pool, "late");
+      std::vector<std::byte> buffer(bytes);
+      CHECK_FALSE(late.get(key_number(100), buffer).hit());
+      CHECK(put_number(late, 1) == Status::no_namespace);
+      CHECK(intact(early, count) == count);
+    });
+    if (world().rank() == 0)
+      std::ofstream(folder.text() + "/owner-0/" + internal::namespace_file_name) << "not what was written";
+    run([&](Pool& pool) {
+      CHECK(promised(pool) == 0);
+      const Status again = pool.create_namespace("early", quota);
+      CHECK(again == Status::stored);
+      Client early(pool, "early"), other(pool, "no promise");
+      CHECK(intact(early, count) == count);
+      CHECK(other.lookup(std::vector<Key>{key_number(0)}).front().reason != MissReason::owner_down);
+    });
+  }
+}
+
+TEST_CASE("a name whose number is taken is refused on every owner") {
+  std::map<NamespaceId, std::string> seen;
+  std::string one, two;
+  for (int i = 0; one.empty(); ++i) {
+    const std::string name = "tenant " + std::to_string(i);
+    const auto [there, fresh] = seen.emplace(namespace_id(name), name);
+    if (fresh) continue;
+    one = there->second;
+    two = name;
+  }
+  with_pool(small_pool("auto"), {world().size(), true}, [&](Pool& pool) {
+    if (world().rank() != 0) return;
+    CHECK(pool.create_namespace(one, 1000) == Status::stored);
+    CHECK(pool.create_namespace(two, 1000) == Status::name_clash);
+    CHECK(pool.owner_stats().namespaces == 1);
+    CHECK_THROWS_AS(pool.create_namespace("", 1000), UsageError);
+    CHECK_THROWS_AS(pool.create_namespace(std::string(2000, 'x'), 1000), UsageError);
   });
 }

@@ -128,6 +128,66 @@ TEST_CASE("an owner that has left comes back: as it was, empty, or with its file
     }
 }
 
+TEST_CASE("an owner that comes back shows nothing older than what others have been told since") {
+  if (world().size() < 3) return;
+  PoolConfig config = small_pool("auto");
+  config.deadline = 0.5;
+  const int owners = world().size() - 1;  // the last rank is the client
+  Pool pool(world(), first_ranks(owners), config);
+  std::vector<Key> at_home;  // on rank 0
+  for (std::uint64_t i = 0; at_home.size() < 2; ++i)
+    if (pool.view().home_of(key_number(i)) == 0) at_home.push_back(key_number(i));
+  const Key rewritten = at_home[0], fresh = at_home[1];
+  const bool is_client = world().rank() == owners;
+  std::optional<Client> client, gone;
+  std::vector<std::byte> buffer(500);
+  const auto put_until_stored = [&](Client& writer, const Key& key, std::uint64_t version, PutMode mode) {
+    // A loaded machine may be slower than this deadline.
+    Status status = Status::owner_down;
+    for (int attempt = 0; attempt < 50 && status == Status::owner_down; ++attempt)
+      status = writer.put(key, make_payload(key, version, 500), mode);
+    CHECK(status == Status::stored);
+  };
+  if (is_client) {
+    client.emplace(pool);
+    gone.emplace(pool, "gone");
+    CHECK(pool.create_namespace("gone", 1000) == Status::stored);
+    put_until_stored(*client, rewritten, 1, PutMode::replace);
+    put_until_stored(*gone, rewritten, 1, PutMode::keep);
+  }
+  meet(pool);
+  if (world().rank() == 0) pool.play_dead(2.5, false);
+  if (is_client) {
+    client->store_async(rewritten, make_payload(rewritten, 2, 500), PutMode::replace);
+    CHECK(client->drain(30) == 0);
+    CHECK_FALSE(pool.view().is_live(0));
+    // What is there already may be rewritten or removed at home only; what is new goes to the one that stands in.
+    CHECK(client->put(rewritten, make_payload(rewritten, 2, 500), PutMode::replace) == Status::owner_down);
+    CHECK(client->remove(rewritten) == Status::owner_down);
+    put_until_stored(*client, fresh, 1, PutMode::keep);
+    CHECK(client->get(fresh, buffer).hit());
+    pool.delete_namespace("gone");
+    wait_until([&] { return client->progress(), pool.view().is_live(0); }, 60,
+               [] { return std::string("the owner did not come back"); });
+    // Nothing newer was acknowledged. What stood in for it is gone, and so is the namespace.
+    CHECK(client->get(rewritten, buffer).hit());
+    CHECK(check_payload(rewritten, buffer) == 1);
+    CHECK_FALSE(client->get(fresh, buffer).hit());
+    CHECK_FALSE(gone->get(rewritten, buffer).hit());
+    put_until_stored(*client, rewritten, 3, PutMode::replace);
+    CHECK(client->get(rewritten, buffer).hit());
+    CHECK(check_payload(rewritten, buffer) == 3);
+    client.reset();
+    gone.reset();
+  }
+  meet(pool);
+  if (pool.is_owner()) {
+    CHECK(pool.core().shard->stats().entries == (world().rank() == 0 ? 1 : 0));
+    CHECK(pool.core().shard->consistent());
+  }
+  meet(pool);
+}
+
 TEST_CASE("reads that an owner does not serve end at the deadline") {
   if (world().size() < 2) return;
   PoolConfig config = small_pool("rma");

@@ -1,7 +1,11 @@
 // The pure parts of the pool: keys, ring, allocator, index, eviction order, configuration.
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <set>
+
+#include <unistd.h>
 
 #include "memory_pool/config.hpp"
 #include "memory_pool/internal/allocator.hpp"
@@ -10,6 +14,7 @@
 #include "memory_pool/internal/copy.hpp"
 #include "memory_pool/internal/eviction.hpp"
 #include "memory_pool/internal/layout.hpp"
+#include "memory_pool/internal/namespaces.hpp"
 #include "memory_pool/ring.hpp"
 #include "memory_pool/status.hpp"
 #include "runtime/core/error.hpp"
@@ -341,4 +346,43 @@ TEST_CASE("every status and reason has a word") {
   words.clear();
   for (std::uint32_t i = 0; i < miss_reason_count; ++i) words.insert(to_string(static_cast<MissReason>(i)));
   CHECK(words.size() == miss_reason_count);
+}
+
+TEST_CASE("the file of namespaces gives back what was written, or says that it is damaged") {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("supernode-names-" + std::to_string(::getpid()));
+  std::filesystem::create_directories(folder);
+  CHECK(read_namespaces(folder).empty());
+  const std::vector<NamespaceTerms> terms{{"plain", 5}, {"with 3 \n lines", 1ull << 60}, {"x", 0}};
+  CHECK(write_namespaces(folder, {{"old", 1}}));
+  CHECK(write_namespaces(folder, terms));
+  CHECK(read_namespaces(folder) == terms);
+  const std::filesystem::path path = folder / namespace_file_name;
+  std::ifstream file(path, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    std::string damaged = text;
+    damaged[at] = static_cast<char>(damaged[at] ^ 4);
+    std::ofstream(path, std::ios::binary) << damaged;
+    CHECK_THROWS_WITH(read_namespaces(folder), Contains("namespaces: damaged"));
+    std::ofstream(path, std::ios::binary) << text.substr(0, at);
+    CHECK_THROWS_AS(read_namespaces(folder), UsageError);
+  }
+  std::filesystem::remove_all(folder);
+  CHECK_FALSE(write_namespaces(folder, terms));
+}
+
+TEST_CASE("two names with one number are not taken for one namespace") {
+  Namespaces all(1000, 0, true);
+  CHECK(all.create(7, "one", 600, false) == Status::stored);
+  CHECK(all.create(7, "two", 100, false) == Status::name_clash);
+  CHECK(all.create(7, "one", 600, false) == Status::already_there);
+  CHECK(all.create(8, "two", 500, false) == Status::quota);
+  Namespaces after(1000, 0, true);
+  for (const NamespaceTerms& terms : all.lasting()) CHECK(after.restore(7, terms.name, terms.quota) == Status::stored);
+  CHECK(after.promised() == 600);
+  CHECK(after.create(7, "one", 600, false) == Status::stored);
+  CHECK(after.create(7, "one", 600, false) == Status::already_there);
+  CHECK(after.erase(7));
+  CHECK(after.lasting().empty());
 }
