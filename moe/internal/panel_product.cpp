@@ -96,18 +96,16 @@ HWY_INLINE void tile(const Operands<Format>& o, int first_row, int first_panel, 
   for (auto& row_sums : sums)
     for (V& sum : row_sums) sum = hn::Zero(d);
   const auto add_input = [&](std::size_t i) HWY_ATTR {
-    V values[Rows];
+    // Each row's value is loaded where it is used: with six rows there is no register to keep them in.
+    V weights[Panels * vectors];
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) values[r] = hn::Set(d, x[static_cast<std::size_t>(r) * n_in + i]);
+    for (int p = 0; p < Panels; ++p)
+      Format::load(words + static_cast<std::size_t>(p) * o.stride + i * panel_words, weights + p * vectors);
 #pragma GCC unroll 8
-    for (int p = 0; p < Panels; ++p) {
-      V weights[vectors];
-      Format::load(words + static_cast<std::size_t>(p) * o.stride + i * panel_words, weights);
+    for (int r = 0; r < Rows; ++r) {
+      const V value = hn::Set(d, x[static_cast<std::size_t>(r) * n_in + i]);
 #pragma GCC unroll 8
-      for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v)
-          sums[r][p * vectors + v] = hn::MulAdd(values[r], weights[v], sums[r][p * vectors + v]);
+      for (int v = 0; v < Panels * vectors; ++v) sums[r][v] = hn::MulAdd(value, weights[v], sums[r][v]);
     }
   };
   std::size_t i = 0;
