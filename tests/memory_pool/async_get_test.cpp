@@ -177,18 +177,20 @@ TEST_CASE("gets under way end as misses when their owner goes, and the others' d
       flag.wait();
       pool.core().start_shard();
     } else if (is_client) {
-      std::vector<std::byte> one(block_bytes), two(block_bytes);
-      PendingGet first = client->start_get(std::vector<GetItem>{{lost, one}});
-      PendingGet second = client->start_get(std::vector<GetItem>{{kept, two}, {lost, one}});
-      first.wait();
-      second.wait();
-      // One change at most: that of rank 0. Else a slow machine has made the other owner look silent.
-      const bool never_left = view == 1 && pool.view().version() <= 2;
-      // Some transports read an absent owner's memory, which is empty; else it has left the view.
-      CHECK((first.found(0)->reason == MissReason::owner_down || first.found(0)->reason == MissReason::never_stored));
-      CHECK_FALSE(second.found(1)->hit());
-      if (owners > 1 && never_left) CHECK(second.found(0)->hit());
-      check_counters(*client);
+      {
+        std::vector<std::byte> one(block_bytes), two(block_bytes);
+        PendingGet first = client->start_get(std::vector<GetItem>{{lost, one}});
+        PendingGet second = client->start_get(std::vector<GetItem>{{kept, two}, {lost, one}});
+        first.wait();
+        second.wait();
+        // One change at most: that of rank 0. Else a slow machine has made the other owner look silent.
+        const bool never_left = view == 1 && pool.view().version() <= 2;
+        // Some transports read an absent owner's memory, which is empty; else it has left the view.
+        CHECK((first.found(0)->reason == MissReason::owner_down || first.found(0)->reason == MissReason::never_stored));
+        CHECK_FALSE(second.found(1)->hit());
+        if (owners > 1 && never_left) CHECK(second.found(0)->hit());
+        check_counters(*client);
+      }
       flag.raise();
       client.reset();
     }

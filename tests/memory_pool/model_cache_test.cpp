@@ -204,7 +204,8 @@ TEST_CASE("a model whose blocks were lost is brought in again") {
   meet(pool);
   if (pool.is_owner()) pool.play_dead(1, true);
   if (is_client) {
-    CHECK_FALSE(ModelCache(pool, 2000).contains(id));
+    wait_until([&] { return !ModelCache(pool, 2000).contains(id); }, 60,
+               [] { return std::string("the owners did not play dead"); });
     wait_until([&] { return pool.progress(), pool.view().live_count() == world().size() - 1; }, 60,
                [] { return std::string("an owner did not come back"); });
     CHECK(prefetch());
