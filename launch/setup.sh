@@ -85,14 +85,15 @@ build() {
   cmake --build --preset "$preset" ${1:+--target "$@"} || fail "building failed"
 }
 
-# What mpirun needs: root is refused by default, more ranks than cores must yield, and binding several jobs to the same
-# first cores would be worse than none.
+# What mpirun needs: root is refused by default, and binding several jobs to the same first cores would be worse than
+# none. (That more ranks than cores yield to each other, the program sees to itself; with a core each they should not.)
 mpi_environment() {
   if [ "$(id -u)" = 0 ]; then
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   fi
   export OMPI_MCA_rmaps_base_oversubscribe=${OMPI_MCA_rmaps_base_oversubscribe:-1}
-  export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
+  # Else mpirun waits two seconds after a process that ended with an error.
+  export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-0}
   export OMPI_MCA_hwloc_base_binding_policy=${OMPI_MCA_hwloc_base_binding_policy:-none}
   export PATH="$supernode_root/build/release/bin:$PATH"
 }
