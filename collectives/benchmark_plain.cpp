@@ -1,4 +1,4 @@
-// MPI_Alltoallv with equal counts, timed as the exchange is.
+// MPI_Alltoallv with equal counts, timed as other benchmarks time it.
 #include <algorithm>
 #include <atomic>
 #include <chrono>

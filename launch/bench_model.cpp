@@ -265,8 +265,7 @@ class BenchModelCommand : public Command {
     const Summary steps = summarize(phase.step_ms);
     std::string text = fmt::format(
         "{:<8} {:.1f} tokens/s, step {:.2f} ms (p50), gemm {:.2f} ms, {:.0f} GFLOP/s, share {:.1f} %, onednn {:.2f} "
-        "ms, "
-        "share {:.1f} %\n",
+        "ms, share {:.1f} %\n",
         phase.name, phase.tokens / steps.p50 * 1e3, steps.p50, phase.gemm_ms, phase.gemm_gflops,
         100 * phase.share(phase.gemm_ms), phase.onednn_ms, 100 * phase.share(phase.onednn_ms));
     for (std::size_t i = 0; i < operators.size(); ++i)

@@ -70,8 +70,7 @@ class GenerateCommand : public Command {
     table
         .add(section, "mtp", mtp_,
              "guess tokens with the model's MTP module and verify them, which changes none of them; auto: if it has "
-             "one, "
-             "and for as long as tokens come faster so (both ways are timed while it decodes)")
+             "one, and for as long as tokens come faster so (both ways are timed while it decodes)")
         .choices({"auto", "on", "off"});
     table.add(section, "tokens_file", tokens_file_,
               "safetensors file with tokens [batch, length]: compute their logits instead of generating");
