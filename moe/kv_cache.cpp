@@ -7,15 +7,44 @@
 
 namespace supernode::moe {
 
-KvCache::KvCache(int n_layers, int width) : n_layers_(n_layers), width_(width) {}
+KvCache::KvCache(int n_layers, int width, std::size_t kept_unit_floats)
+    : n_layers_(n_layers),
+      width_(width),
+      kept_unit_floats_(kept_unit_floats),
+      kept_(static_cast<std::size_t>(n_layers)) {}
 
 void KvCache::reserve(int tokens) {
+  reserved_ = std::max(reserved_, tokens);
   values_.grow(static_cast<std::size_t>(tokens) * token_stride(), static_cast<std::size_t>(length_) * token_stride());
 }
 
 void KvCache::truncate(int tokens) {
   expect(tokens >= 0 && tokens <= length_, "KvCache::truncate beyond the length");
   length_ = tokens;
+  forget_kept(tokens);
+}
+
+void KvCache::forget_kept(int tokens) {
+  for (int& kept : kept_) kept = std::min(kept, tokens);
+}
+
+void KvCache::keep(int layer, int tokens) {
+  expect(tokens <= length_ && kept_unit_floats_ > 0, "KvCache::keep");
+  // All that is foreseen at once, since growing copies.
+  const auto wanted = static_cast<std::size_t>((tokens + kept_unit_tokens - 1) / kept_unit_tokens);
+  if (wanted > kept_units_count_) {
+    const std::size_t foreseen = static_cast<std::size_t>((reserved_ + kept_unit_tokens - 1) / kept_unit_tokens);
+    const std::size_t used = kept_units_count_ * kept_stride();
+    kept_values_.grow(std::max(wanted, foreseen) * kept_stride(), used);
+    kept_units_count_ = kept_values_.size() / kept_stride();
+    std::fill(kept_values_.data() + used, kept_values_.data() + kept_values_.size(), 0.0f);
+  }
+  int& kept = kept_[static_cast<std::size_t>(layer)];
+  kept = std::max(kept, tokens);
+}
+
+float* KvCache::kept_units(int layer) noexcept {
+  return kept_values_.data() + static_cast<std::size_t>(layer) * kept_unit_floats_;
 }
 
 void KvCache::extend(int count) {
@@ -33,6 +62,7 @@ void KvCache::import_tokens(int first, int count, std::span<const std::byte> byt
   expect(first >= 0 && count >= 0 && first <= length_, "KvCache::import_tokens leaves a hole");
   expect(bytes.size() == static_cast<std::size_t>(count) * bytes_per_token(), "KvCache::import_tokens: size of bytes");
   if (first + count > length_) extend(first + count - length_);
+  forget_kept(first);
   if (count > 0) std::memcpy(row(0, first), bytes.data(), bytes.size());
 }
 

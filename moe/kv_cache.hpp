@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <span>
+#include <vector>
 
 #include "moe/buffer.hpp"
 
@@ -12,11 +13,15 @@ namespace supernode::moe {
 /// [rope_dim], f32. Token-major: all layers of a token are neighbours, so a range of tokens is one contiguous byte
 /// string, the unit that the memory pool stores and that prefill hands to decode. Get one from
 /// Transformer::make_cache().
+///
+/// Beside that, where the model wants it, what decode has expanded from the latents already (internal/kept_keys.hpp):
+/// made anew from them whenever it is missing, so it is neither exported nor imported.
 class KvCache {
  public:
   KvCache() = default;
   /// @param n_layers layers kept per token; @param width values per layer, ModelConfig::kv_width()
-  KvCache(int n_layers, int width);
+  /// @param kept_unit_floats expanded values of kept_unit_tokens tokens in one layer; 0: none are kept
+  KvCache(int n_layers, int width, std::size_t kept_unit_floats = 0);
 
   int length() const noexcept { return length_; }  ///< tokens held
   int n_layers() const noexcept { return n_layers_; }
@@ -42,9 +47,25 @@ class KvCache {
     return static_cast<std::size_t>(n_layers_) * static_cast<std::size_t>(width_);
   }
 
+  static constexpr int kept_unit_tokens = 64;
+  /// For the transformer: tokens of `layer` whose expanded values are there.
+  int kept(int layer) const { return kept_[static_cast<std::size_t>(layer)]; }
+  /// Makes room for the expanded values of the first `tokens` <= length() of `layer`, which the caller then writes.
+  void keep(int layer, int tokens);
+  /// Unit 0 of `layer`: of tokens [0, kept_unit_tokens). The next one lies kept_stride() floats further. Values that
+  /// nobody has written are zero.
+  float* kept_units(int layer) noexcept;
+  std::size_t kept_stride() const noexcept { return static_cast<std::size_t>(n_layers_) * kept_unit_floats_; }
+
  private:
+  void forget_kept(int tokens);
+
   int n_layers_ = 0, width_ = 0, length_ = 0;
+  int reserved_ = 0;  ///< tokens
   Buffer<float> values_;
+  std::size_t kept_unit_floats_ = 0, kept_units_count_ = 0;
+  Buffer<float> kept_values_;
+  std::vector<int> kept_;  ///< by layer
 };
 
 }  // namespace supernode::moe

@@ -8,6 +8,7 @@
 
 #include "collectives/expert_partition.hpp"
 #include "moe/checkpoint.hpp"
+#include "moe/internal/kept_keys.hpp"
 #include "moe/internal/model.hpp"
 #include "runtime/core/agreement.hpp"
 #include "runtime/core/clock.hpp"
@@ -37,6 +38,9 @@ Payloads payloads_of(ComputeType type) {
 struct Transformer::Impl : Model {
   using Model::Model;
 
+  KvCache make_cache(int n_layers) const {
+    return KvCache(n_layers, config.kv_width(), keeps_keys(config) ? KeptLayout(config).unit_floats() : 0);
+  }
   /// Checks this rank's chunks and agrees on agreed_slices and agreed_guesses.
   void agree_on_step(std::span<const SequenceChunk> chunks, bool guesses);
 };
@@ -83,9 +87,8 @@ const StepStatistics& Transformer::last_step() const { return impl_->statistics;
 void Transformer::set_observer(std::function<void(const LayerTrace&)> observer) {
   impl_->observer = std::move(observer);
 }
-KvCache Transformer::make_cache() const { return KvCache(impl_->config.n_layers, impl_->config.kv_width()); }
-
-KvCache Transformer::make_draft_cache() const { return KvCache(1, impl_->config.kv_width()); }
+KvCache Transformer::make_cache() const { return impl_->make_cache(impl_->config.n_layers); }
+KvCache Transformer::make_draft_cache() const { return impl_->make_cache(1); }
 bool Transformer::can_draft() const { return impl_->mtp != nullptr; }
 
 void Transformer::record_products() { impl_->gemm.start_recording(); }

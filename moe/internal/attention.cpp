@@ -1,6 +1,7 @@
 #include "moe/internal/attention.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <limits>
 
@@ -19,6 +20,9 @@ constexpr int spare_rows = 3;
 
 /// Tokens of a sequence in a decode step: the last one and one guess.
 constexpr int decode_tokens = 2;
+
+/// Tokens that are expanded together, to be kept.
+constexpr int keep_block = 64;
 
 /// Columns of queries that go over the cached rows together.
 constexpr int query_lanes = 64;
@@ -93,27 +97,30 @@ Attention::Attention(Checkpoint& checkpoint, const std::string& prefix, ComputeT
     value_up_.push_back(gemm.pack({block + product(c.nope_dim, c.kv_lora_rank), product(c.v_dim, c.kv_lora_rank)},
                                   c.v_dim, c.kv_lora_rank, up_type));
   }
+  if (!keeps_keys(c)) return;
+  kept_layout_ = KeptLayout(c);
+  all_up_ = gemm.pack(kv_up, c.n_heads * up, c.kv_lora_rank, up_type);
 }
 
 void Attention::prepare(int rows, Gemm& gemm) const {
   for (const PackedMatrix* matrix : {&down_, &q_up_, &output_, &kv_up_.front(), &key_up_t_.front(), &value_up_.front()})
     gemm.prepare(*matrix, rows);
+  if (all_up_.n_out() > 0) gemm.prepare(all_up_, std::min(rows, keep_block));
 }
 
 void Attention::forward(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
                         AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const {
   remember(spans, layer, x, rows, gemm, scratch);
   make_queries(spans, x, rows, gemm, scratch);
-  // Neighbours that go the absorbed way share their products with weights. In order: see the spare rows of plain().
-  for (std::size_t first = 0; first < spans.size();) {
-    std::size_t end = first;
-    while (end < spans.size() && use_absorbed(spans[end], path)) ++end;
-    if (end > first) {
-      absorbed(spans.subspan(first, end - first), layer, rope.softmax_scale(), gemm, scratch);
-      first = end;
-    } else {
-      plain(spans[first++], layer, rope.softmax_scale(), gemm, scratch);
-    }
+  // Neighbours that go the same way share their products with weights. In order: see the spare rows of plain().
+  for (std::size_t first = 0, end = 0; first < spans.size(); first = end) {
+    const Way way = way_of(spans[first], path);
+    while (end < spans.size() && way_of(spans[end], path) == way) ++end;
+    const auto these = spans.subspan(first, end - first);
+    if (way == Way::kept) kept(these, layer, rope.softmax_scale(), gemm, scratch);
+    if (way == Way::absorbed) absorbed(these, layer, rope.softmax_scale(), gemm, scratch);
+    if (way == Way::plain)
+      for (const AttentionSpan& span : these) plain(span, layer, rope.softmax_scale(), gemm, scratch);
   }
   gemm.multiply(output_, scratch.heads_out.data(), rows, out);
 }
@@ -160,17 +167,17 @@ void Attention::make_queries(std::span<const AttentionSpan> spans, const float* 
   }
 }
 
-bool Attention::use_absorbed(const AttentionSpan& span, AttentionPath path) const {
-  if (path != AttentionPath::automatic) return path == AttentionPath::absorbed;
-  // Decode is always absorbed, with a guess to verify or without: a token is then the same either way.
-  if (span.count <= decode_tokens) return true;
+Attention::Way Attention::way_of(const AttentionSpan& span, AttentionPath path) const {
+  if (path != AttentionPath::automatic) return path == AttentionPath::absorbed ? Way::absorbed : Way::plain;
+  // Decode always goes the same way, with a guess to verify or without: a token is then the same either way.
+  if (span.count <= decode_tokens) return all_up_.n_out() > 0 ? Way::kept : Way::absorbed;
   // Multiplications of one head, without what both need.
   const ModelConfig& c = config_;
   const double queries = span.count, keys = span.start + span.count, lora = c.kv_lora_rank;
   const double expand = lora * (c.nope_dim + c.v_dim);
   const double plain_cost = keys * expand + queries * keys * (c.nope_dim + c.v_dim);
   const double absorbed_cost = queries * expand + queries * keys * 2 * lora;
-  return absorbed_cost < plain_cost;
+  return absorbed_cost < plain_cost ? Way::absorbed : Way::plain;
 }
 
 void Attention::plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const {
@@ -278,6 +285,63 @@ void Attention::attend_latents(const AttentionSpan& span, int layer, float scale
     for (int lane = 0; lane < p.used_lanes; ++lane)
       scale_by(1.0f / sums[lane], static_cast<std::size_t>(c.kv_lora_rank), context + product(lane, c.kv_lora_rank));
   }
+}
+
+void Attention::kept(std::span<const AttentionSpan> spans, int layer, float scale, Gemm& gemm,
+                     AttentionScratch& scratch) const {
+  keep_missing(spans, layer, gemm, scratch);
+  const ModelConfig& c = config_;
+  for (const AttentionSpan& span : spans) {
+    KeptProduct p;
+    p.layout = kept_layout_;
+    p.units = span.cache->kept_units(layer);
+    p.stride = static_cast<std::ptrdiff_t>(span.cache->kept_stride());
+    p.n_keys = span.start + span.count;
+    p.rows = span.count;
+    scratch.scores.grow(p.scratch_floats());
+    gemm.attend_kept(p, scale, scratch.q.data() + product(span.first_row, c.n_heads * c.qk_dim()),
+                     scratch.scores.data(), scratch.heads_out.data() + product(span.first_row, c.n_heads * c.v_dim));
+  }
+}
+
+void Attention::keep_missing(std::span<const AttentionSpan> spans, int layer, Gemm& gemm,
+                             AttentionScratch& scratch) const {
+  const ModelConfig& c = config_;
+  const auto lora = static_cast<std::size_t>(c.kv_lora_rank);
+  const int width = c.n_heads * (c.nope_dim + c.v_dim);
+  struct Token {
+    KvCache* cache;
+    int position;
+  };
+  std::array<Token, keep_block> waiting;
+  int count = 0;
+  scratch.latents.grow(product(keep_block, c.kv_lora_rank));
+  scratch.keys_values.grow(product(keep_block, width));
+  const auto expand = [&] {
+    for (int i = 0; i < count; ++i)
+      std::copy_n(waiting[static_cast<std::size_t>(i)].cache->row(layer, waiting[static_cast<std::size_t>(i)].position),
+                  lora, scratch.latents.data() + static_cast<std::size_t>(i) * lora);
+    gemm.multiply(all_up_, scratch.latents.data(), count, scratch.keys_values.data(), &output_);
+    for (int i = 0; i < count; ++i) {
+      const Token& token = waiting[static_cast<std::size_t>(i)];
+      float* const unit =
+          token.cache->kept_units(layer) +
+          static_cast<std::size_t>(token.position / KvCache::kept_unit_tokens) * token.cache->kept_stride();
+      keep_token(kept_layout_, unit, token.position % KvCache::kept_unit_tokens,
+                 scratch.keys_values.data() + product(i, width), token.cache->row(layer, token.position) + lora);
+    }
+    count = 0;
+  };
+  for (const AttentionSpan& span : spans) {
+    const int end = span.start + span.count;
+    int token = span.cache->kept(layer);
+    span.cache->keep(layer, end);
+    for (; token < end; ++token) {
+      waiting[static_cast<std::size_t>(count++)] = {span.cache, token};
+      if (count == keep_block) expand();
+    }
+  }
+  if (count > 0) expand();
 }
 
 }  // namespace supernode::moe

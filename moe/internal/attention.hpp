@@ -9,6 +9,7 @@
 #include "moe/buffer.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/internal/gemm.hpp"
+#include "moe/internal/kept_keys.hpp"
 #include "moe/kv_cache.hpp"
 #include "moe/rope.hpp"
 
@@ -36,13 +37,14 @@ struct AttentionScratch {
   Buffer<float> absorbed;        ///< [rows, heads, kv_width]: queries in the latent space
   Buffer<float> context;         ///< [rows, heads, kv_lora]: attended latents
   Buffer<float> head_in, head_out;     ///< [rows, widest] dense operands of one head
-  Buffer<float> latents, keys_values;  ///< [tokens, kv_lora], [tokens, nope + v] of one sequence and head
-  Buffer<float> scores;                ///< [queries, tokens], or [tokens, lanes] on the absorbed way
+  Buffer<float> latents, keys_values;  ///< [tokens, kv_lora], [tokens, nope + v] of one head, or of all heads
+  Buffer<float> scores;                ///< [queries, tokens], [tokens, lanes] absorbed; attend_kept()'s scratch
   Buffer<float> columns;               ///< [kv_width + 1, lanes]: queries as columns, and the sums of their weights
 };
 
-/// The weights and the arithmetic. Two ways to the same result, see README.md: *plain* expands keys and values from the
-/// latents (cheaper for many queries), *absorbed* moves the queries into the latent space (cheaper for few).
+/// The weights and the arithmetic. Three ways to the same result, see README.md: *plain* expands keys and values from
+/// the latents (cheaper for many queries), *absorbed* moves the queries into the latent space (cheaper for few), *kept*
+/// has each token's keys and values since they were needed first (decode, if they are small).
 class Attention {
  public:
   /// Reads `prefix`.{q_a_proj, ...}. @throws UsageError as Checkpoint::read.
@@ -65,12 +67,16 @@ class Attention {
   /// Queries of rows that remember() has seen, into scratch.q.
   void make_queries(std::span<const AttentionSpan> spans, const float* x, int rows, Gemm& gemm,
                     AttentionScratch& scratch) const;
-  bool use_absorbed(const AttentionSpan& span, AttentionPath path) const;
+  enum class Way { plain, absorbed, kept };
+  Way way_of(const AttentionSpan& span, AttentionPath path) const;
   void plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const;
   void absorbed(std::span<const AttentionSpan> spans, int layer, float scale, Gemm& gemm,
                 AttentionScratch& scratch) const;
   void attend_latents(const AttentionSpan& span, int layer, float scale, int row, Gemm& gemm,
                       AttentionScratch& scratch) const;
+  void kept(std::span<const AttentionSpan> spans, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const;
+  /// Expands what the spans' caches have not kept yet.
+  void keep_missing(std::span<const AttentionSpan> spans, int layer, Gemm& gemm, AttentionScratch& scratch) const;
 
   ModelConfig config_;
   PackedMatrix down_, q_up_, output_;
@@ -78,6 +84,8 @@ class Attention {
   std::vector<PackedMatrix> kv_up_;     ///< per head [nope + v, kv_lora]
   std::vector<PackedMatrix> key_up_t_;  ///< per head [kv_lora, nope]
   std::vector<PackedMatrix> value_up_;  ///< per head [v, kv_lora]
+  PackedMatrix all_up_;                 ///< [heads * (nope + v), kv_lora]; empty where nothing is kept
+  KeptLayout kept_layout_;
 };
 
 }  // namespace supernode::moe

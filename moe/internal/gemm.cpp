@@ -296,6 +296,28 @@ void Gemm::attend_latents(const LatentProduct& product, const float* scores, flo
   });
 }
 
+void Gemm::attend_kept(const KeptProduct& product, float scale, const float* queries, float* scratch, float* out) {
+  const auto own = [=] { moe::attend_kept(product, scale, queries, scratch, out); };
+  // The library's products take a unit's keys as if they lay token by token: only their time counts.
+  impl_->run_own(product.operations(), "own:kept", own, [p = product, queries, scratch, out] {
+    return [=] {
+      const KeptLayout& l = p.layout;
+      constexpr int unit_tokens = KeptLayout::unit_tokens;
+      p.by_units([&](const float* keys, int first, int tokens) {
+        const float* values = keys + l.key_floats();
+        float* scores = scratch;
+        for (int head = 0; head < l.heads; ++head, scores += unit_tokens) {
+          LibraryKernels::sgemm('N', 'T', p.rows, tokens, l.qk(), 1, queries + head * l.qk(), l.heads * l.qk(),
+                                keys + head * l.nope * unit_tokens, l.qk(), 0, scores, l.heads * unit_tokens);
+          LibraryKernels::sgemm('N', 'N', p.rows, l.v, tokens, 1, scores, l.heads * unit_tokens, values, l.padded_v(),
+                                first == 0 ? 0.0f : 1.0f, out + head * l.v, l.heads * l.v);
+          values += unit_tokens * l.padded_v();
+        }
+      });
+    };
+  });
+}
+
 void Gemm::start_recording() {
   impl_->calls.clear();
   impl_->stand_in_of.clear();

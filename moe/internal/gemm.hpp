@@ -10,6 +10,7 @@
 #include <string>
 
 #include "moe/compute_type.hpp"
+#include "moe/internal/kept_keys.hpp"
 #include "moe/internal/latent_products.hpp"
 
 namespace supernode::moe {
@@ -80,6 +81,8 @@ class Gemm {
   /// latent_scores() and latent_context().
   void score_latents(const LatentProduct& product, const float* queries, float* scores);
   void attend_latents(const LatentProduct& product, const float* scores, float* context);
+  /// attend_kept().
+  void attend_kept(const KeptProduct& product, float scale, const float* queries, float* scratch, float* out);
 
   /// From here on every product is noted; forgets what was noted before.
   void start_recording();
