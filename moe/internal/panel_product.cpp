@@ -23,7 +23,7 @@ constexpr int panel_words = 8;
 /// Words that are asked for before they are needed: the memory then works while the sums do.
 constexpr std::size_t words_ahead = 1024;
 /// Rows that go over all weights together: they stay in the second-level cache. A multiple of the largest tile.
-constexpr int row_block = 48;
+constexpr int row_block = 45;
 
 /// Words of a panel in bf16. Panels are read side by side; a line between them keeps them out of each other's way in
 /// the cache, where equal places in pages collide.
@@ -180,16 +180,21 @@ void multiply_panels(const float* panels, int n_out, int n_in, const float* x, i
 /// Rows [first, end), at least 3, of a panel.
 HWY_INLINE void column(const Operands<Halves>& o, int first, int end, int panel) {
   const std::uint32_t* const ahead = o.words + static_cast<std::size_t>(panel) * o.stride + words_ahead;
-  int row = first;
-  // 7 to 9 rows are 4 and the rest: tiles of fewer than 3 wait for their sums.
-  for (; end - row >= 10 || end - row == 6; row += 6) tile<6, 1>(o, row, panel, ahead);
-  if (end - row >= 7) {
-    tile<4, 1>(o, row, panel, ahead);
-    row += 4;
+  // Tiles of five and four have enough sums to hide the latency of each, and leave registers to load ahead: GCC keeps
+  // the sums of a sixth row in memory. Tiles of one and two would wait for their sums.
+  for (int row = first; row < end;) {
+    const int left = end - row;
+    if (left == 5 || (left >= 9 && left != 11)) {
+      tile<5, 1>(o, row, panel, ahead);
+      row += 5;
+    } else if (left == 3 || left == 6) {
+      tile<3, 1>(o, row, panel, ahead);
+      row += 3;
+    } else {
+      tile<4, 1>(o, row, panel, ahead);
+      row += 4;
+    }
   }
-  if (end - row == 5) tile<5, 1>(o, row, panel, ahead);
-  if (end - row == 4) tile<4, 1>(o, row, panel, ahead);
-  if (end - row == 3) tile<3, 1>(o, row, panel, ahead);
 }
 
 void multiply_halves(const std::uint32_t* words, int n_out, int n_in, const float* x, int rows, float* y,
