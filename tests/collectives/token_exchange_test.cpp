@@ -295,7 +295,8 @@ TEST_CASE("wrong configurations are refused on all ranks alike") {
 }
 
 TEST_CASE("a silent peer is named when the deadline passes") {
-  if (world().size() == 1) return;
+  // Each way waits for a second: who is silent does not depend on how many others there are.
+  if (world().size() < 2 || world().size() > 3) return;
   for (const Way& way : all_ways()) {
     ExchangeConfig config = small_config(way);
     config.deadline_s = 0.15;
