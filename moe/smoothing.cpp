@@ -17,8 +17,9 @@ constexpr int sample_rows = 16;
 /// Exponents that are tried beside no factors at all.
 constexpr double exponents[] = {0.25, 0.5, 0.75};
 
-/// Of the error without factors; a group that gains less than this keeps its own, as the estimate is no finer.
-constexpr double worthwhile = 0.9;
+/// Of the error without factors; a group that gains less keeps its own. The estimate knows no text: small gains in it
+/// are none in a text's likelihood, outliers give large ones.
+constexpr double worthwhile = 0.7;
 
 using Values = std::vector<float>;
 

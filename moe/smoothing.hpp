@@ -20,8 +20,8 @@ namespace supernode::moe {
 ///   kv_b_proj (values)         o_proj
 /// The factors are s = max|x|^a / max|w|^(1 - a) for each channel, rounded to powers of two: the model they give is the
 /// same in f32, to the last bit. For each group a is the one of {no factors, 1/4, 1/2, 3/4} with the least error of the
-/// products' results (none unless a tenth is gained), as estimated from the rounding of every weight and from rows of
-/// sampled activations (normal values through the norms and matrices before).
+/// products' results (none unless three tenths are gained), as estimated from the rounding of every weight and from
+/// rows of sampled activations (normal values through the norms and matrices before).
 class Smoothing {
  public:
   /// Changes nothing.
