@@ -6,6 +6,7 @@
 #include "launch/commands.hpp"
 #include "launch/curve_plot.hpp"
 #include "memory_pool/benchmark.hpp"
+#include "memory_pool/hit_rate.hpp"
 #include "runtime/core/agreement.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/sizes.hpp"

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "memory_pool/internal/record.hpp"
+#include "memory_pool/internal/record_file.hpp"
 
 namespace supernode::pool::internal {
 
@@ -46,7 +47,6 @@ class RecordLog {
   /// @throws EnvironmentError when the directory cannot be made, read or locked, naming it and the system's reason;
   /// also when another process uses it.
   RecordLog(const std::string& directory, std::uint64_t limit, std::uint64_t segment_bytes);
-  ~RecordLog();
   RecordLog(const RecordLog&) = delete;
   RecordLog& operator=(const RecordLog&) = delete;
 
@@ -97,7 +97,7 @@ class RecordLog {
   };
   struct Segment {
     std::uint64_t bytes = 0, salt = 0;
-    int file = -1;
+    RecordFile file;
   };
 
   void recover(std::uint64_t number);
@@ -116,7 +116,7 @@ class RecordLog {
 
   std::string directory_;
   std::uint64_t limit_, segment_bytes_;
-  int lock_ = -1;
+  Descriptor lock_;
   std::map<std::uint64_t, Segment> segments_;  ///< by number; the last one is filled if `filling_`
   bool filling_ = false;
   std::uint64_t last_segment_ = 0, last_sequence_ = 0;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "memory_pool/hit_rate.hpp"
 #include "runtime/core/random.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
