@@ -39,6 +39,8 @@ void describe(OptionTable& table, PoolConfig& config) {
   table.add(section, "directory_limit", config.directory_limit, "bytes of files of each cache rank").range(65536, 1e18);
   table.add(section, "directory_segment", config.directory_segment, "bytes of one file, at most a quarter of the limit")
       .range(4096, 1e12);
+  table.add(section, "directory_direct", config.directory_direct,
+            "blocks from this size on are written and read past the page cache, where the file system can; 0: none");
   table
       .add(section, "directory_sync", config.directory_sync,
            "a store is acknowledged when it is published, written to its file, or synced to the disk")

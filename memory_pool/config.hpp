@@ -28,6 +28,7 @@ struct PoolConfig {
   std::string directory;              ///< of the file tier, created; owner i uses <directory>/owner-<i>. Empty: none
   Bytes directory_limit{4ull << 30};  ///< bytes of files each owner may fill
   Bytes directory_segment{64u << 20};    ///< bytes of one file, at most a quarter of the limit
+  Bytes directory_direct{256u << 10};    ///< blocks from this size on pass by the page cache (O_DIRECT); 0: none
   std::string directory_sync = "write";  ///< when a store is acknowledged: "none" published, "write" written to the
                                          ///< file (survives the job), "disk" synced (survives the machine's power)
   std::string transport = "auto";        ///< "shared" (one host: plain loads), "rma" (MPI_Rget / MPI_Rput), or "auto"

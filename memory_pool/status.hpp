@@ -98,6 +98,8 @@ struct OwnerStats {
   std::uint64_t file_foreign = 0;                        ///< files in the directory that are not the pool's
   std::uint64_t file_forgotten = 0, file_cleanings = 0;  ///< blocks that gave way to the limit; files rewritten
   std::uint64_t file_errors = 0;                         ///< blocks that could not be written
+  std::uint64_t file_direct = 0;                         ///< blocks written or read past the page cache
+  std::uint64_t file_direct_refused = 0;                 ///< 1: the file system refuses O_DIRECT
 };
 
 }  // namespace supernode::pool

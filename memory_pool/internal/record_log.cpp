@@ -4,6 +4,7 @@
 #include <random>
 
 #include "memory_pool/internal/checksum.hpp"
+#include "runtime/core/log.hpp"
 
 namespace supernode::pool::internal {
 
@@ -11,11 +12,13 @@ namespace supernode::pool::internal {
 void RecordLog::insert(const RecordHeader& header, std::uint64_t segment, std::uint64_t offset) {
   const Name name{header.key, header.name_space};
   Tenant& tenant = tenants_[header.name_space];
-  tenant.order.push_back({name, segment, offset, header.length, header.sequence, header.checksum, ++clock_});
+  tenant.order.push_back(
+      {name, segment, offset, header.length, header.sequence, header.checksum, header.placement, ++clock_});
   index_[name] = std::prev(tenant.order.end());
   ++stats_.records;
-  stats_.live_bytes += record_bytes(header.length);
-  tenant.live_bytes += record_bytes(header.length);
+  stats_.live_bytes += record_bytes(header.length, header.placement);
+  tenant.room_bytes += room_bytes(header.length, header.placement);
+  room_bytes_ += room_bytes(header.length, header.placement);
 }
 
 void RecordLog::use(Order::iterator entry) {
@@ -27,8 +30,9 @@ void RecordLog::use(Order::iterator entry) {
 void RecordLog::drop(Order::iterator entry) {
   Tenant& tenant = tenants_[entry->name.name_space];
   --stats_.records;
-  stats_.live_bytes -= record_bytes(entry->length);
-  tenant.live_bytes -= record_bytes(entry->length);
+  stats_.live_bytes -= record_bytes(entry->length, entry->placement);
+  tenant.room_bytes -= room_bytes(entry->length, entry->placement);
+  room_bytes_ -= room_bytes(entry->length, entry->placement);
   index_.erase(entry->name);
   tenant.order.erase(entry);
 }
@@ -37,7 +41,7 @@ bool RecordLog::open_segment() {
   const std::uint64_t number = last_segment_ + 1;
   const std::string path = directory_ + "/" + segment_name(number);
   Segment segment;
-  segment.file = RecordFile::create(path);
+  segment.file = RecordFile::create(path, direct_bytes_ > 0);
   if (!segment.file.is_open()) return false;
   SegmentHeader head;
   head.number = number;
@@ -59,33 +63,93 @@ bool RecordLog::open_segment() {
   return true;
 }
 
+/// Aligned where the record is large enough to gain by it, and its padding leaves it room in a segment.
+Placement RecordLog::placement_of(std::uint64_t length) const {
+  constexpr std::uint64_t first = sizeof(SegmentHeader) + gap_before(sizeof(SegmentHeader), Placement::aligned);
+  const bool large = direct_bytes_ > 0 && length >= direct_bytes_;
+  return large && first + record_bytes(length, Placement::aligned) <= segment_bytes_ ? Placement::aligned
+                                                                                     : Placement::packed;
+}
+
 bool RecordLog::write(RecordHeader header, std::span<const std::byte> payload, std::uint64_t& offset) {
-  const std::uint64_t bytes = record_bytes(header.length);
-  const bool fits = filling_ && segments_.rbegin()->second.bytes + bytes <= segment_bytes_;
-  if (!fits && !open_segment()) return false;
+  const std::uint64_t bytes = record_bytes(header.length, header.placement);
+  const auto end = [&] {
+    const std::uint64_t at = segments_.rbegin()->second.bytes;
+    return at + gap_before(at, header.placement) + bytes;
+  };
+  if (!(filling_ && end() <= segment_bytes_) && !open_segment()) return false;
   Segment& segment = segments_.rbegin()->second;
-  offset = segment.bytes;
+  const std::uint64_t start = segment.bytes;
+  offset = end() - bytes;
   header.sum = sum_of(header, segment.salt, offset);
-  constexpr std::byte padding[8] = {};
-  // The header last: a record that a crash cuts short has none.
-  const bool good = segment.file.write(offset + sizeof header, payload) &&
-                    segment.file.write(offset + sizeof header + payload.size(),
-                                       std::span(padding).first(bytes - sizeof header - payload.size())) &&
-                    segment.file.write(offset, std::as_bytes(std::span(&header, 1)));
+  const bool aligned = header.placement == Placement::aligned;
+  const bool good = write_filler(segment, offset - start) && (aligned ? write_aligned(segment, header, payload, offset)
+                                                                      : write_packed(segment, header, payload, offset));
   if (!good) {
     // What has been written of it is cut off again, so that the next record finds its place and, perhaps, its room.
-    if (!segment.file.cut(offset)) filling_ = false;
+    if (!segment.file.cut(start)) filling_ = false;
     return false;
   }
-  segment.bytes += bytes;
-  stats_.file_bytes += bytes;
+  if (aligned) mark_aligned(segment);
+  segment.bytes = offset + bytes;
+  stats_.file_bytes += segment.bytes - start;
   return true;
+}
+
+/// What keeps a gap from being taken for damage. Only its header is written; the rest is a hole in the file.
+bool RecordLog::write_filler(Segment& segment, std::uint64_t gap) {
+  if (gap == 0) return true;
+  RecordHeader filler;
+  filler.kind = RecordKind::filler;
+  filler.length = gap - sizeof filler;
+  filler.sum = sum_of(filler, segment.salt, segment.bytes);
+  return segment.file.write(segment.bytes, std::as_bytes(std::span(&filler, 1)));
+}
+
+bool RecordLog::write_packed(Segment& segment, const RecordHeader& header, std::span<const std::byte> payload,
+                             std::uint64_t offset) {
+  constexpr std::byte padding[8] = {};
+  const std::uint64_t end = offset + sizeof header + payload.size();
+  // The header last: a record that a crash cuts short has none.
+  return segment.file.write(offset + sizeof header, payload) &&
+         segment.file.write(end, std::span(padding).first(offset + record_bytes(header.length) - end)) &&
+         segment.file.write(offset, std::as_bytes(std::span(&header, 1)));
+}
+
+/// Header and payload in one transfer: one that a crash cuts short ends before the header says, or fails its checksum.
+bool RecordLog::write_aligned(Segment& segment, const RecordHeader& header, std::span<const std::byte> payload,
+                              std::uint64_t offset) {
+  const bool good = segment.file.write_direct(offset, std::as_bytes(std::span(&header, 1)), payload, buffer_);
+  note_direct(segment, good);
+  return good;
+}
+
+/// The payload of the record at `offset`.
+bool RecordLog::read_payload(Segment& segment, Placement placement, std::uint64_t offset, std::span<std::byte> to) {
+  if (placement == Placement::packed) return segment.file.read(offset + sizeof(RecordHeader), to);
+  const bool good = segment.file.read_direct(offset + sizeof(RecordHeader), to, buffer_);
+  note_direct(segment, good);
+  return good;
+}
+
+/// After a transfer that was to go past the page cache.
+void RecordLog::note_direct(const Segment& segment, bool good) {
+  if (!segment.file.direct() && direct_bytes_ > 0) give_up_direct();
+  if (segment.file.direct() && good) ++stats_.direct;
+}
+
+void RecordLog::give_up_direct() {
+  direct_bytes_ = 0;
+  stats_.direct_refused = 1;
+  log(LogLevel::info, "pool.directory: {}: O_DIRECT is refused there, large blocks go through the page cache",
+      directory_);
 }
 
 bool RecordLog::append(RecordHeader header, std::span<const std::byte> payload, bool cleaning) {
   if (!cleaning) {
     if (record_bytes(header.length) + sizeof(SegmentHeader) > segment_bytes_) return false;
-    make_room(record_bytes(header.length));
+    header.placement = placement_of(header.length);
+    make_room(room_bytes(header.length, header.placement));
     header.sequence = ++last_sequence_;
   }
   const Name name{header.key, header.name_space};
@@ -182,7 +246,7 @@ std::optional<RecordLog::Payload> RecordLog::load(const Name& name) {
   Payload payload;
   payload.bytes.resize(entry.length);
   payload.checksum = entry.checksum;
-  if (segments_.at(entry.segment).file.read(entry.offset + sizeof(RecordHeader), payload.bytes) &&
+  if (read_payload(segments_.at(entry.segment), entry.placement, entry.offset, payload.bytes) &&
       checksum_of(payload.bytes) == entry.checksum)
     return payload;
   ++stats_.corrupt;

@@ -36,6 +36,8 @@ struct LogStats {
   std::uint64_t forgotten = 0, cleanings = 0;  ///< blocks that gave way to the limit; segments rewritten
   std::uint64_t write_errors = 0;              ///< records that could not be written
   std::uint64_t syncs = 0;                     ///< fdatasync of the file that is being filled
+  std::uint64_t direct = 0;                    ///< records written or read past the page cache
+  std::uint64_t direct_refused = 0;            ///< 1: it was asked for, and the file system does not do it
 };
 
 /// Segments are filled one after the other and cleaned in the same order: the oldest one's live records are appended
@@ -44,9 +46,11 @@ class RecordLog {
  public:
   /// Reads all segments in `directory`, which is created, and starts a new one at the first append.
   /// @param limit bytes of all files together, at least four segments
+  /// @param direct_bytes payloads from this size on are written and read past the page cache; 0: none
   /// @throws EnvironmentError when the directory cannot be made, read or locked, naming it and the system's reason;
   /// also when another process uses it.
-  RecordLog(const std::string& directory, std::uint64_t limit, std::uint64_t segment_bytes);
+  RecordLog(const std::string& directory, std::uint64_t limit, std::uint64_t segment_bytes,
+            std::uint64_t direct_bytes = 0);
   RecordLog(const RecordLog&) = delete;
   RecordLog& operator=(const RecordLog&) = delete;
 
@@ -87,25 +91,38 @@ class RecordLog {
   struct Entry {
     Name name;
     std::uint64_t segment, offset, length, sequence, checksum;
+    Placement placement;
     std::uint64_t used;  ///< when, on a clock that counts uses
   };
   using Order = std::list<Entry>;  ///< least recently used first
   /// The blocks of a namespace.
   struct Tenant {
     Order order;
-    std::uint64_t live_bytes = 0;
+    std::uint64_t room_bytes = 0;  ///< the most that these records take, wherever cleaning puts them
   };
   struct Segment {
     std::uint64_t bytes = 0, salt = 0;
+    bool has_aligned = false;  ///< a record with Placement::aligned
     RecordFile file;
   };
 
   void recover(std::uint64_t number);
   void take(const RecordHeader& header, std::uint64_t segment, std::uint64_t offset);
   bool open_segment();
+  Placement placement_of(std::uint64_t length) const;
   bool write(RecordHeader header, std::span<const std::byte> payload, std::uint64_t& offset);
+  bool write_filler(Segment& segment, std::uint64_t gap);
+  bool write_packed(Segment& segment, const RecordHeader& header, std::span<const std::byte> payload,
+                    std::uint64_t offset);
+  bool write_aligned(Segment& segment, const RecordHeader& header, std::span<const std::byte> payload,
+                     std::uint64_t offset);
+  bool read_payload(Segment& segment, Placement placement, std::uint64_t offset, std::span<std::byte> to);
+  void note_direct(const Segment& segment, bool good);
+  void give_up_direct();
   bool append(RecordHeader header, std::span<const std::byte> payload, bool cleaning);
   bool append_or_drop(const RecordHeader& header, std::span<const std::byte> payload);
+  void mark_aligned(Segment& segment);
+  std::uint64_t cleaning_bytes() const;
   void make_room(std::uint64_t bytes);
   bool clean_oldest();
   void insert(const RecordHeader& header, std::uint64_t segment, std::uint64_t offset);
@@ -116,12 +133,16 @@ class RecordLog {
 
   std::string directory_;
   std::uint64_t limit_, segment_bytes_;
+  std::uint64_t direct_bytes_;  ///< 0 also once the file system has refused
+  DirectBuffer buffer_;
   Descriptor lock_;
   std::map<std::uint64_t, Segment> segments_;  ///< by number; the last one is filled if `filling_`
   bool filling_ = false;
+  std::uint64_t aligned_segments_ = 0;  ///< those with aligned records
   std::uint64_t last_segment_ = 0, last_sequence_ = 0;
   std::map<NamespaceId, Tenant> tenants_;  ///< tenants stay where they are once they are in
   std::map<NamespaceId, std::uint64_t> promised_;
+  std::uint64_t room_bytes_ = 0;  ///< of all tenants
   std::uint64_t clock_ = 0;
   std::unordered_map<Name, Order::iterator, NameHash> index_;
   // Sequences of removals; only during recovery.

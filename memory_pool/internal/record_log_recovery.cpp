@@ -39,8 +39,12 @@ std::span<std::byte> bytes_of(Header& header) {
 
 }  // namespace
 
-RecordLog::RecordLog(const std::string& directory, std::uint64_t limit, std::uint64_t segment_bytes)
-    : directory_(directory), limit_(limit), segment_bytes_(std::min(segment_bytes, limit / 4)) {
+RecordLog::RecordLog(const std::string& directory, std::uint64_t limit, std::uint64_t segment_bytes,
+                     std::uint64_t direct_bytes)
+    : directory_(directory),
+      limit_(limit),
+      segment_bytes_(std::min(segment_bytes, limit / 4)),
+      direct_bytes_(direct_bytes) {
   std::error_code error;
   std::filesystem::create_directories(directory_, error);
   if (error) throw EnvironmentError("pool.directory: " + directory_ + ": " + error.message());
@@ -49,6 +53,7 @@ RecordLog::RecordLog(const std::string& directory, std::uint64_t limit, std::uin
   if (!lock_) throw failure(lock);
   if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0)
     throw EnvironmentError("pool.directory: " + directory_ + ": another process uses it");
+  if (direct_bytes_ > 0 && !allows_direct(lock)) give_up_direct();
   std::vector<std::uint64_t> numbers;
   for (const auto& file : std::filesystem::directory_iterator(directory_, error)) {
     const std::string name = file.path().filename().string();
@@ -74,7 +79,7 @@ RecordLog::RecordLog(const std::string& directory, std::uint64_t limit, std::uin
 void RecordLog::recover(std::uint64_t number) {
   const std::string path = directory_ + "/" + segment_name(number);
   Segment segment;
-  segment.file = RecordFile::open(path);
+  segment.file = RecordFile::open(path, direct_bytes_ > 0);
   if (!segment.file.is_open()) throw failure(path);
   segment.bytes = segment.file.size();
   SegmentHeader head;
@@ -87,7 +92,7 @@ void RecordLog::recover(std::uint64_t number) {
     return;
   }
   if (!read || head.magic != segment_magic || head.sum != sum_of(head) || head.number != number ||
-      head.version != format_version) {
+      head.version < oldest_format_version || head.version > format_version) {
     ++stats_.foreign;
     log(LogLevel::warning, "pool.directory: {}: not a segment of this version's pool, left alone", path);
     return;
@@ -99,9 +104,12 @@ void RecordLog::recover(std::uint64_t number) {
   for (std::uint64_t at = sizeof head; at + sizeof(RecordHeader) <= segment.bytes;) {
     RecordHeader header;
     const bool good = segment.file.read(at, bytes_of(header)) && header.magic == record_magic &&
-                      header.sum == sum_of(header, segment.salt, at) && header.length <= segment.bytes &&
-                      at + sizeof header + header.length <= segment.bytes;
-    if (!good) {
+                      header.sum == sum_of(header, segment.salt, at);
+    const bool whole =
+        good &&
+        (header.kind == RecordKind::filler ||
+         (header.length <= segment.bytes && at + record_bytes(header.length, header.placement) <= segment.bytes));
+    if (!whole) {
       // A header that is damaged hides its length: look for the next one.
       if (!lost) ++stats_.cut;
       lost = true;
@@ -109,13 +117,16 @@ void RecordLog::recover(std::uint64_t number) {
       continue;
     }
     lost = false;
+    const std::uint64_t here = at;
+    at += record_bytes(header.length, header.placement);
+    if (header.kind == RecordKind::filler) continue;
     last_sequence_ = std::max(last_sequence_, header.sequence);
     payload.resize(header.length);
-    if (segment.file.read(at + sizeof header, payload) && checksum_of(payload) == header.checksum)
-      take(header, number, at);
+    if (header.placement == Placement::aligned) mark_aligned(segment);
+    if (read_payload(segment, header.placement, here, payload) && checksum_of(payload) == header.checksum)
+      take(header, number, here);
     else
       ++stats_.corrupt;
-    at += record_bytes(header.length);
   }
   segments_.emplace(number, std::move(segment));
 }

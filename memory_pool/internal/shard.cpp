@@ -337,6 +337,8 @@ OwnerStats Shard::stats() const {
     stats.file_forgotten = log.forgotten;
     stats.file_cleanings = log.cleanings;
     stats.file_errors = log.write_errors;
+    stats.file_direct = log.direct;
+    stats.file_direct_refused = log.direct_refused;
   }
   return stats;
 }

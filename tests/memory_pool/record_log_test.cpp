@@ -220,6 +220,7 @@ TEST_CASE("a namespace keeps what was promised to it, and goes as a whole") {
 TEST_CASE("whatever was acknowledged survives kill -9 at random moments, intact") {
   const LogFolder folder;
   PoolConfig config;
+  config.directory_direct = {GENERATE(0u, 4096u)};
   config.directory_limit = {8 << 20};
   config.directory_segment = {1 << 20};
   std::map<std::uint64_t, std::uint64_t> acknowledged;  // number -> version, in the order of writing
@@ -260,7 +261,8 @@ TEST_CASE("whatever was acknowledged survives kill -9 at random moments, intact"
     ::waitpid(child, &status, 0);
     CHECK(WIFSIGNALED(status));
     next_version += 100;  // beyond what was written but never acknowledged
-    RecordLog log(folder.text(), config.directory_limit.value, config.directory_segment.value);
+    RecordLog log(folder.text(), config.directory_limit.value, config.directory_segment.value,
+                  config.directory_direct.value);
     CHECK(log.stats().corrupt == 0);
     CHECK(log.stats().cut <= 1u + static_cast<unsigned>(round));
     for (const auto& [number, version] : acknowledged) {
