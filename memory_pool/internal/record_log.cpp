@@ -116,7 +116,7 @@ bool RecordLog::write_packed(Segment& segment, const RecordHeader& header, std::
          segment.file.write(offset, std::as_bytes(std::span(&header, 1)));
 }
 
-/// Header and payload in one transfer: one that a crash cuts short ends before the header says, or fails its checksum.
+/// From the header on: a record that a crash cuts short ends before its header says, or fails its checksum.
 bool RecordLog::write_aligned(Segment& segment, const RecordHeader& header, std::span<const std::byte> payload,
                               std::uint64_t offset) {
   const bool good = segment.file.write_direct(offset, std::as_bytes(std::span(&header, 1)), payload, buffer_);
