@@ -40,7 +40,7 @@ void narrow(std::span<const float> from, std::uint16_t* to) {
 
 struct PackedMatrix::Impl {
   dnnl::memory weights;           ///< in the kernel's type; or
-  HalfMatrix halves;              ///< bf16, and f32 that is bf16, where oneDNN does not multiply bf16
+  HalfMatrix halves;              ///< f32 that is bf16, and bf16 where oneDNN does not multiply it
   const float* panels = nullptr;  ///< f32: `weights`, if their layout is that of multiply_panels()
   std::vector<float> scales;      ///< int8: per output
 };
@@ -153,8 +153,7 @@ PackedMatrix Gemm::pack(std::span<const float> weights, int n_out, int n_in, Com
   packed.impl_ = std::make_unique<PackedMatrix::Impl>();
   PackedMatrix::Impl& p = *packed.impl_;
   const auto width = static_cast<std::size_t>(n_in);
-  const bool halves = type == ComputeType::bf16 || (type == ComputeType::f32 && is_bf16(weights));
-  if (halves && !impl_->native_bf16) {
+  if (type == ComputeType::f32 ? is_bf16(weights) : type == ComputeType::bf16 && !impl_->native_bf16) {
     p.halves = HalfMatrix(weights, n_out, n_in);
   } else if (type == ComputeType::f32) {
     p.weights = impl_->kernels.pack(type, n_out, n_in, weights.data());

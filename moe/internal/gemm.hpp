@@ -39,15 +39,15 @@ class PackedMatrix {
 
 /// oneDNN's engine and the primitives made so far, by shape. One per transformer; not thread-safe.
 ///
-/// A product x W^T is run as a 1x1 convolution over `rows` pixels: unlike oneDNN's matmul before AVX-512 that keeps the
-/// weights packed, is as fast at few rows as the memory allows, and gives each row bits that do not depend on how many
-/// rows are in the call.
+/// A product x W^T is oneDNN's matmul from AVX-512 with VNNI on, else a 1x1 convolution over `rows` pixels, which
+/// unlike matmul there keeps the weights packed and is as fast at few rows as the memory allows. Either gives each row
+/// bits that do not depend on how many rows are in the call.
 ///
 /// Inputs and results are f32 whatever the type of the weights:
-///   f32   as they are; weights that are all bf16, as in most published checkpoints, are held as such where the next
-///         line's product is used: nothing is lost
-///   bf16  weights rounded to bf16. Where oneDNN multiplies bf16, x is rounded too; elsewhere x stays f32 and the
-///         product is panel_product.hpp's
+///   f32   as they are; weights that are all bf16, as in most published checkpoints, are held as such and multiplied by
+///         panel_product.hpp: nothing is lost
+///   bf16  weights rounded to bf16. Where oneDNN multiplies packed bf16 (AVX512_BF16, AMX), x is rounded too. Elsewhere
+///         x stays f32 and the product is panel_product.hpp's
 ///   int8  weights as bytes with a scale per output, x as bytes with a scale per row, sums in 32-bit integers
 class Gemm {
  public:

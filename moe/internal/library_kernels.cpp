@@ -40,17 +40,25 @@ constexpr Types types_of[] = {{DataType::f32, DataType::f32, DataType::f32},
                               {DataType::bf16, DataType::bf16, DataType::f32},
                               {DataType::s8, DataType::s8, DataType::s32}};
 
-/// oneDNN 2.6 has fast kernels for the packed layouts chosen here on AVX2. On AVX-512 and AMX the layout chosen for one
-/// row count sends others to its reference loops, a hundred times slower and with bits that depend on the row count. So
-/// AVX2 is the limit unless the user sets one.
+/// Below AVX-512 with VNNI, AVX2 is the limit unless the user sets one: oneDNN 2.6 has no packed matmul for bytes
+/// there, and its convolutions for AVX2 are the tried ones.
 void limit_instruction_set() {
-  if (std::getenv("DNNL_MAX_CPU_ISA") == nullptr && std::getenv("ONEDNN_MAX_CPU_ISA") == nullptr)
-    static_cast<void>(dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2));
+  if (std::getenv("DNNL_MAX_CPU_ISA") != nullptr || std::getenv("ONEDNN_MAX_CPU_ISA") != nullptr) return;
+#if defined(__x86_64__)
+  if (!__builtin_cpu_supports("avx512vnni")) static_cast<void>(dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2));
+#endif
 }
 
-/// Not oneDNN's reference loops, which are a hundred times slower than its kernels.
-bool is_fast(const dnnl::convolution_forward::primitive_desc& description) {
-  return std::string_view(description.impl_info_str()).find("ref") == std::string_view::npos;
+/// The matmul that keeps weights packed; oneDNN's other takes plain ones and packs them at every call.
+bool is_packed_matmul(const dnnl::primitive_desc& description) {
+  return description.get(true) != nullptr && std::string_view(description.impl_info_str()).starts_with("brg:");
+}
+
+/// Whether a row's bits depend on how many rows a primitive is for. Mostly the inputs are cut into chunks, each with
+/// its own sum, by their number alone; but for AMX so that a chunk of weights and the rows fit into a cache. (Sums of
+/// bytes are exact.)
+bool depends_on_rows(ComputeType type, std::string_view implementation) {
+  return type == ComputeType::bf16 && implementation.find("amx") != std::string_view::npos;
 }
 
 dnnl::engine make_engine() {
@@ -62,56 +70,76 @@ dnnl::engine make_engine() {
 
 LibraryKernels::LibraryKernels() : engine_(make_engine()), stream_(engine_) {}
 
-dnnl::convolution_forward::primitive_desc LibraryKernels::describe(ComputeType type, int rows, int n_out, int n_in,
-                                                                   const dnnl::memory::desc& weights) {
+dnnl::primitive_desc LibraryKernels::describe(Form form, ComputeType type, int rows, int n_out, int n_in,
+                                              const dnnl::memory::desc& weights) {
   const Types types = types_of[static_cast<int>(type)];
+  if (form == Form::matmul) {
+    const dnnl::memory::desc x({rows, n_in}, types.x, Format::ab), y({rows, n_out}, types.y, Format::ab);
+    return dnnl::matmul::primitive_desc({x, weights, y}, engine_, true);
+  }
   const dnnl::memory::desc x({1, n_in, 1, rows}, types.x, Format::nhwc), y({1, n_out, 1, rows}, types.y, Format::nhwc);
-  return {
+  return dnnl::convolution_forward::primitive_desc(
       {dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct, x, weights, y, {1, 1}, {0, 0}, {0, 0}},
-      engine_};
+      engine_);
+}
+
+dnnl::memory::desc LibraryKernels::weights_of(Form form, ComputeType type, int n_out, int n_in, bool plain) {
+  const DataType element = types_of[static_cast<int>(type)].weights;
+  if (form == Form::matmul) return {{n_in, n_out}, element, plain ? Format::ba : Format::any};
+  return {{n_out, n_in, 1, 1}, element, plain ? Format::oihw : Format::any};
 }
 
 const LibraryKernels::Layout& LibraryKernels::layout(ComputeType type, int n_out, int n_in) {
   auto at = layouts_.find({type, n_out, n_in});
   if (at == layouts_.end()) {
-    const dnnl::memory::desc any({n_out, n_in, 1, 1}, types_of[static_cast<int>(type)].weights, Format::any);
-    const auto description = describe(type, layout_rows, n_out, n_in, any);
+    const auto by = [&](Form form) {
+      return describe(form, type, layout_rows, n_out, n_in, weights_of(form, type, n_out, n_in, false));
+    };
+    dnnl::primitive_desc description = by(Form::matmul);
+    const Form form = is_packed_matmul(description) ? Form::matmul : Form::convolution;
+    if (form == Form::convolution) description = by(form);
     const dnnl::memory::desc panels({n_out, n_in, 1, 1}, DataType::f32, Format::OIhw8i8o);
-    const Layout found{description.weights_desc(), is_fast(description), description.weights_desc() == panels};
+    const dnnl::memory::desc weights = description.query_md(dnnl::query::weights_md);
+    const char* const implementation = description.impl_info_str();
+    const Layout found{form, weights, implementation, depends_on_rows(type, implementation), weights == panels};
     at = layouts_.emplace(std::tuple{type, n_out, n_in}, found).first;
   }
   return at->second;
 }
 
 bool LibraryKernels::multiplies_bf16() {
-  try {
-    return layout(ComputeType::bf16, 64, 64).fast;
-  } catch (const dnnl::error&) {
-    return false;
-  }
+  constexpr int n = 64;
+  const auto any = weights_of(Form::matmul, ComputeType::bf16, n, n, false);
+  return is_packed_matmul(describe(Form::matmul, ComputeType::bf16, layout_rows, n, n, any));
 }
 
 LibraryKernels::Product& LibraryKernels::product(ComputeType type, int rows, int n_out, int n_in) {
   auto at = products_.find({type, n_out, n_in, rows});
   if (at != products_.end()) return at->second;
   return guarded("making a product", [&]() -> Product& {
-    const dnnl::memory::desc& weights = layout(type, n_out, n_in).description;
-    auto description = describe(type, rows, n_out, n_in, weights);
-    int computed = rows;
-    // For some numbers of rows there may be no kernel that takes the layout, but for more rows there is.
-    for (int more = 8; more <= largest_rows && !is_fast(description); more *= 2) {
+    const Layout& packed = layout(type, n_out, n_in);
+    int computed = packed.one_primitive ? layout_rows : rows;
+    dnnl::primitive_desc description = describe(packed.form, type, computed, n_out, n_in, packed.description);
+    const auto is_the_layouts = [&](const dnnl::primitive_desc& one) {
+      return one.get(true) != nullptr && packed.implementation == one.impl_info_str();
+    };
+    // For some numbers of rows oneDNN takes another kernel, which would give a row other bits, or has none for the
+    // layout. For more rows it takes the layout's own.
+    for (int more = 8; more <= largest_rows && !is_the_layouts(description); more *= 2) {
       if (more <= rows) continue;
-      const auto padded = describe(type, more, n_out, n_in, weights);
-      if (!is_fast(padded)) continue;
+      const auto padded = describe(packed.form, type, more, n_out, n_in, packed.description);
+      if (!is_the_layouts(padded)) continue;
       description = padded;
       computed = more;
-      padded_x_.grow(description.src_desc().get_size());
-      padded_y_.grow(description.dst_desc().get_size());
+    }
+    if (rows % computed != 0) {
+      padded_x_.grow(description.query_md(dnnl::query::src_md).get_size());
+      padded_y_.grow(description.query_md(dnnl::query::dst_md).get_size());
       std::memset(padded_x_.data(), 0, padded_x_.size());
     }
-    Product made{dnnl::convolution_forward(description),
-                 dnnl::memory(description.src_desc(), engine_, nullptr),
-                 dnnl::memory(description.dst_desc(), engine_, nullptr),
+    Product made{dnnl::primitive(description),
+                 dnnl::memory(description.query_md(dnnl::query::src_md), engine_, nullptr),
+                 dnnl::memory(description.query_md(dnnl::query::dst_md), engine_, nullptr),
                  description.impl_info_str(),
                  computed,
                  2.0 * rows * n_out * n_in};
@@ -121,9 +149,9 @@ LibraryKernels::Product& LibraryKernels::product(ComputeType type, int rows, int
 
 dnnl::memory LibraryKernels::pack(ComputeType type, int n_out, int n_in, const void* plain) {
   return guarded("packing a matrix", [&] {
-    dnnl::memory from({{n_out, n_in, 1, 1}, types_of[static_cast<int>(type)].weights, Format::oihw}, engine_,
-                      const_cast<void*>(plain));
-    dnnl::memory to(layout(type, n_out, n_in).description, engine_);
+    const Layout& packed = layout(type, n_out, n_in);
+    dnnl::memory from(weights_of(packed.form, type, n_out, n_in, true), engine_, const_cast<void*>(plain));
+    dnnl::memory to(packed.description, engine_);
     dnnl::reorder(from, to).execute(stream_, from, to);
     stream_.wait();
     return to;
@@ -131,16 +159,21 @@ dnnl::memory LibraryKernels::pack(ComputeType type, int n_out, int n_in, const v
 }
 
 void LibraryKernels::run(Product& product, int rows, dnnl_memory_t weights, const void* x, void* y) {
-  if (product.rows == rows) {
-    execute(product, weights, const_cast<void*>(x), y);
-    return;
-  }
-  const auto part = [&](const dnnl::memory& memory) {
-    return memory.get_desc().get_size() / static_cast<std::size_t>(product.rows) * static_cast<std::size_t>(rows);
+  const auto size_of = [&](const dnnl::memory& memory, int n) {
+    return memory.get_desc().get_size() / static_cast<std::size_t>(product.rows) * static_cast<std::size_t>(n);
   };
-  std::memcpy(padded_x_.data(), x, part(product.x));
-  execute(product, weights, padded_x_.data(), padded_y_.data());
-  std::memcpy(y, padded_y_.data(), part(product.y));
+  for (int first = 0; first < rows; first += product.rows) {
+    const auto from = static_cast<const std::byte*>(x) + size_of(product.x, first);
+    const auto to = static_cast<std::byte*>(y) + size_of(product.y, first);
+    const int left = rows - first;
+    if (left >= product.rows) {
+      execute(product, weights, const_cast<std::byte*>(from), to);
+    } else {
+      std::memcpy(padded_x_.data(), from, size_of(product.x, left));
+      execute(product, weights, padded_x_.data(), padded_y_.data());
+      std::memcpy(to, padded_y_.data(), size_of(product.y, left));
+    }
+  }
 }
 
 void LibraryKernels::execute(Product& product, dnnl_memory_t weights, void* x, void* y) {

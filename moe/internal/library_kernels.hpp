@@ -12,32 +12,35 @@
 
 namespace supernode::moe {
 
-/// A product x W^T as a 1x1 convolution over `rows` pixels, see Gemm. Operands are of one type, results f32, or 32-bit
-/// integers for int8.
+/// A product x W^T, see Gemm. Operands are of one type, results f32, or 32-bit integers for int8.
 class LibraryKernels {
  public:
   /// Calls are cut so that few primitives serve all row counts: exact below `exact_rows`, then multiples of 8 up to
   /// `largest_rows` and an exact rest below 8.
   static constexpr int exact_rows = 32, largest_rows = 256;
 
+  /// oneDNN's primitive: its matmul where that packs weights, elsewhere a 1x1 convolution over `rows` pixels.
+  enum class Form { matmul, convolution };
   /// A primitive for a shape. The memory objects are reused; their handles are set at each call.
   struct Product {
-    dnnl::convolution_forward primitive;
+    dnnl::primitive primitive;
     dnnl::memory x, y;
     std::string implementation;  ///< oneDNN's name of it
-    int rows;                    ///< of the primitive: at least those that it is for
+    int rows;                    ///< of the primitive
     double operations;
   };
   struct Layout {
+    Form form;
     dnnl::memory::desc description;
-    bool fast;    ///< not oneDNN's reference loops
-    bool panels;  ///< the layout of multiply_panels()
+    std::string implementation;  ///< oneDNN's name of what computes every product with these weights
+    bool one_primitive;          ///< the same for all numbers of rows, so that a row always gets the same bits
+    bool panels;                 ///< the layout of multiply_panels()
   };
 
   /// @throws EnvironmentError without a CPU engine, as every call when oneDNN fails.
   LibraryKernels();
 
-  /// Whether oneDNN multiplies bf16 on this processor otherwise than in its reference loops.
+  /// Whether oneDNN multiplies bf16 with packed weights on this processor.
   bool multiplies_bf16();
   /// How weights [n_out, n_in] are packed.
   const Layout& layout(ComputeType type, int n_out, int n_in);
@@ -65,8 +68,11 @@ class LibraryKernels {
   }
 
  private:
-  dnnl::convolution_forward::primitive_desc describe(ComputeType type, int rows, int n_out, int n_in,
-                                                     const dnnl::memory::desc& weights);
+  /// Empty where oneDNN has no matmul of these types.
+  dnnl::primitive_desc describe(Form form, ComputeType type, int rows, int n_out, int n_in,
+                                const dnnl::memory::desc& weights);
+  /// Weights [n_out, n_in] in rows, or as a primitive wants them.
+  static dnnl::memory::desc weights_of(Form form, ComputeType type, int n_out, int n_in, bool plain);
   void execute(Product& product, dnnl_memory_t weights, void* x, void* y);
 
   dnnl::engine engine_;

@@ -4,7 +4,7 @@
 //   a few rows in f32   a call of oneDNN costs a microsecond, and its kernels do not overlap reading weights from
 //   memory
 //                       with multiplying. These read the weights as oneDNN packed them
-//   bf16 weights        oneDNN multiplies bf16 from AVX-512 on. These read the weights as bf16, half the bytes of f32,
+//   bf16 weights        oneDNN packs bf16 from AVX512_BF16 on. These read the weights as bf16, half the bytes of f32,
 //                       and widen them in registers; rows and sums are f32
 //
 // Every result is one chain of fused multiply-adds over the inputs in order, as in oneDNN's kernels for f32 on AVX2:
