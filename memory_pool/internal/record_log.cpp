@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <random>
+#include <utility>
 
 #include "memory_pool/internal/checksum.hpp"
 #include "runtime/core/log.hpp"
@@ -54,7 +55,7 @@ bool RecordLog::open_segment() {
     return false;
   }
   sync_folder(directory_);  // the name of a new file is part of what sync() promises
-  if (filling_ && !segments_.empty()) segments_.rbegin()->second.file.sync();
+  if (filling_) sync_filled();
   segment.bytes = sizeof head;
   stats_.file_bytes += segment.bytes;
   segments_.emplace(number, std::move(segment));
@@ -87,7 +88,10 @@ bool RecordLog::write(RecordHeader header, std::span<const std::byte> payload, s
                                                                       : write_packed(segment, header, payload, offset));
   if (!good) {
     // What has been written of it is cut off again, so that the next record finds its place and, perhaps, its room.
-    if (!segment.file.cut(start)) filling_ = false;
+    if (!segment.file.cut(start)) {
+      sync_filled();
+      filling_ = false;
+    }
     return false;
   }
   if (aligned) mark_aligned(segment);
@@ -227,10 +231,16 @@ bool RecordLog::remove_namespace(NamespaceId name_space) {
   return false;
 }
 
+/// Of the segment that nothing more goes into. The system tells of a failure once, so it is kept for sync().
+void RecordLog::sync_filled() {
+  if (!segments_.rbegin()->second.file.sync()) sync_failed_ = true;
+}
+
 bool RecordLog::sync() {
-  if (!filling_) return true;
+  const bool failed = std::exchange(sync_failed_, false);
+  if (!filling_) return !failed;
   ++stats_.syncs;
-  return segments_.rbegin()->second.file.sync();
+  return segments_.rbegin()->second.file.sync() && !failed;
 }
 
 std::optional<RecordLog::Payload> RecordLog::read(const Name& name) {

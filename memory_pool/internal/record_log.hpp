@@ -109,6 +109,7 @@ class RecordLog {
   void recover(std::uint64_t number);
   void take(const RecordHeader& header, std::uint64_t segment, std::uint64_t offset);
   bool open_segment();
+  void sync_filled();
   Placement placement_of(std::uint64_t length) const;
   bool write(RecordHeader header, std::span<const std::byte> payload, std::uint64_t& offset);
   bool write_filler(Segment& segment, std::uint64_t gap);
@@ -138,6 +139,7 @@ class RecordLog {
   Descriptor lock_;
   std::map<std::uint64_t, Segment> segments_;  ///< by number; the last one is filled if `filling_`
   bool filling_ = false;
+  bool sync_failed_ = false;            ///< of a segment that was filled since the last sync()
   std::uint64_t aligned_segments_ = 0;  ///< those with aligned records
   std::uint64_t last_segment_ = 0, last_sequence_ = 0;
   std::map<NamespaceId, Tenant> tenants_;  ///< tenants stay where they are once they are in
