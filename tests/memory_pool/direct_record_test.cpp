@@ -1,6 +1,5 @@
 // Records that pass by the page cache: where they lie, what a restart makes of damaged ones, and formats of before.
 #include <fstream>
-#include <map>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -8,6 +7,7 @@
 #include <unistd.h>
 
 #include "tests/memory_pool/log_fixture.hpp"
+#include "tests/memory_pool/random_log_work.hpp"
 
 using namespace supernode;
 using namespace supernode::pool;
@@ -246,40 +246,18 @@ TEST_CASE("files with small and direct records stay within their limit, and what
   constexpr std::uint64_t small_limit = 1 << 20, small_segment = 1 << 16;
   for (const std::uint64_t threshold : {1, 4096, 12000}) {
     const LogFolder folder;
-    std::map<std::uint64_t, std::uint64_t> newest;  // 0: removed
-    std::uint64_t version = 0;
+    RandomLogWork work{
+        .keys = 300,
+        .limit = small_limit,
+        .draw_bytes = [](Random& draw) { return 24 + (draw.uniform() < 0.5 ? draw.below(300) : draw.below(24000)); },
+        .pinned = {5000, 5001}};
     for (int round = 0; round < 2; ++round) {
       RecordLog log(folder.text(), small_limit, small_segment, threshold);
-      for (const auto& [number, expected] : newest) {
-        const long long found = version_of(log, number);
-        CHECK((found == -1 || found == static_cast<long long>(expected)));
-      }
       Random draw(7, static_cast<std::uint64_t>(round));
+      work.check_what_came_back(log);
       put(log, 5000, 1, 3000);
       put(log, 5001, 1, 13000);
-      for (int turn = 0; turn < 500; ++turn) {
-        const std::uint64_t number = draw.below(300);
-        if (draw.uniform() < 0.2) {
-          CHECK(log.remove(name_of(number)));
-          newest[number] = 0;
-        } else {
-          const std::uint64_t bytes = draw.uniform() < 0.5 ? 24 + draw.below(300) : 24 + draw.below(24000);
-          CHECK(put(log, number, ++version, bytes));
-          newest[number] = version;
-        }
-        CHECK(version_of(log, 5000) == 1);
-        CHECK(version_of(log, 5001) == 1);
-        const long long found = version_of(log, number);
-        CHECK((newest[number] == 0 ? found == -1 : found == static_cast<long long>(newest[number])));
-        CHECK(log.stats().file_bytes <= small_limit);
-        CHECK(log.stats().live_bytes <= log.stats().file_bytes);
-      }
-      std::uint64_t on_disk = 0;
-      for (const fs::path& file : folder.segments()) on_disk += fs::file_size(file);
-      CHECK(on_disk == log.stats().file_bytes);
-      CHECK(log.stats().cleanings > 0);
-      CHECK(log.stats().forgotten > 0);
-      CHECK(log.stats().corrupt + log.stats().cut + log.stats().write_errors == 0);
+      work.run(log, folder, 500, draw);
     }
   }
 }

@@ -12,6 +12,7 @@
 #include "memory_pool/internal/file_tier.hpp"
 #include "runtime/core/error.hpp"
 #include "tests/memory_pool/log_fixture.hpp"
+#include "tests/memory_pool/random_log_work.hpp"
 
 using namespace supernode;
 using namespace supernode::pool;
@@ -152,37 +153,14 @@ TEST_CASE("a payload that looks like records is not taken for some") {
 
 TEST_CASE("the files stay within their limit; what is used stays, what was removed never comes back") {
   const LogFolder folder;
-  std::map<std::uint64_t, std::uint64_t> newest;  // 0: removed
-  std::uint64_t version = 0;
+  RandomLogWork work{
+      .keys = 600, .limit = limit, .draw_bytes = [](Random& draw) { return 24 + draw.below(6000); }, .pinned = {5000}};
   for (int round = 0; round < 3; ++round) {
     RecordLog log(folder.text(), limit, segment);
     Random draw(3, static_cast<std::uint64_t>(round));
-    for (const auto& [number, expected] : newest) {
-      const long long found = version_of(log, number);
-      CHECK((found == -1 || found == static_cast<long long>(expected)));
-    }
+    work.check_what_came_back(log);
     put(log, 5000, 1, 3000);
-    for (int turn = 0; turn < 3000; ++turn) {
-      const std::uint64_t number = draw.below(600);
-      if (draw.uniform() < 0.2) {
-        CHECK(log.remove(name_of(number)));
-        newest[number] = 0;
-      } else {
-        CHECK(put(log, number, ++version, 24 + draw.below(6000)));
-        newest[number] = version;
-      }
-      CHECK(version_of(log, 5000) == 1);
-      const long long found = version_of(log, number);
-      CHECK((newest[number] == 0 ? found == -1 : found == static_cast<long long>(newest[number])));
-      CHECK(log.stats().file_bytes <= limit);
-      CHECK(log.stats().live_bytes <= log.stats().file_bytes);
-    }
-    std::uint64_t on_disk = 0;
-    for (const fs::path& file : folder.segments()) on_disk += fs::file_size(file);
-    CHECK(on_disk == log.stats().file_bytes);
-    CHECK(log.stats().cleanings > 0);
-    CHECK(log.stats().forgotten > 0);
-    CHECK(log.stats().corrupt + log.stats().cut + log.stats().write_errors == 0);
+    work.run(log, folder, 3000, draw);
   }
 }
 
