@@ -14,7 +14,6 @@ KvCache::KvCache(int n_layers, int width, std::size_t kept_unit_floats)
       kept_(static_cast<std::size_t>(n_layers)) {}
 
 void KvCache::reserve(int tokens) {
-  reserved_ = std::max(reserved_, tokens);
   values_.grow(static_cast<std::size_t>(tokens) * token_stride(), static_cast<std::size_t>(length_) * token_stride());
 }
 
@@ -30,14 +29,12 @@ void KvCache::forget_kept(int tokens) {
 
 void KvCache::keep(int layer, int tokens) {
   expect(tokens <= length_ && kept_unit_floats_ > 0, "KvCache::keep");
-  // All that is foreseen at once, since growing copies.
-  const auto wanted = static_cast<std::size_t>((tokens + kept_unit_tokens - 1) / kept_unit_tokens);
-  if (wanted > kept_units_count_) {
-    const std::size_t foreseen = static_cast<std::size_t>((reserved_ + kept_unit_tokens - 1) / kept_unit_tokens);
-    const std::size_t used = kept_units_count_ * kept_stride();
-    kept_values_.grow(std::max(wanted, foreseen) * kept_stride(), used);
-    kept_units_count_ = kept_values_.size() / kept_stride();
-    std::fill(kept_values_.data() + used, kept_values_.data() + kept_values_.size(), 0.0f);
+  const auto units = [](std::size_t count) { return (count + kept_unit_tokens - 1) / kept_unit_tokens; };
+  const std::size_t there = kept_values_.size();
+  if (units(static_cast<std::size_t>(tokens)) * kept_stride() > there) {
+    // For all tokens that the latents have room for, at once: growing copies.
+    kept_values_.grow(units(values_.size() / token_stride()) * kept_stride(), there);
+    std::fill(kept_values_.data() + there, kept_values_.data() + kept_values_.size(), 0.0f);
   }
   int& kept = kept_[static_cast<std::size_t>(layer)];
   kept = std::max(kept, tokens);

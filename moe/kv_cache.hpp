@@ -61,9 +61,8 @@ class KvCache {
   void forget_kept(int tokens);
 
   int n_layers_ = 0, width_ = 0, length_ = 0;
-  int reserved_ = 0;  ///< tokens
   Buffer<float> values_;
-  std::size_t kept_unit_floats_ = 0, kept_units_count_ = 0;
+  std::size_t kept_unit_floats_ = 0;
   Buffer<float> kept_values_;
   std::vector<int> kept_;  ///< by layer
 };

@@ -152,7 +152,8 @@ void Attention::make_queries(std::span<const AttentionSpan> spans, const float* 
     for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
       rms_norm(scratch.down.data() + r * down_width, q_norm_.data(), static_cast<float>(c.rms_norm_eps), q_lora,
                scratch.q_latent.data() + r * q_lora);
-    gemm.multiply(q_up_, scratch.q_latent.data(), rows, scratch.q.data(), &key_up_t_.front());
+    gemm.multiply(q_up_, scratch.q_latent.data(), rows, scratch.q.data(),
+                  all_up_.n_out() > 0 ? &all_up_ : &key_up_t_.front());
   } else {
     gemm.multiply(q_up_, x, rows, scratch.q.data());
   }

@@ -96,7 +96,7 @@ HWY_INLINE void tile(const Operands<Format>& o, int first_row, int first_panel, 
   for (auto& row_sums : sums)
     for (V& sum : row_sums) sum = hn::Zero(d);
   const auto add_input = [&](std::size_t i) HWY_ATTR {
-    // Each row's value is loaded where it is used: with six rows there is no register to keep them in.
+    // Each row's value is loaded where it is used: with five rows there are hardly registers to keep them in.
     V weights[Panels * vectors];
 #pragma GCC unroll 8
     for (int p = 0; p < Panels; ++p)
