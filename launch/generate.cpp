@@ -56,6 +56,12 @@ TokenTable read_token_table(const std::string& path) {
 
 class GenerateCommand : public Command {
  public:
+  GenerateCommand() {
+    // A guess gains next to nothing from more: see moe/README.md.
+    model_.draft_experts = 2;
+    model_.draft_window = 64;
+  }
+
   void describe(OptionTable& table) override {
     const std::string section = "generate";
     moe::describe(table, section, model_);
@@ -72,6 +78,12 @@ class GenerateCommand : public Command {
              "guess tokens with the model's MTP module and verify them, which changes none of them; auto: if it has "
              "one, and for as long as tokens come faster so (both ways are timed while it decodes)")
         .choices({"auto", "on", "off"});
+    table
+        .add(section, "mtp_experts", model_.draft_experts,
+             "routed experts that a guess uses for a token, the best first; 0: as many as the model")
+        .range(0, 1 << 20);
+    table.add(section, "mtp_window", model_.draft_window, "latest tokens that a guess attends to, at least; 0: all")
+        .range(0, 1 << 28);
     table.add(section, "tokens_file", tokens_file_,
               "safetensors file with tokens [batch, length]: compute their logits instead of generating");
     table.add(section, "prefill", prefill_, "of the tokens file, positions taken at once; the rest one by one; 0: all")
@@ -266,7 +278,7 @@ class GenerateCommand : public Command {
 
   moe::ModelOptions model_;
   moe::SamplerOptions sampler_;
-  std::string mtp_ = "off", prompt_, tokens_file_, logits_out_;
+  std::string mtp_ = "auto", prompt_, tokens_file_, logits_out_;
   std::vector<int> prompt_tokens_;
   int max_tokens_ = 200, prefill_ = 0;
   bool stream_ = false;

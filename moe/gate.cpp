@@ -3,20 +3,27 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
+#include <utility>
 
 namespace supernode::moe {
 namespace {
 constexpr float lowest = -std::numeric_limits<float>::infinity();
 
-/// Moves the indices of the `n` largest values to the front of `order`, best first; ties by index.
-void best_first(std::vector<int>& order, std::span<const float> values, int n) {
-  order.resize(values.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::partial_sort(order.begin(), order.begin() + n, order.end(), [&](int a, int b) {
-    const float x = values[static_cast<std::size_t>(a)], y = values[static_cast<std::size_t>(b)];
-    return x > y || (x == y && a < b);
-  });
+/// Indices of the `n` largest values, best first; ties by index. Few of many: most values are compared once.
+void best_first(std::vector<int>& best, std::span<const float> values, int n) {
+  best.clear();
+  const auto value = [&](int i) { return values[static_cast<std::size_t>(i)]; };
+  for (int i = 0; i < static_cast<int>(values.size()); ++i) {
+    if (static_cast<int>(best.size()) < n) {
+      best.push_back(i);
+    } else if (value(i) > value(best.back())) {
+      best.back() = i;
+    } else {
+      continue;
+    }
+    for (auto place = best.end() - 1; place != best.begin() && value(*place) > value(place[-1]); --place)
+      std::swap(*place, place[-1]);
+  }
 }
 
 }  // namespace
@@ -45,9 +52,10 @@ void Gate::mask_groups() {
     }
     group_scores_[static_cast<std::size_t>(group)] = method_ == GateMethod::noaux_tc ? best + second : best;
   }
-  best_first(order_, group_scores_, topk_groups_);
-  for (auto group = order_.begin() + topk_groups_; group != order_.end(); ++group)
-    std::fill_n(choice_.begin() + static_cast<std::ptrdiff_t>(*group) * size, size, lowest);
+  best_first(best_, group_scores_, topk_groups_);
+  for (int group = 0; group < n_groups_; ++group)
+    if (std::find(best_.begin(), best_.end(), group) == best_.end())
+      std::fill_n(choice_.begin() + static_cast<std::ptrdiff_t>(group) * size, size, lowest);
 }
 
 void Gate::select(std::span<const float> logits, std::span<const float> bias, std::span<std::int32_t> ids,
@@ -65,12 +73,12 @@ void Gate::select(std::span<const float> logits, std::span<const float> bias, st
     choice_[e] = std::isnan(biased) ? lowest : biased;
   }
   if (method_ != GateMethod::greedy && n_groups_ > 1) mask_groups();
-  best_first(order_, choice_, topk_);
+  best_first(best_, choice_, topk_);
 
   float sum = 0;
   for (std::size_t k = 0; k < ids.size(); ++k) {
-    ids[k] = order_[k];
-    weights[k] = scores_[static_cast<std::size_t>(order_[k])];
+    ids[k] = best_[k];
+    weights[k] = scores_[static_cast<std::size_t>(best_[k])];
     sum += weights[k];
   }
   const float scale = normalise_ ? scaling_ / (sum + 1e-20f) : scaling_;

@@ -30,7 +30,7 @@ class Gate {
   bool normalise_;
   float scaling_;
   std::vector<float> scores_, choice_, group_scores_;
-  std::vector<int> order_;
+  std::vector<int> best_;
 };
 
 }  // namespace supernode::moe

@@ -20,6 +20,8 @@ TransformerOptions transformer_options(const ModelOptions& o, double deadline) {
   options.max_batch_tokens = o.max_batch_tokens;
   options.exchange = o.exchange;
   options.typical_tokens = o.typical_tokens;
+  options.draft_experts = o.draft_experts;
+  options.draft_window = o.draft_window;
   options.deadline = deadline;
   options.threads = o.threads;
   return options;

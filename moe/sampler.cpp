@@ -1,7 +1,9 @@
 #include "moe/sampler.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -10,10 +12,15 @@
 namespace supernode::moe {
 
 std::int32_t most_likely(std::span<const float> logits) {
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < logits.size(); ++i)
-    if (logits[i] > logits[best] || std::isnan(logits[best])) best = i;
-  return static_cast<std::int32_t>(best);
+  // Side by side, so that no comparison waits for the one before it. A NaN is never larger.
+  std::array<float, 16> tops;
+  tops.fill(-std::numeric_limits<float>::infinity());
+  std::size_t i = 0;
+  for (; i + tops.size() <= logits.size(); i += tops.size())
+    for (std::size_t j = 0; j < tops.size(); ++j) tops[j] = logits[i + j] > tops[j] ? logits[i + j] : tops[j];
+  for (; i < logits.size(); ++i) tops[0] = logits[i] > tops[0] ? logits[i] : tops[0];
+  const auto best = std::find(logits.begin(), logits.end(), *std::max_element(tops.begin(), tops.end()));
+  return best == logits.end() ? 0 : static_cast<std::int32_t>(best - logits.begin());
 }
 
 std::int32_t sample(std::span<const float> logits, const SamplerOptions& options, std::uint64_t request, int position) {

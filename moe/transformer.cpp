@@ -21,6 +21,8 @@ namespace {
 void check_options(const TransformerOptions& options) {
   if (options.max_batch_tokens < 1) throw UsageError("max_batch_tokens: at least 1");
   if (options.threads < 1) throw UsageError("threads: at least 1");
+  if (options.draft_experts < 0) throw UsageError("draft_experts: at least 0");
+  if (options.draft_window < 0) throw UsageError("draft_window: at least 0");
 }
 
 /// What rows travel as: to the experts, and their sums back.

@@ -37,6 +37,9 @@ struct TransformerOptions {
   int max_positions = 0;  ///< longest sequence; 0: the model's own. Beyond that RoPE is extrapolated
   AttentionPath attention = AttentionPath::automatic;
   bool mtp = false;  ///< load the MTP module, if the model has one, and keep hidden rows for it
+  /// How much of the module draft() uses. A guess is verified, so it may be cheaper than the architecture says.
+  int draft_experts = 0;  ///< routed experts of a token, its best; 0: as many as the model's layers
+  int draft_window = 0;   ///< latest tokens that a token attends to, at least; 0: all
 };
 
 /// What forward() and draft() return. Valid until the next call of either, `hidden` until the next forward().

@@ -49,10 +49,12 @@ std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_
 }  // namespace
 
 AttentionScratch::AttentionScratch(const ModelConfig& c, int max_rows)
-    : down(product(max_rows, c.q_lora_rank + c.kv_width())),
+    : down_width(c.q_lora_rank + c.kv_width()),
+      half_rope(c.rope_dim / 2),
+      down(product(max_rows, down_width)),
       q_latent(product(max_rows, c.q_lora_rank)),
       q(product(max_rows + spare_rows, c.n_heads * c.qk_dim())),
-      cosines(product(max_rows, c.rope_dim / 2)),
+      cosines(product(max_rows, half_rope)),
       sines(cosines.size()),
       heads_out(product(max_rows + spare_rows, c.n_heads * c.v_dim)),
       absorbed(product(max_rows, c.n_heads * c.kv_width())),
@@ -61,6 +63,16 @@ AttentionScratch::AttentionScratch(const ModelConfig& c, int max_rows)
       head_out(product(max_rows, std::max(c.v_dim, c.kv_lora_rank))) {
   // Spare rows take part in products; they must not hold signalling patterns or denormals.
   std::fill_n(q.data(), q.size(), 0.0f);
+}
+
+void AttentionScratch::move_rows(int from, int to, int count) {
+  const auto move = [&](Buffer<float>& rows, int width) {
+    std::memmove(rows.data() + product(to, width), rows.data() + product(from, width),
+                 product(count, width) * sizeof(float));
+  };
+  move(down, down_width);
+  move(cosines, half_rope);
+  move(sines, half_rope);
 }
 
 Attention::Attention(Checkpoint& checkpoint, const std::string& prefix, ComputeType type, Gemm& gemm)
@@ -108,9 +120,8 @@ void Attention::prepare(int rows, Gemm& gemm) const {
   if (all_up_.n_out() > 0) gemm.prepare(all_up_, std::min(rows, keep_block));
 }
 
-void Attention::forward(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
-                        AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const {
-  remember(spans, layer, x, rows, gemm, scratch);
+void Attention::attend(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
+                       AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const {
   make_queries(spans, x, rows, gemm, scratch);
   // Neighbours that go the same way share their products with weights. In order: see the spare rows of plain().
   for (std::size_t first = 0, end = 0; first < spans.size(); first = end) {
@@ -134,7 +145,7 @@ void Attention::remember(std::span<const AttentionSpan> spans, int layer, const 
   for (const AttentionSpan& span : spans) {
     for (int i = 0; i < span.count; ++i) {
       const auto row = static_cast<std::size_t>(span.first_row + i);
-      const float* kv = scratch.down.data() + row * (q_lora + kv_lora + rope_dim) + q_lora;
+      const float* kv = scratch.down.data() + row * static_cast<std::size_t>(scratch.down_width) + q_lora;
       float* cached = span.cache->row(layer, span.start + i);
       rms_norm(kv, kv_norm_.data(), static_cast<float>(c.rms_norm_eps), kv_lora, cached);
       std::memcpy(cached + kv_lora, kv + kv_lora, rope_dim * sizeof(float));
@@ -168,13 +179,18 @@ void Attention::make_queries(std::span<const AttentionSpan> spans, const float* 
   }
 }
 
+int Attention::first_key(const AttentionSpan& span) const {
+  static_assert(query_block == KeptLayout::unit_tokens);
+  return window_ == 0 ? 0 : std::max(0, span.start + 1 - window_) / query_block * query_block;
+}
+
 Attention::Way Attention::way_of(const AttentionSpan& span, AttentionPath path) const {
   if (path != AttentionPath::automatic) return path == AttentionPath::absorbed ? Way::absorbed : Way::plain;
   // Decode always goes the same way, with a guess to verify or without: a token is then the same either way.
   if (span.count <= decode_tokens) return all_up_.n_out() > 0 ? Way::kept : Way::absorbed;
   // Multiplications of one head, without what both need.
   const ModelConfig& c = config_;
-  const double queries = span.count, keys = span.start + span.count, lora = c.kv_lora_rank;
+  const double queries = span.count, keys = span.start + span.count - first_key(span), lora = c.kv_lora_rank;
   const double expand = lora * (c.nope_dim + c.v_dim);
   const double plain_cost = keys * expand + queries * keys * (c.nope_dim + c.v_dim);
   const double absorbed_cost = queries * expand + queries * keys * 2 * lora;
@@ -183,7 +199,9 @@ Attention::Way Attention::way_of(const AttentionSpan& span, AttentionPath path) 
 
 void Attention::plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const {
   const ModelConfig& c = config_;
-  const int keys = span.start + span.count, up = c.nope_dim + c.v_dim;
+  // Positions count from the first key.
+  const int first_token = first_key(span), start = span.start - first_token;
+  const int keys = start + span.count, up = c.nope_dim + c.v_dim;
   const auto q_stride = static_cast<std::ptrdiff_t>(c.n_heads) * c.qk_dim();
   const auto out_stride = static_cast<std::ptrdiff_t>(c.n_heads) * c.v_dim;
   const auto cache_stride = static_cast<std::ptrdiff_t>(span.cache->token_stride());
@@ -192,16 +210,16 @@ void Attention::plain(const AttentionSpan& span, int layer, float scale, Gemm& g
   scratch.scores.grow(product(query_block + spare_rows, keys));
 
   for (int token = 0; token < keys; ++token)
-    std::memcpy(scratch.latents.data() + product(token, c.kv_lora_rank), span.cache->row(layer, token),
+    std::memcpy(scratch.latents.data() + product(token, c.kv_lora_rank), span.cache->row(layer, first_token + token),
                 product(c.kv_lora_rank, sizeof(float)));
   for (int head = 0; head < c.n_heads; ++head) {
     gemm.multiply(kv_up_[static_cast<std::size_t>(head)], scratch.latents.data(), keys, scratch.keys_values.data());
     const float *key = scratch.keys_values.data(), *value = key + c.nope_dim;
-    const float* rotated = span.cache->row(layer, 0) + c.kv_lora_rank;
-    for (int first = span.start; first < keys;) {
+    const float* rotated = span.cache->row(layer, first_token) + c.kv_lora_rank;
+    for (int first = start; first < keys;) {
       const int end = std::min(keys, (first / query_block + 1) * query_block);
       const int queries = end - first, computed = whole_tiles(queries);
-      const auto row = static_cast<std::ptrdiff_t>(span.first_row + first - span.start);
+      const auto row = static_cast<std::ptrdiff_t>(span.first_row + first - start);
       const float* q = scratch.q.data() + row * q_stride + static_cast<std::ptrdiff_t>(head) * c.qk_dim();
       float* scores = scratch.scores.data();
       gemm.multiply_transposed(computed, end, c.nope_dim, 1, q, q_stride, key, up, 0, scores, end);
@@ -261,13 +279,14 @@ void Attention::attend_latents(const AttentionSpan& span, int layer, float scale
   const ModelConfig& c = config_;
   const int most = std::max(decode_tokens, query_lanes / c.n_heads);
   LatentProduct p;
-  p.keys = span.cache->row(layer, 0);
+  const int first_token = first_key(span), start = span.start - first_token;  // positions count from the first key
+  p.keys = span.cache->row(layer, first_token);
   p.stride = static_cast<std::ptrdiff_t>(span.cache->token_stride());
   p.width = c.kv_width();
   p.lora = c.kv_lora_rank;
   for (int first = 0; first < span.count; first += most) {
     const int queries = std::min(most, span.count - first);
-    p.n_keys = span.start + first + queries;
+    p.n_keys = start + first + queries;
     p.used_lanes = queries * c.n_heads;
     p.lanes = padded_lanes(p.used_lanes);
     scratch.scores.grow(product(p.n_keys, p.lanes));
@@ -277,7 +296,7 @@ void Attention::attend_latents(const AttentionSpan& span, int layer, float scale
     gemm.score_latents(p, scratch.columns.data(), scratch.scores.data());
     // A query does not see the tokens after it. Their weight is zero, which adds nothing to the last bit.
     for (int query = 0; query + 1 < queries; ++query)
-      for (int key = span.start + first + query + 1; key < p.n_keys; ++key)
+      for (int key = start + first + query + 1; key < p.n_keys; ++key)
         std::fill_n(scratch.scores.data() + product(key, p.lanes) + query * c.n_heads, c.n_heads,
                     -std::numeric_limits<float>::infinity());
     exponentials(scratch.scores.data(), p.n_keys, p.lanes, scale, sums);
@@ -295,9 +314,10 @@ void Attention::kept(std::span<const AttentionSpan> spans, int layer, float scal
   for (const AttentionSpan& span : spans) {
     KeptProduct p;
     p.layout = kept_layout_;
-    p.units = span.cache->kept_units(layer);
+    const int first_token = first_key(span);
     p.stride = static_cast<std::ptrdiff_t>(span.cache->kept_stride());
-    p.n_keys = span.start + span.count;
+    p.units = span.cache->kept_units(layer) + first_token / KeptLayout::unit_tokens * p.stride;
+    p.n_keys = span.start + span.count - first_token;
     p.rows = span.count;
     scratch.scores.grow(p.scratch_floats());
     gemm.attend_kept(p, scale, scratch.q.data() + product(span.first_row, c.n_heads * c.qk_dim()),

@@ -28,14 +28,17 @@ struct AttentionSpan {
 struct AttentionScratch {
   /// @param max_rows rows of a step
   AttentionScratch(const ModelConfig& config, int max_rows);
+  /// Moves what remember() has left for rows [from, from + count) to rows [to, to + count), to <= from.
+  void move_rows(int from, int to, int count);
 
-  Buffer<float> down;            ///< [rows, q_lora + kv_width] or [rows, kv_width]: the joint projection of the input
-  Buffer<float> q_latent;        ///< [rows, q_lora]
-  Buffer<float> q;               ///< [rows, heads * qk_dim]
-  Buffer<float> cosines, sines;  ///< [rows, rope_dim / 2] of the step's positions
-  Buffer<float> heads_out;       ///< [rows, heads * v_dim]
-  Buffer<float> absorbed;        ///< [rows, heads, kv_width]: queries in the latent space
-  Buffer<float> context;         ///< [rows, heads, kv_lora]: attended latents
+  int down_width, half_rope;
+  Buffer<float> down;                  ///< [rows, down_width = q_lora + kv_width]: the joint projection of the input
+  Buffer<float> q_latent;              ///< [rows, q_lora]
+  Buffer<float> q;                     ///< [rows, heads * qk_dim]
+  Buffer<float> cosines, sines;        ///< [rows, half_rope = rope_dim / 2] of the step's positions
+  Buffer<float> heads_out;             ///< [rows, heads * v_dim]
+  Buffer<float> absorbed;              ///< [rows, heads, kv_width]: queries in the latent space
+  Buffer<float> context;               ///< [rows, heads, kv_lora]: attended latents
   Buffer<float> head_in, head_out;     ///< [rows, widest] dense operands of one head
   Buffer<float> latents, keys_values;  ///< [tokens, kv_lora], [tokens, nope + v] of one head, or of all heads
   Buffer<float> scores;                ///< [queries, tokens], [tokens, lanes] absorbed; attend_kept()'s scratch
@@ -53,20 +56,25 @@ class Attention {
   /// Makes what products of up to `rows` rows need.
   void prepare(int rows, Gemm& gemm) const;
 
-  /// Puts the rows into the caches and attends with none of them: for tokens whose output nobody needs.
-  /// @param x [rows, hidden] normalised input
+  /// From now on a token attends to the latest ones only: at least `tokens`, and up to 63 before them.
+  void look_back(int tokens) { window_ = tokens; }
+
+  /// Puts the rows into the caches, which comes before attend(). scratch.cosines and .sines hold the rows' angles.
+  /// @param x [rows, hidden] normalised input; @param layer of the caches that this layer's values go to
   void remember(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
                 AttentionScratch& scratch) const;
 
-  /// @param x [rows, hidden] normalised input; @param out [rows, hidden]
-  /// @param layer of the caches that this layer's values go to. scratch.cosines and .sines hold the rows' angles.
-  void forward(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
-               AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const;
+  /// Attends with rows that remember() has seen, all of them or those that AttentionScratch::move_rows() has moved
+  /// together. @param x as there; @param out [rows, hidden]
+  void attend(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
+              AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const;
 
  private:
   /// Queries of rows that remember() has seen, into scratch.q.
   void make_queries(std::span<const AttentionSpan> spans, const float* x, int rows, Gemm& gemm,
                     AttentionScratch& scratch) const;
+  /// Position of the first token that the span's rows attend to, the begin of a block of queries and of a kept unit.
+  int first_key(const AttentionSpan& span) const;
   enum class Way { plain, absorbed, kept };
   Way way_of(const AttentionSpan& span, AttentionPath path) const;
   void plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const;
@@ -86,6 +94,7 @@ class Attention {
   std::vector<PackedMatrix> value_up_;  ///< per head [v, kv_lora]
   PackedMatrix all_up_;                 ///< [heads * (nope + v), kv_lora]; empty where nothing is kept
   KeptLayout kept_layout_;
+  int window_ = 0;  ///< 0: a token attends to all before it
 };
 
 }  // namespace supernode::moe

@@ -39,6 +39,15 @@ using D = hn::CappedTag<float, KeptLayout::value_unit>;
 using V = hn::Vec<D>;
 constexpr int lanes = static_cast<int>(hn::MaxLanes(D()));
 
+/// A loaded value that several sums use. GCC would load it once for each of them, and loads are what two rows run out
+/// of.
+HWY_INLINE V in_register(V value) {
+#if HWY_ARCH_X86
+  asm("" : "+x"(value.raw));
+#endif
+  return value;
+}
+
 /// Scores of two vectors of a group's tokens, from `column`, for `Rows` queries and `Heads` heads from `head`.
 /// @param scores [rows, heads, unit_tokens], from the group's first token
 template <int Rows, int Heads>
@@ -66,7 +75,7 @@ HWY_INLINE void score_tile(const KeptLayout& layout, const float* group, int col
     for (int h = 0; h < Heads; ++h) {
       const float* const key = keys + static_cast<std::size_t>(h) * head_keys;
       hwy::Prefetch(key + layout.group_floats());
-      add(h, i, hn::LoadU(d, key), hn::LoadU(d, key + lanes));
+      add(h, i, in_register(hn::LoadU(d, key)), in_register(hn::LoadU(d, key + lanes)));
     }
   }
   const float* rotated = group + static_cast<std::size_t>(layout.heads) * head_keys + column;
@@ -110,7 +119,7 @@ HWY_INLINE void value_tile(const KeptUnit& unit, int head, int column, const flo
       V loaded[Vectors];
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; ++v)
-        loaded[v] = hn::LoadU(d, value + static_cast<std::size_t>(h) * head_values + v * lanes);
+        loaded[v] = in_register(hn::LoadU(d, value + static_cast<std::size_t>(h) * head_values + v * lanes));
 #pragma GCC unroll 2
       for (int r = 0; r < Rows; ++r) {
         const V w = hn::Set(d, weight[static_cast<std::size_t>(r) * row_weights + offset_of(h, unit_tokens)]);

@@ -38,6 +38,8 @@ Model::Model(Checkpoint& checkpoint, const TransformerOptions& o, const ExpertRa
   for (int index = 0; index < config.n_layers; ++index) layers.emplace_back(checkpoint, index, mine, o.type, gemm);
   if (o.mtp && config.n_mtp_layers > 0) {
     mtp = std::make_unique<MtpModule>(checkpoint, mine, o.type, gemm);
+    if (o.draft_experts > 0 && mtp->layer.experts) mtp->layer.experts->use_best(o.draft_experts);
+    mtp->layer.attention.look_back(o.draft_window);
     joined = Buffer<float>(2 * hidden.size());
   }
   prepare();
@@ -68,11 +70,13 @@ StepResult Model::run(std::span<const SequenceChunk> chunks, std::span<const Dra
     const int rows = begin_slice(slice, chunks, draft && mtp->embedding ? *mtp->embedding : embedding);
     if (draft) {
       join(slice, drafts, rows);
-      run_layer(mtp->layer, 0, drop_silent_rows(slice, rows));
+      remember(mtp->layer, 0, rows);
+      finish_layer(mtp->layer, 0, drop_silent_rows(slice, rows));
       write_logits(slice, true, mtp->final_norm, mtp->head ? *mtp->head : head);
     } else {
       for (std::size_t index = 0; index < layers.size(); ++index) {
-        run_layer(layers[index], static_cast<int>(index), rows);
+        remember(layers[index], static_cast<int>(index), rows);
+        finish_layer(layers[index], static_cast<int>(index), rows);
         if (observer && rows > 0) trace(layers[index], static_cast<int>(index), rows);
       }
       if (keep_hidden)
@@ -129,23 +133,18 @@ void Model::join(const StepPlan::Slice& slice, std::span<const DraftChunk> draft
 }
 
 int Model::drop_silent_rows(const StepPlan::Slice& slice, int rows) {
-  const auto width = static_cast<std::size_t>(config.hidden_size), half = static_cast<std::size_t>(rope.half());
   int kept = 0;
   for (const StepPlan::Piece& piece : slice.pieces) kept += piece.logit_count;
   if (kept == rows) return rows;
-  normalise(hidden.data(), mtp->layer.attention_norm, rows, normed.data());
-  mtp->layer.attention.remember(spans, 0, normed.data(), rows, gemm, attention_scratch);
   kept = 0;
   for (std::size_t i = 0; i < spans.size(); ++i) {
     AttentionSpan& span = spans[i];
-    const int count = slice.pieces[i].logit_count, dropped = span.count - count;
-    const auto from = static_cast<std::size_t>(span.first_row + dropped), to = static_cast<std::size_t>(kept);
-    const auto move = [&](float* values, std::size_t n) {
-      std::memmove(values + to * n, values + from * n, static_cast<std::size_t>(count) * n * sizeof(float));
-    };
-    move(hidden.data(), width);
-    move(attention_scratch.cosines.data(), half);
-    move(attention_scratch.sines.data(), half);
+    const int count = slice.pieces[i].logit_count, dropped = span.count - count, from = span.first_row + dropped;
+    for (Buffer<float>* values : {&hidden, &normed})
+      std::memmove(values->data() + product(kept, config.hidden_size),
+                   values->data() + product(from, config.hidden_size),
+                   product(count, config.hidden_size) * sizeof(float));
+    attention_scratch.move_rows(from, kept, count);
     span = {span.cache, span.start + dropped, count, kept};
     kept += count;
   }
@@ -161,13 +160,18 @@ void Model::normalise(const float* from, const std::vector<float>& weight, int r
     rms_norm(from + r * width, weight.data(), eps, width, to + r * width);
 }
 
-void Model::run_layer(Layer& layer, int cache_layer, int rows) {
+void Model::remember(Layer& layer, int cache_layer, int rows) {
+  if (rows == 0) return;
+  normalise(hidden.data(), layer.attention_norm, rows, normed.data());
+  lap(statistics.other);
+  layer.attention.remember(spans, cache_layer, normed.data(), rows, gemm, attention_scratch);
+}
+
+void Model::finish_layer(Layer& layer, int cache_layer, int rows) {
   const std::size_t values = product(rows, config.hidden_size);
   if (rows > 0) {
-    normalise(hidden.data(), layer.attention_norm, rows, normed.data());
-    lap(statistics.other);
-    layer.attention.forward(spans, cache_layer, normed.data(), rows, rope, options.attention, gemm, attention_scratch,
-                            update.data());
+    layer.attention.attend(spans, cache_layer, normed.data(), rows, rope, options.attention, gemm, attention_scratch,
+                           update.data());
     lap(statistics.attention);
     add(update.data(), values, hidden.data());
     normalise(hidden.data(), layer.feed_forward_norm, rows, normed.data());

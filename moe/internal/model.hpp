@@ -27,10 +27,12 @@ struct Model {
   int begin_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks, const TokenEmbedding& rows_of);
   /// The MTP module's input from `hidden`, which holds embedded tokens, and the chunks' hidden rows.
   void join(const StepPlan::Slice& slice, std::span<const DraftChunk> drafts, int rows);
-  /// Puts all rows of the slice into the MTP layer's caches and drops those that need no logits from `hidden` and
-  /// `spans`. Returns how many are left.
+  /// A layer's first half: all rows normalised and in the caches, which need nothing else of a row without logits.
+  void remember(Layer& layer, int cache_layer, int rows);
+  /// Drops the rows of a draft that need no logits, between the halves. Returns how many are left.
   int drop_silent_rows(const StepPlan::Slice& slice, int rows);
-  void run_layer(Layer& layer, int cache_layer, int rows);
+  /// A layer's second half: attention and feed forward.
+  void finish_layer(Layer& layer, int cache_layer, int rows);
   void run_feed_forward(Layer& layer, int rows);
   void trace(const Layer& layer, int index, int rows);
   void normalise(const float* from, const std::vector<float>& weight, int rows, float* to) const;

@@ -31,6 +31,7 @@ MoeBlock::MoeBlock(Checkpoint& checkpoint, const std::string& prefix, int first_
     : hidden_(checkpoint.config().hidden_size),
       n_experts_(checkpoint.config().n_routed_experts),
       topk_(checkpoint.config().topk),
+      used_(topk_),
       gate_(gemm.pack(checkpoint.read(prefix + "gate.weight", {n_experts_, hidden_}), n_experts_, hidden_,
                       ComputeType::f32)) {
   const ModelConfig& c = checkpoint.config();
@@ -46,10 +47,12 @@ MoeBlock::MoeBlock(Checkpoint& checkpoint, const std::string& prefix, int first_
 void MoeBlock::route(const float* x, int rows, Gemm& gemm, MoeScratch& scratch) const {
   gemm.multiply(gate_, x, rows, scratch.gate_logits.data());
   const auto experts = static_cast<std::size_t>(n_experts_), topk = static_cast<std::size_t>(topk_);
-  for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
-    scratch.gate.select(scratch.gate_logits.span().subspan(r * experts, experts), bias_,
-                        scratch.expert_ids.span().subspan(r * topk, topk),
+  for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) {
+    const auto ids = scratch.expert_ids.span().subspan(r * topk, topk);
+    scratch.gate.select(scratch.gate_logits.span().subspan(r * experts, experts), bias_, ids,
                         scratch.expert_weights.span().subspan(r * topk, topk));
+    std::fill(ids.begin() + used_, ids.end(), -1);
+  }
 }
 
 void MoeBlock::prepare(int rows, Gemm& gemm) const {

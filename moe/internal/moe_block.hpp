@@ -1,6 +1,7 @@
 #pragma once
 // The mixture-of-experts block of one layer: gate, this rank's routed experts, shared experts.
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,7 +40,10 @@ class MoeBlock {
   /// Makes what products need for up to `rows` own tokens.
   void prepare(int rows, Gemm& gemm) const;
 
-  /// Fills scratch.expert_ids and .expert_weights for x [rows, hidden].
+  /// From now on a token goes to the best `count` of its experts only, with the weights that they have.
+  void use_best(int count) { used_ = std::min(count, topk_); }
+
+  /// Fills scratch.expert_ids, best first, and .expert_weights for x [rows, hidden]; an expert that is not used is -1.
   void route(const float* x, int rows, Gemm& gemm, MoeScratch& scratch) const;
   /// Fills scratch.sums: for each received row the weighted sum over this rank's experts, in the order of the experts.
   void run_experts(const collectives::DispatchedTokens& tokens, Gemm& gemm, FeedForwardScratch& ff,
@@ -54,6 +58,7 @@ class MoeBlock {
                   std::span<const std::int32_t> rows, Gemm& gemm, FeedForwardScratch& ff, MoeScratch& scratch) const;
 
   int hidden_, n_experts_, topk_;
+  int used_;  ///< of the topk_
   PackedMatrix gate_;
   std::vector<float> bias_;              ///< [experts], or empty
   std::vector<FeedForward> experts_;     ///< this rank's

@@ -1,5 +1,6 @@
 // The MTP module against the reference's figure, and decoding with its guesses against decoding without.
 #include <filesystem>
+#include <random>
 
 #include <unistd.h>
 
@@ -53,6 +54,25 @@ Decoded decode(Transformer& model, int batch, const SamplerOptions& sampler,
   return decoded;
 }
 
+/// The logits of a guess at position 64, always of the same token and hidden row, after 64 that depend on `history`.
+std::vector<float> guess_after(Transformer& model, unsigned history) {
+  constexpr std::size_t before = 64;
+  const auto width = static_cast<std::size_t>(model.config().hidden_size);
+  std::mt19937 random(history);
+  std::vector<std::int32_t> tokens(before + 1, 'a');
+  std::vector<float> hidden((before + 1) * width, 0.5f);
+  for (std::size_t i = 0; i < before; ++i) tokens[i] = static_cast<std::int32_t>(random() % 256);
+  for (std::size_t i = 0; i < before * width; ++i) hidden[i] = std::uniform_real_distribution<float>(-1, 1)(random);
+  KvCache cache = model.make_cache(), draft_cache = model.make_draft_cache();
+  const SequenceChunk chunk{&cache, tokens};
+  model.forward({&chunk, 1}, true);
+  const DraftChunk past{&draft_cache, std::span(hidden).first(before * width), std::span(tokens).first(before)};
+  model.draft({&past, 1});
+  const DraftChunk last{&draft_cache, std::span(hidden).last(width), std::span(tokens).last(1)};
+  const StepResult guess = model.draft({&last, 1});
+  return {guess.row(0).begin(), guess.row(0).end()};
+}
+
 }  // namespace
 
 TEST_CASE("guesses change no token, at any batch size, type and temperature") {
@@ -74,6 +94,46 @@ TEST_CASE("guesses change no token, at any batch size, type and temperature") {
         CHECK(decode(with, batch, sampler, SpeculativeDecoder::Guessing::measured).texts == plain.texts);
       }
     }
+  }
+}
+
+TEST_CASE("guesses that cost less change no token, and are kept about as often") {
+  Transformer without(find_model(default_model), options_with(false), world());
+  Transformer whole(find_model(default_model), options_with(true), world());
+  TransformerOptions options = options_with(true);
+  options.draft_experts = 1;
+  options.draft_window = 1;
+  Transformer light(find_model(default_model), options, world());
+  const Decoded plain = decode(without, 5, {}), all = decode(whole, 5, {}), cheap = decode(light, 5, {});
+  CHECK(plain.texts == cheap.texts);
+  const auto over_ranks = [](const Decoded& decoded) {
+    return static_cast<double>(world().sum(decoded.counts.kept)) /
+           static_cast<double>(world().sum(decoded.counts.guessed));
+  };
+  CHECK(over_ranks(cheap) > 0.85 * over_ranks(all));
+}
+
+TEST_CASE("a guess looks back as far, and uses as many experts, as it is told") {
+  for (const AttentionPath path : {AttentionPath::automatic, AttentionPath::absorbed, AttentionPath::plain}) {
+    const auto guess = [&](int experts, int window, unsigned history) {
+      TransformerOptions options = options_with(true);
+      options.max_batch_tokens = 65;
+      options.attention = path;
+      options.draft_experts = experts;
+      options.draft_window = window;
+      Transformer model(find_model(default_model), options, world());
+      return guess_after(model, history);
+    };
+    INFO("path " << static_cast<int>(path));
+    const std::vector<float> all = guess(0, 0, 1);
+    CHECK(guess(4, 65, 1) == all);
+    CHECK(guess(0, 2, 1) == all);  // whole blocks of 64
+    CHECK(guess(0, 2, 2) != all);
+    CHECK(guess(1, 0, 1) != all);
+    // Position 64 begins a block: it sees itself only.
+    const std::vector<float> alone = guess(0, 1, 1);
+    CHECK(alone != all);
+    CHECK(guess(0, 1, 2) == alone);
   }
 }
 
