@@ -57,7 +57,7 @@ TokenTable read_token_table(const std::string& path) {
 class GenerateCommand : public Command {
  public:
   GenerateCommand() {
-    // A guess gains next to nothing from more: see moe/README.md.
+    // For the shipped model's guesses more gains next to nothing: see moe/README.md.
     model_.draft_experts = 2;
     model_.draft_window = 64;
   }
@@ -150,7 +150,7 @@ class GenerateCommand : public Command {
   /// All ranks hold the same tokens, so all of them refuse the same.
   static void check_tokens(const moe::Transformer& model, std::span<const std::int32_t> tokens) {
     moe::KvCache none = model.make_cache();
-    moe::check_chunk(model.config(), {&none, tokens});
+    moe::check_chunk(model.config(), none, {&none, tokens});
   }
 
   Outcome continue_prompt(const Context& context, moe::Transformer& model) {
@@ -165,8 +165,11 @@ class GenerateCommand : public Command {
                       "(max_position_embeddings)",
                       prompt_length, max_tokens_, model.config().max_positions));
     // The sequence lives on rank 0; the others lend their experts until it is done.
+    double first = 0;
     const auto choose = [&](std::span<const float> logits, int, int position) {
-      return moe::sample(logits, sampler_, 0, position);
+      const std::int32_t token = moe::sample(logits, sampler_, 0, position);
+      if (first == 0) first = wall_now().value;
+      return token;
     };
     using Guessing = moe::SpeculativeDecoder::Guessing;
     moe::SpeculativeDecoder decoder(model, choose, mtp_ == "auto" ? Guessing::measured : Guessing::always);
@@ -180,11 +183,9 @@ class GenerateCommand : public Command {
     if (streaming) std::fwrite(prompt_.data(), 1, prompt_.size(), stdout);
 
     const double start = wall_now().value;
-    double first = start;
     while (!sequence.finished) {
       const std::size_t before = sequence.tokens.size();
       decoder.step();
-      if (before == prompt_length) first = wall_now().value;
       if (!streaming) continue;
       for (const std::int32_t token : std::span(sequence.tokens).subspan(before))
         std::fputc(static_cast<unsigned char>(token), stdout);

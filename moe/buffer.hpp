@@ -16,6 +16,9 @@ void* allocate_block(std::size_t bytes);
 void free_block(void* block) noexcept;
 }  // namespace internal
 
+/// A product of sizes, as a size.
+inline std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
+
 /// Owns `size` trivially copyable elements, 64-byte aligned, uninitialised.
 template <class T>
 class Buffer {

@@ -63,9 +63,13 @@ void Gate::select(std::span<const float> logits, std::span<const float> bias, st
   if (scoring_ == GateScoring::sigmoid) {
     for (std::size_t e = 0; e < scores_.size(); ++e) scores_[e] = 1.0f / (1.0f + std::exp(-logits[e]));
   } else {
-    const float top = *std::max_element(logits.begin(), logits.end());
+    float top = lowest;
+    for (const float logit : logits) top = logit > top ? logit : top;
     double sum = 0;
-    for (std::size_t e = 0; e < scores_.size(); ++e) sum += scores_[e] = std::exp(logits[e] - top);
+    for (std::size_t e = 0; e < scores_.size(); ++e) {
+      scores_[e] = logits[e] == top ? 1 : std::exp(logits[e] - top);
+      if (!std::isnan(scores_[e])) sum += scores_[e];
+    }
     for (float& score : scores_) score = static_cast<float>(score / sum);
   }
   for (std::size_t e = 0; e < scores_.size(); ++e) {

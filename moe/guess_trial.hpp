@@ -8,9 +8,10 @@ namespace supernode::moe {
 
 /// Guessing costs two things, the guess itself and a second row in the model's step, and saves steps. Most turns of a
 /// trial use their guesses; every fourth makes them and does not use them, so that both kinds of turns are timed while
-/// the module's cache stays complete. At the end the time of a token is compared, and guessing goes on or stops for
-/// good. While it goes on, a turn in thirty-two is still timed without. Medians, so that a few disturbed turns decide
-/// nothing. Pure.
+/// the module's cache stays complete. What a turn with guesses costs is taken as a multiple of a turn without and
+/// compared with the tokens that it gives; guessing then goes on or stops for good. While it goes on, a turn in
+/// thirty-two is still timed without. Steps become slower as contexts grow, so a turn without is held against the turns
+/// around it. Medians, so that a few disturbed turns decide nothing. Pure.
 class GuessTrial {
  public:
   static constexpr int trial_turns = 32, spot_check = 32;
@@ -25,16 +26,15 @@ class GuessTrial {
   bool worthwhile() const { return worthwhile_; }
 
  private:
-  /// Turns of one kind: the latest times and all tokens.
-  struct Turns {
-    std::vector<double> step_s, guess_s;
-    double tokens = 0;
-    long long count = 0;
-    /// s; median step, and guess where `with_guess`, over tokens a turn
-    double per_token(bool with_guess) const;
+  /// All turns of one kind.
+  struct Yield {
+    double tokens = 0, turns = 0;
+    double per_turn() const { return tokens / turns; }
   };
 
-  Turns with_, without_;
+  Yield with_, without_;
+  std::vector<double> recent_s_;  ///< the latest turns with guesses: step and guess
+  std::vector<double> costs_;     ///< of a turn with guesses over one without: the latest
   int turns_ = 0;
   bool worthwhile_ = true;
 };

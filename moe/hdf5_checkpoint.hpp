@@ -12,24 +12,11 @@
 #include <string>
 #include <vector>
 
+#include "moe/tensor_info.hpp"
 #include "runtime/core/array_file.hpp"
 #include "runtime/core/file_source.hpp"
 
 namespace supernode::moe {
-
-/// What a checkpoint holds under one name.
-struct TensorInfo {
-  std::string name;
-  std::string type;  ///< as stored: "F32", "bf16", "int8", ...
-  std::vector<std::int64_t> shape;
-  std::uint64_t bytes = 0;  ///< as stored, with scales
-};
-
-/// A matrix [outputs, inputs] in int8: weight[o][i] = integers[o][i] * scales[o].
-struct Int8Matrix {
-  std::vector<std::int8_t> integers;
-  std::vector<float> scales;
-};
 
 /// Where a tensor is inside the file.
 struct ArrayPlace {

@@ -1,12 +1,12 @@
 #include "moe/hdf5_import.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <map>
 
 #include <fmt/format.h>
 
+#include "moe/internal/bf16.hpp"
 #include "runtime/core/error.hpp"
 
 namespace supernode::moe {
@@ -18,15 +18,6 @@ ArrayType stored_as(const TensorInfo& tensor, ComputeType type) {
   const bool wide = name.ends_with("embed_tokens.weight") || name.ends_with("head.weight") ||
                     name.ends_with("eh_proj.weight") || name.ends_with("kv_b_proj.weight");
   return type == ComputeType::bf16 || wide ? ArrayType::bf16 : ArrayType::int8;
-}
-
-std::vector<std::uint16_t> to_bf16(std::span<const float> values) {
-  std::vector<std::uint16_t> halves(values.size());
-  std::transform(values.begin(), values.end(), halves.begin(), [](float value) {
-    const auto bits = std::bit_cast<std::uint32_t>(value);
-    return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-  });
-  return halves;
 }
 
 float round_to_int8(float value) { return std::clamp(std::nearbyint(value), -127.0f, 127.0f); }
@@ -134,7 +125,8 @@ ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, Com
       if (info.type == ArrayType::f32) {
         file.write_rows(array, i, std::as_bytes(std::span(values)));
       } else if (info.type == ArrayType::bf16) {
-        const std::vector<std::uint16_t> halves = to_bf16(values);
+        std::vector<std::uint16_t> halves(values.size());
+        to_bf16(values, halves.data());
         file.write_rows(array, i, std::as_bytes(std::span(halves)));
       } else {
         const Quantised quantised = quantise(values, static_cast<std::size_t>(members[i]->shape[0]));

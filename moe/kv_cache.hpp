@@ -28,6 +28,11 @@ class KvCache {
   int width() const noexcept { return width_; }
   std::size_t bytes_per_token() const noexcept { return token_stride() * sizeof(float); }
 
+  /// Whether both hold the same of a token.
+  bool like(const KvCache& other) const noexcept {
+    return n_layers_ == other.n_layers_ && width_ == other.width_ && kept_unit_floats_ == other.kept_unit_floats_;
+  }
+
   /// Room for `tokens` in all, so that growing up to there does not allocate.
   void reserve(int tokens);
   /// Drops all but the first `tokens` <= length(). O(1).

@@ -14,7 +14,7 @@ struct ModelOptions {
   std::string model = default_model;
   std::string dtype = "f32";
   std::string exchange = "auto";
-  /// No options of all commands, see TransformerOptions: what the command's steps are like, and its guesses.
+  /// Not in describe(), set by a command: see TransformerOptions.
   int typical_tokens = 0, draft_experts = 0, draft_window = 0;
   collectives::SelectionOptions selection;
   int max_batch_tokens = 256;

@@ -28,8 +28,10 @@ std::int32_t sample(std::span<const float> logits, const SamplerOptions& options
   if (options.temperature <= 0) return best;
   const double top = logits[static_cast<std::size_t>(best)];
   std::vector<double> weights(logits.size());
-  for (std::size_t i = 0; i < weights.size(); ++i)
-    weights[i] = std::isnan(logits[i]) ? 0 : std::exp((logits[i] - top) / options.temperature);
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const double weight = logits[i] == top ? 1 : std::exp((logits[i] - top) / options.temperature);
+    weights[i] = std::isnan(weight) ? 0 : weight;
+  }
   std::vector<std::int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   const auto weight = [&](std::int32_t token) { return weights[static_cast<std::size_t>(token)]; };

@@ -6,9 +6,9 @@
 
 namespace supernode::moe {
 
-void check_chunk(const ModelConfig& c, const SequenceChunk& chunk) {
+void check_chunk(const ModelConfig& c, const KvCache& shape, const SequenceChunk& chunk) {
   if (chunk.tokens.empty()) throw UsageError("a sequence without tokens: the prompt is empty");
-  if (!chunk.cache || chunk.cache->width() != c.kv_width()) throw UsageError("a chunk's cache is not of this model");
+  if (!chunk.cache || !chunk.cache->like(shape)) throw UsageError("a chunk's cache is not of this model");
   const long long end = static_cast<long long>(chunk.cache->length()) + static_cast<long long>(chunk.tokens.size());
   if (end > c.max_positions)
     throw UsageError(

@@ -26,7 +26,8 @@ struct DraftChunk {
   bool all_logits = false;               ///< guesses at every position, not only the last
 };
 
+/// @param shape any cache of those that the chunk's must be one of: make_cache() or make_draft_cache()
 /// @throws UsageError unless the chunk may be computed: see Transformer::forward. Local.
-void check_chunk(const ModelConfig& config, const SequenceChunk& chunk);
+void check_chunk(const ModelConfig& config, const KvCache& shape, const SequenceChunk& chunk);
 
 }  // namespace supernode::moe

@@ -14,9 +14,10 @@
 namespace supernode::moe {
 
 /// Continues sequences of this rank, each by one token a step, or by two where a guess was right. The tokens are those
-/// that decoding without guesses gives, bit for bit: a guess is kept only if it is what `choose` takes from the model's
-/// own logits. Without an MTP module (Transformer::can_draft()) it decodes without guesses, and with Guessing::measured
-/// each rank stops guessing when its own clock says that tokens come faster so (GuessTrial).
+/// that decoding without guesses gives: a guess is kept only if it is what `choose` takes from the model's own logits,
+/// which have the same bits either way (in steps that the model does not cut, see Transformer). Without an MTP module
+/// (Transformer::can_draft()) it decodes without guesses, and with Guessing::measured each rank stops guessing when its
+/// own clock says that tokens come faster so (GuessTrial).
 class SpeculativeDecoder {
  public:
   enum class Guessing { always, measured };

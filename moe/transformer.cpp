@@ -1,7 +1,7 @@
 #include "moe/transformer.hpp"
 
 #include <algorithm>
-#include <set>
+#include <functional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -43,8 +43,13 @@ struct Transformer::Impl : Model {
   KvCache make_cache(int n_layers) const {
     return KvCache(n_layers, config.kv_width(), keeps_keys(config) ? KeptLayout(config).unit_floats() : 0);
   }
+  /// @throws UsageError for a chunk that may not be computed, or a cache that is there twice. Local.
+  void check_chunks(std::span<const SequenceChunk> chunks, const KvCache& shape);
   /// Checks this rank's chunks and agrees on agreed_slices and agreed_guesses.
   void agree_on_step(std::span<const SequenceChunk> chunks, bool guesses);
+
+  KvCache main_shape = make_cache(config.n_layers), draft_shape = make_cache(1);
+  std::vector<const KvCache*> caches;  ///< of the step, sorted
 };
 
 Transformer::Transformer(const std::string& checkpoint_dir, const TransformerOptions& options, const Communicator& ep)
@@ -104,14 +109,21 @@ ProductTimes Transformer::replay_products() {
   return times;
 }
 
+void Transformer::Impl::check_chunks(std::span<const SequenceChunk> chunks, const KvCache& shape) {
+  caches.clear();
+  for (const SequenceChunk& chunk : chunks) {
+    check_chunk(config, shape, chunk);
+    caches.push_back(chunk.cache);
+  }
+  std::sort(caches.begin(), caches.end(), std::less<>());
+  if (std::adjacent_find(caches.begin(), caches.end()) != caches.end())
+    throw UsageError("a cache is used twice in a step");
+}
+
 void Transformer::Impl::agree_on_step(std::span<const SequenceChunk> chunks, bool guesses) {
   std::exception_ptr failure;
   try {
-    std::set<const KvCache*> seen;
-    for (const SequenceChunk& chunk : chunks) {
-      check_chunk(config, chunk);
-      if (!seen.insert(chunk.cache).second) throw UsageError("a cache is used twice in a step");
-    }
+    check_chunks(chunks, main_shape);
     plan.build(chunks, options.max_batch_tokens);
   } catch (const Error&) {
     failure = std::current_exception();
@@ -144,8 +156,8 @@ StepResult Transformer::draft(std::span<const DraftChunk> chunks) {
     expect(chunk.hidden.size() == chunk.tokens.size() * static_cast<std::size_t>(m.config.hidden_size),
            "Transformer::draft: hidden is not [tokens, hidden_size]");
     m.draft_chunks.push_back({chunk.cache, chunk.tokens, chunk.all_logits});
-    check_chunk(m.config, m.draft_chunks.back());
   }
+  m.check_chunks(m.draft_chunks, m.draft_shape);
   m.statistics = {};
   m.lap_start = wall_now().value;
   // No more tokens than in the last forward(), so no more slices: nothing to agree on.

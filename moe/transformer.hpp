@@ -90,7 +90,9 @@ struct LayerTrace {
 
 /// Attention, norms, dense layers, shared experts and head are computed for a rank's own sequences on that rank; routed
 /// experts are partitioned over all ranks and reached by the token exchange. Results in f32 do not depend on the number
-/// of ranks beyond the rounding of sums over experts, nor on the other sequences in the step.
+/// of ranks beyond the rounding of sums over experts, nor on the other sequences in the step. (A step of more tokens
+/// than max_batch_tokens is cut, and a piece of a sequence may take another way through attention than the whole: then
+/// results agree to rounding.)
 class Transformer {
  public:
   /// Reads the checkpoint's shared weights and this rank's experts, and allocates all buffers. Collective over `ep`,
@@ -106,7 +108,7 @@ class Transformer {
   const ModelConfig& config() const;
   /// An empty cache of the right shape. Local.
   KvCache make_cache() const;
-  /// The same for the MTP module's layer.
+  /// The same for the MTP module's layer: for draft() only.
   KvCache make_draft_cache() const;
   /// Whether there is an MTP module, so that draft() may be called.
   bool can_draft() const;
@@ -114,8 +116,9 @@ class Transformer {
   /// One step for the sequences of this rank. Collective over `ep`; a rank may pass no chunks. The number of exchange
   /// rounds (slices x MoE layers) is agreed by one small allreduce.
   /// @param guesses whether this rank wants a draft() after this step; agreed by the same allreduce
-  /// @throws AgreedError (usage) on all ranks when a chunk of any rank is empty, holds an id outside the vocabulary or
-  /// goes beyond max_position_embeddings; caches are then unchanged. TimeoutError when a peer stays away.
+  /// @throws AgreedError (usage) on all ranks when a chunk of any rank is empty, holds an id outside the vocabulary,
+  /// goes beyond max_position_embeddings or has a cache that is not make_cache()'s; caches are then unchanged.
+  /// TimeoutError when a peer stays away.
   StepResult forward(std::span<const SequenceChunk> chunks, bool guesses = false);
 
   /// Guesses for the token after next by the MTP module: logits rows as forward() gives them. Collective over `ep`,
@@ -124,12 +127,14 @@ class Transformer {
   /// tokens before. Tokens without logits of their own cost little: only their place in the cache is computed.
   StepResult draft(std::span<const DraftChunk> chunks);
 
-  /// Notes the matrix products in the steps that follow, until replay_products(). Local.
+  /// Notes the matrix products in the steps that follow, until replay_products(). Where they lie in memory, too: caches
+  /// must be reserved, and a step as long must have been made before, so that nothing grows meanwhile. Local.
   void record_products();
   /// Repeats them, and nothing else, on the same memory. Caches and buffers must be as they were; the results of the
   /// last step are overwritten. Local.
   ProductTimes replay_products();
 
+  /// Of the last forward() or draft().
   const StepStatistics& last_step() const;
   /// Called after each layer and slice that has tokens of this rank; empty: none.
   void set_observer(std::function<void(const LayerTrace&)> observer);

@@ -44,8 +44,6 @@ int whole_tiles(int rows) {
   return rest >= 1 && rest <= 3 ? rows + 4 - rest : rows;
 }
 
-std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
-
 }  // namespace
 
 AttentionScratch::AttentionScratch(const ModelConfig& c, int max_rows)
@@ -115,9 +113,11 @@ Attention::Attention(Checkpoint& checkpoint, const std::string& prefix, ComputeT
 }
 
 void Attention::prepare(int rows, Gemm& gemm) const {
-  for (const PackedMatrix* matrix : {&down_, &q_up_, &output_, &kv_up_.front(), &key_up_t_.front(), &value_up_.front()})
+  for (const PackedMatrix* matrix : {&down_, &q_up_, &output_, &key_up_t_.front(), &value_up_.front()})
     gemm.prepare(*matrix, rows);
-  if (all_up_.n_out() > 0) gemm.prepare(all_up_, std::min(rows, keep_block));
+  // Those of cached tokens, however few are new.
+  gemm.prepare(kv_up_.front(), config_.max_positions);
+  if (all_up_.n_out() > 0) gemm.prepare(all_up_, keep_block);
 }
 
 void Attention::attend(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
@@ -158,7 +158,7 @@ void Attention::make_queries(std::span<const AttentionSpan> spans, const float* 
                              AttentionScratch& scratch) const {
   const ModelConfig& c = config_;
   const auto q_lora = static_cast<std::size_t>(c.q_lora_rank), half = static_cast<std::size_t>(c.rope_dim) / 2;
-  const std::size_t down_width = q_lora + static_cast<std::size_t>(c.kv_width());
+  const auto down_width = static_cast<std::size_t>(scratch.down_width);
   if (c.q_lora_rank > 0) {
     for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r)
       rms_norm(scratch.down.data() + r * down_width, q_norm_.data(), static_cast<float>(c.rms_norm_eps), q_lora,

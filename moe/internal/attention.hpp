@@ -56,7 +56,8 @@ class Attention {
   /// Makes what products of up to `rows` rows need.
   void prepare(int rows, Gemm& gemm) const;
 
-  /// From now on a token attends to the latest ones only: at least `tokens`, and up to 63 before them.
+  /// From now on a token attends to the latest `tokens` only, and to those before them back to the begin of a block of
+  /// 64; the rows of a span to what the first of them does. 0: to all.
   void look_back(int tokens) { window_ = tokens; }
 
   /// Puts the rows into the caches, which comes before attend(). scratch.cosines and .sines hold the rows' angles.

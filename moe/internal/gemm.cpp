@@ -1,7 +1,6 @@
 #include "moe/internal/gemm.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <functional>
 #include <map>
 #include <utility>
@@ -11,6 +10,7 @@
 
 #include "collectives/quantise.hpp"
 #include "moe/buffer.hpp"
+#include "moe/internal/bf16.hpp"
 #include "moe/internal/kernels.hpp"
 #include "moe/internal/library_kernels.hpp"
 #include "moe/internal/panel_product.hpp"
@@ -22,19 +22,6 @@ namespace {
 
 using collectives::Payload;
 constexpr int largest_rows = LibraryKernels::largest_rows;
-
-std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
-
-/// Whether rounding to bf16 loses nothing.
-bool is_bf16(std::span<const float> values) {
-  return std::all_of(values.begin(), values.end(),
-                     [](float value) { return (std::bit_cast<std::uint32_t>(value) & 0xffffu) == 0; });
-}
-
-void narrow(std::span<const float> from, std::uint16_t* to) {
-  std::byte* const destination = reinterpret_cast<std::byte*>(to);
-  collectives::write_row(Payload::bf16, from, {}, {&destination, 1});
-}
 
 }  // namespace
 
@@ -172,7 +159,7 @@ PackedMatrix Gemm::pack(std::span<const float> weights, int n_out, int n_in, Com
     return pack_int8(integers, scales, n_out, n_in);
   } else {
     std::vector<std::uint16_t> narrowed(weights.size());
-    narrow(weights, narrowed.data());
+    to_bf16(weights, narrowed.data());
     p.weights = impl_->kernels.pack(type, n_out, n_in, narrowed.data());
   }
   return packed;
@@ -218,7 +205,7 @@ void Gemm::multiply(const PackedMatrix& weights, const float* x, int rows, float
   } else if (weights.type_ == ComputeType::bf16) {
     m.halves.grow(product(largest_rows, n_in));
     LibraryKernels::by_pieces(rows, [&](int first, int piece) {
-      narrow({x + product(first, n_in), product(piece, n_in)}, m.halves.data());
+      to_bf16({x + product(first, n_in), product(piece, n_in)}, m.halves.data());
       m.run(m.kernels.product(ComputeType::bf16, piece, n_out, n_in), piece, packed.weights, m.halves.data(),
             y + product(first, n_out));
     });

@@ -1,6 +1,6 @@
 #pragma once
-// Matrix products, by oneDNN but for two that it has no kernel for. Weights are packed once into the layout of the
-// kernels.
+// Matrix products: by oneDNN, or where it has no good kernel by our own (panel_product.hpp, latent_products.hpp,
+// kept_keys.hpp). Weights are packed once into the layout of the kernels.
 
 #include <cstddef>
 #include <cstdint>
@@ -40,8 +40,8 @@ class PackedMatrix {
 /// oneDNN's engine and the primitives made so far, by shape. One per transformer; not thread-safe.
 ///
 /// A product x W^T is oneDNN's matmul from AVX-512 with VNNI on, else a 1x1 convolution over `rows` pixels, which
-/// unlike matmul there keeps the weights packed and is as fast at few rows as the memory allows. Either gives each row
-/// bits that do not depend on how many rows are in the call.
+/// unlike matmul there keeps the weights packed (up to few_rows rows: panel_product.hpp's). Each gives a row bits that
+/// do not depend on how many rows are in the call.
 ///
 /// Inputs and results are f32 whatever the type of the weights:
 ///   f32   as they are; weights that are all bf16, as in most published checkpoints, are held as such and multiplied by

@@ -46,7 +46,8 @@ constexpr std::size_t most_kept_bytes = 8192;
 void keep_token(const KeptLayout& layout, float* unit, int token_of_unit, const float* keys_values,
                 const float* rotated);
 
-/// What queries of one sequence attend to: tokens [0, n_keys) of a layer, unit after unit `stride` floats apart.
+/// What queries of one sequence attend to: n_keys tokens of a layer, unit after unit `stride` floats apart. Tokens
+/// count from the first unit's.
 struct KeptProduct {
   KeptLayout layout;
   const float* units = nullptr;

@@ -15,7 +15,7 @@ namespace supernode::moe {
 constexpr int latent_lane_unit = 8;
 
 struct LatentProduct {
-  const float* keys = nullptr;  ///< row of token 0: [width], of which the first `lora` are the latent
+  const float* keys = nullptr;  ///< row of the first token: [width], of which `lora` are the latent
   std::ptrdiff_t stride = 0;    ///< floats from one token's row to the next
   int n_keys = 0, width = 0, lora = 0;
   int lanes = 0;       ///< columns of queries and scores, with padding

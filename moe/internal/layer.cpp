@@ -1,42 +1,13 @@
 #include "moe/internal/layer.hpp"
 
-#include <algorithm>
-#include <bit>
-#include <cstring>
-
 #include <fmt/format.h>
-
-#include "collectives/quantise.hpp"
 
 namespace supernode::moe {
 namespace {
 
-using collectives::Payload;
-
 std::string layer_prefix(int index) { return fmt::format("model.layers.{}.", index); }
 
 }  // namespace
-
-TokenEmbedding::TokenEmbedding(Checkpoint& checkpoint, const std::string& name, ComputeType type)
-    : width_(static_cast<std::size_t>(checkpoint.config().hidden_size)),
-      values_(checkpoint.read(name, {checkpoint.config().vocab_size, checkpoint.config().hidden_size})) {
-  const bool exact = std::all_of(values_.begin(), values_.end(),
-                                 [](float value) { return (std::bit_cast<std::uint32_t>(value) & 0xffffu) == 0; });
-  if (type == ComputeType::f32 && !exact) return;
-  halves_.resize(values_.size());
-  std::byte* const to = reinterpret_cast<std::byte*>(halves_.data());
-  collectives::write_row(Payload::bf16, values_, {}, {&to, 1});
-  values_ = {};
-}
-
-void TokenEmbedding::copy_row(std::int32_t token, float* out) const {
-  const std::size_t first = static_cast<std::size_t>(token) * width_;
-  if (halves_.empty()) {
-    std::memcpy(out, values_.data() + first, width_ * sizeof(float));
-  } else {
-    collectives::read_row(Payload::bf16, reinterpret_cast<const std::byte*>(halves_.data() + first), 1, {out, width_});
-  }
-}
 
 Layer::Layer(Checkpoint& checkpoint, int index, const ExpertRange& mine, ComputeType type, Gemm& gemm)
     : attention_norm(

@@ -1,5 +1,5 @@
 #pragma once
-// What a model is made of: embedding, layers and the module that guesses the token after next.
+// What a model is made of: layers, and the module that guesses the token after next.
 
 #include <cstdint>
 #include <memory>
@@ -11,24 +11,11 @@
 #include "moe/internal/feed_forward.hpp"
 #include "moe/internal/gemm.hpp"
 #include "moe/internal/moe_block.hpp"
+#include "moe/internal/token_embedding.hpp"
 
 namespace supernode::moe {
 
-/// The rows of an embedding matrix. Held as bf16 where the model is not f32 or nothing is lost by it, else as f32.
-class TokenEmbedding {
- public:
-  /// Reads `name` [vocab, hidden]. @throws UsageError as Checkpoint::read.
-  TokenEmbedding(Checkpoint& checkpoint, const std::string& name, ComputeType type);
-
-  /// Writes the row of `token` to out [hidden].
-  void copy_row(std::int32_t token, float* out) const;
-
- private:
-  std::size_t width_;
-  std::vector<std::uint16_t> halves_;
-  std::vector<float> values_;
-};
-
+/// Routed experts [first, first + count).
 struct ExpertRange {
   int first = 0, count = 0;
 };

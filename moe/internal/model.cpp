@@ -9,8 +9,6 @@
 namespace supernode::moe {
 namespace {
 
-std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
-
 /// The user's limit on positions replaces the model's.
 ModelConfig with_limit(ModelConfig config, int max_positions) {
   if (max_positions > 0) config.max_positions = max_positions;
@@ -38,7 +36,7 @@ Model::Model(Checkpoint& checkpoint, const TransformerOptions& o, const ExpertRa
   for (int index = 0; index < config.n_layers; ++index) layers.emplace_back(checkpoint, index, mine, o.type, gemm);
   if (o.mtp && config.n_mtp_layers > 0) {
     mtp = std::make_unique<MtpModule>(checkpoint, mine, o.type, gemm);
-    if (o.draft_experts > 0 && mtp->layer.experts) mtp->layer.experts->use_best(o.draft_experts);
+    if (mtp->layer.experts) mtp->layer.experts->use_best(o.draft_experts);
     mtp->layer.attention.look_back(o.draft_window);
     joined = Buffer<float>(2 * hidden.size());
   }
@@ -90,7 +88,7 @@ StepResult Model::run(std::span<const SequenceChunk> chunks, std::span<const Dra
           config.vocab_size,
           all_hidden.span().first(tokens * width),
           slices == 0,
-          agreed_guesses};
+          agreed_guesses && !draft};
 }
 
 int Model::begin_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks,
@@ -218,15 +216,18 @@ void Model::run_feed_forward(Layer& layer, int rows) {
 
 void Model::write_logits(const StepPlan::Slice& slice, bool silent_dropped, const std::vector<float>& norm,
                          const PackedMatrix& product_of_head) {
-  const auto width = static_cast<std::size_t>(config.hidden_size);
-  int row = 0;
+  int row = 0, wanted = 0;
   for (const StepPlan::Piece& piece : slice.pieces) {
-    const int count = silent_dropped ? piece.logit_count : piece.count, first_wanted = row + count - piece.logit_count;
-    normalise(hidden.data() + static_cast<std::size_t>(first_wanted) * width, norm, piece.logit_count, normed.data());
-    gemm.multiply(product_of_head, normed.data(), piece.logit_count,
-                  logits.data() + product(piece.first_logit_row, config.vocab_size));
+    const int count = silent_dropped ? piece.logit_count : piece.count;
     row += count;
+    normalise(hidden.data() + product(row - piece.logit_count, config.hidden_size), norm, piece.logit_count,
+              normed.data() + product(wanted, config.hidden_size));
+    wanted += piece.logit_count;
   }
+  // A slice's rows of logits lie together: the head is read once.
+  if (wanted > 0)
+    gemm.multiply(product_of_head, normed.data(), wanted,
+                  logits.data() + product(slice.pieces.front().first_logit_row, config.vocab_size));
   lap(statistics.head);
 }
 

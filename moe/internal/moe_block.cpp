@@ -8,12 +8,6 @@
 #include "moe/internal/kernels.hpp"
 
 namespace supernode::moe {
-namespace {
-
-std::size_t product(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
-
-}  // namespace
-
 MoeScratch::MoeScratch(const ModelConfig& c, int max_tokens, int n_ranks)
     : gate(c),
       gate_logits(product(max_tokens, c.n_routed_experts)),

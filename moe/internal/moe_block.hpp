@@ -40,8 +40,8 @@ class MoeBlock {
   /// Makes what products need for up to `rows` own tokens.
   void prepare(int rows, Gemm& gemm) const;
 
-  /// From now on a token goes to the best `count` of its experts only, with the weights that they have.
-  void use_best(int count) { used_ = std::min(count, topk_); }
+  /// From now on a token goes to the best `count` of its experts only, with the weights that they have. 0: to all.
+  void use_best(int count) { used_ = count == 0 ? topk_ : std::min(count, topk_); }
 
   /// Fills scratch.expert_ids, best first, and .expert_weights for x [rows, hidden]; an expert that is not used is -1.
   void route(const float* x, int rows, Gemm& gemm, MoeScratch& scratch) const;

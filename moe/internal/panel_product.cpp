@@ -13,7 +13,7 @@
 
 #include <hwy/cache_control.h>
 
-#include "collectives/quantise.hpp"
+#include "moe/internal/bf16.hpp"
 
 #ifndef SUPERNODE_MOE_PANEL_SHAPES
 #define SUPERNODE_MOE_PANEL_SHAPES
@@ -227,9 +227,8 @@ HalfMatrix::HalfMatrix(std::span<const float> weights, int n_out, int n_in) : n_
   const auto width = static_cast<std::size_t>(n_in), rows = static_cast<std::size_t>(n_out);
   words_.resize((rows + outputs - 1) / outputs * halves_stride(n_in));
   std::vector<std::uint16_t> row(width);
-  std::byte* const to = reinterpret_cast<std::byte*>(row.data());
   for (std::size_t o = 0; o < rows; ++o) {
-    collectives::write_row(collectives::Payload::bf16, weights.subspan(o * width, width), {}, {&to, 1});
+    to_bf16(weights.subspan(o * width, width), row.data());
     const std::size_t place = o % outputs, shift = place < panel_words ? 0 : 16;
     std::uint32_t* const words = words_.data() + o / outputs * halves_stride(n_in) + place % panel_words;
     for (std::size_t i = 0; i < width; ++i) words[i * panel_words] |= static_cast<std::uint32_t>(row[i]) << shift;

@@ -21,13 +21,14 @@ class StepPlan {
 
   void build(std::span<const SequenceChunk> chunks, int max_tokens);
 
-  const std::vector<Slice>& slices() const { return slices_; }
+  std::span<const Slice> slices() const { return std::span(slices_).first(used_); }
   /// An empty one beyond the last: other ranks may have more.
   const Slice& slice(int index) const;
   int logit_rows() const { return logit_rows_; }
 
  private:
-  std::vector<Slice> slices_;
+  std::vector<Slice> slices_;  ///< of the largest step so far: later ones need no memory
+  std::size_t used_ = 0;
   Slice empty_;
   int logit_rows_ = 0;
 };

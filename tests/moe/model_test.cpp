@@ -10,6 +10,7 @@
 #include "runtime/core/error.hpp"
 #include "tests/moe/forced.hpp"
 #include "tests/support/mpi_fixture.hpp"
+#include "tests/support/shared_folder.hpp"
 
 namespace supernode::moe {
 namespace {
@@ -199,6 +200,11 @@ TEST_CASE("wrong chunks of one rank are refused on all, and the model goes on") 
   refused(negative, "token -1 is outside");
   refused(longer, "65 tokens; the model holds 64");
   refused({}, "the prompt is empty");
+  KvCache small = model.make_draft_cache(), foreign(model.config().n_layers, model.config().kv_width() + 1);
+  for (KvCache* const wrong : {&small, &foreign, static_cast<KvCache*>(nullptr)}) {
+    const SequenceChunk chunk{wrong, golden.tokens(0)};
+    CHECK_THROWS_WITH(model.forward({&chunk, mine ? 1u : 0u}), Catch::Contains("cache is not of this model"));
+  }
   const SequenceChunk twice[] = {{&cache, golden.tokens(0)}, {&cache, golden.tokens(0)}};
   CHECK_THROWS_WITH(model.forward({twice, mine ? 2u : 0u}), Catch::Contains("used twice"));
   CHECK(cache.length() == 0);
@@ -206,7 +212,6 @@ TEST_CASE("wrong chunks of one rank are refused on all, and the model goes on") 
 }
 
 TEST_CASE("a bad checkpoint or option is refused on all ranks") {
-  namespace fs = std::filesystem;
   const Golden golden("tiny");
   CHECK_THROWS_WITH(Transformer("/no/such/model", {}, world()), Catch::Contains("no such folder"));
   TransformerOptions options;
@@ -216,23 +221,19 @@ TEST_CASE("a bad checkpoint or option is refused on all ranks") {
   CHECK_THROWS_WITH(Transformer(golden.directory(), options, world()), Catch::Contains("telepathy"));
 
   // An expert that only one rank reads is missing: all ranks hear of it.
-  const fs::path folder = fs::temp_directory_path() / "supernode-moe-model-test";
+  const test::SharedFolder folder("moe-model-test");
   if (world().rank() == 0) {
-    fs::remove_all(folder);
-    fs::create_directories(folder);
-    fs::copy(golden.directory() + "/config.json", folder);
+    std::filesystem::copy(golden.directory() + "/config.json", folder.path());
     const SafetensorsFile whole(golden.directory() + "/model.safetensors");
     std::vector<TensorToWrite> kept;
     for (const auto& [name, view] : whole.tensors())
       if (name != "model.layers.2.mlp.experts.15.up_proj.weight")
         kept.push_back({name, view.type, view.shape, view.bytes});
-    write_safetensors((folder / "model.safetensors").string(), kept);
+    write_safetensors(folder / "model.safetensors", kept);
   }
   world().barrier();
-  CHECK_THROWS_WITH(Transformer(folder.string(), options_with("auto"), world()),
+  CHECK_THROWS_WITH(Transformer(folder.path(), options_with("auto"), world()),
                     Catch::Contains("model.safetensors: no tensor 'model.layers.2.mlp.experts.15.up_proj.weight'"));
-  world().barrier();
-  if (world().rank() == 0) fs::remove_all(folder);
 }
 
 TEST_CASE("the model that is shipped continues a prompt as the reference does") {

@@ -1,8 +1,10 @@
 // The pure parts of the model: gate, rotary embedding, cache, sampler, tokenizer, products.
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <random>
@@ -89,6 +91,32 @@ TEST_CASE("gate: softmax scores, ties and NaN") {
   c = gate_config(GateScoring::sigmoid, GateMethod::noaux_tc);
   const Choice odd = choose(c, std::vector<float>(8, std::nanf("")), std::vector<float>(8, 0.0f));
   CHECK(std::set<std::int32_t>(odd.ids.begin(), odd.ids.end()).size() == 3);
+
+  c = gate_config(GateScoring::softmax, GateMethod::greedy);
+  const float nan = std::nanf(""), infinite = std::numeric_limits<float>::infinity();
+  const Choice numbers = choose(c, {nan, 1, nan, 2, -1, nan, 0, -2});
+  CHECK(numbers.ids == std::vector<std::int32_t>{3, 1, 6});
+  CHECK(numbers.weights[0] / numbers.weights[1] == Approx(std::exp(1.0)));
+  CHECK(choose(c, {0, infinite, nan, 2, 0, 0, 0, 0}).ids[0] == 1);
+}
+
+TEST_CASE("gate: the best of many, ties by index") {
+  std::mt19937 random(3);
+  for (int n = 1; n <= 70; ++n) {
+    ModelConfig c = gate_config(GateScoring::softmax, GateMethod::greedy);
+    c.n_routed_experts = n;
+    c.n_groups = 1;
+    c.topk = std::min(n, 1 + n % 9);
+    std::vector<float> logits(static_cast<std::size_t>(n));
+    for (float& logit : logits) logit = static_cast<float>(random() % 6);
+    std::vector<std::int32_t> order(logits.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+      return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)];
+    });
+    order.resize(static_cast<std::size_t>(c.topk));
+    CHECK(choose(c, logits).ids == order);
+  }
 }
 
 TEST_CASE("rope: rotations keep lengths, scores depend on distance only") {
@@ -155,6 +183,20 @@ TEST_CASE("cache: a range of tokens is one byte string") {
 TEST_CASE("sampler: greedy, and draws that depend on seed, request and position only") {
   CHECK(most_likely(std::vector<float>{1, 3, 3, 2}) == 1);
   CHECK(most_likely(std::vector<float>{std::nanf(""), -1, std::nanf(""), 2}) == 3);
+  std::mt19937 random(3);
+  for (std::size_t n = 1; n <= 100; ++n) {
+    std::vector<float> values(n);
+    for (float& value : values) value = random() % 8 == 0 ? std::nanf("") : static_cast<float>(random() % 10) - 5;
+    values[random() % n] = -7;
+    std::size_t best = n;
+    for (std::size_t i = 0; i < n; ++i)
+      if (!std::isnan(values[i]) && (best == n || values[i] > values[best])) best = i;
+    CHECK(most_likely(values) == static_cast<std::int32_t>(best));
+  }
+  // An infinite logit takes everything; no draw becomes a NaN.
+  std::vector<float> endless(5, 1.0f);
+  endless[2] = std::numeric_limits<float>::infinity();
+  for (int position = 0; position < 20; ++position) CHECK(sample(endless, {1.0, 0.9, 7}, 3, position) == 2);
 
   std::vector<float> logits(16);
   for (std::size_t i = 0; i < 16; ++i) logits[i] = std::log(static_cast<float>(i == 5 ? 85 : 1));

@@ -14,37 +14,16 @@
 #include "moe/smoothing.hpp"
 #include "moe/tokenizer.hpp"
 #include "tests/moe/forced.hpp"
+#include "tests/support/shared_folder.hpp"
 
 namespace supernode::moe {
 namespace {
-namespace fs = std::filesystem;
 using test::force;
 using test::Forced;
 using test::Golden;
 using test::options_with;
+using test::SharedFolder;
 using test::world;
-
-/// A folder of all ranks that goes away with the test.
-class SharedFolder {
- public:
-  explicit SharedFolder(const std::string& name)
-      : path_(fs::temp_directory_path() / fmt::format("supernode-{}-np{}", name, world().size())) {
-    if (world().rank() == 0) {
-      fs::remove_all(path_);
-      fs::create_directories(path_);
-    }
-    world().barrier();
-  }
-  ~SharedFolder() {
-    world().barrier();
-    std::error_code ignored;
-    if (world().rank() == 0) fs::remove_all(path_, ignored);
-  }
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-
- private:
-  fs::path path_;
-};
 
 /// Logits against others, position by position: |a - b| / |b|, over the positions of all ranks.
 class Distances {
@@ -172,14 +151,12 @@ TEST_CASE("bf16 and int8: the shipped model's probabilities stay near those of f
 
 TEST_CASE("smoothing factors change no bit in f32, and help where a channel stands out") {
   const Golden golden("tiny");
-  const fs::path folder = fs::temp_directory_path() / "supernode-moe-smoothing-test";
-  const std::string smoothed = (folder / "smoothed.h5").string();
+  const SharedFolder folder("moe-smoothing-test");
+  const std::string smoothed = folder / "smoothed.h5";
   double ratio = 1;
   int groups = 0;
   if (world().rank() == 0) {
-    fs::remove_all(folder);
-    fs::create_directories(folder);
-    fs::copy(golden.directory() + "/config.json", folder);
+    std::filesystem::copy(golden.directory() + "/config.json", folder.path());
     // A channel of the experts' input that is a hundred times larger than the others.
     const SafetensorsFile file(golden.directory() + "/model.safetensors");
     std::map<std::string, std::vector<float>> values;
@@ -192,8 +169,8 @@ TEST_CASE("smoothing factors change no bit in f32, and help where a channel stan
     }
     for (const auto& [name, view] : file.tensors())
       tensors.push_back({name, ElementType::f32, view.shape, std::as_bytes(std::span(values[name]))});
-    write_safetensors((folder / "model.safetensors").string(), tensors);
-    Checkpoint checkpoint(folder.string());
+    write_safetensors(folder / "model.safetensors", tensors);
+    Checkpoint checkpoint(folder.path());
     const Smoothing smoothing(checkpoint);
     ratio = smoothing.error_ratio();
     groups = smoothing.smoothed();
@@ -202,12 +179,8 @@ TEST_CASE("smoothing factors change no bit in f32, and help where a channel stan
     CHECK(ratio < 0.7);
   }
   world().barrier();
-  {
-    Transformer plain(folder.string(), options_with("auto"), world()), other(smoothed, options_with("auto"), world());
-    CHECK(force(plain, golden).logits == force(other, golden).logits);
-  }
-  world().barrier();
-  if (world().rank() == 0) fs::remove_all(folder);
+  Transformer plain(folder.path(), options_with("auto"), world()), other(smoothed, options_with("auto"), world());
+  CHECK(force(plain, golden).logits == force(other, golden).logits);
 }
 
 }  // namespace supernode::moe
