@@ -89,6 +89,7 @@ class BenchModelCommand : public Command {
   int run(const Context& context) override {
     const Communicator& world = *context.world;
     check_sizes();
+    check_memory(world, context.host.memory_bytes);
     moe::TransformerOptions options;
     options.type = moe::parse_compute_type(dtype_);
     options.max_batch_tokens = max_batch_tokens_;
@@ -125,6 +126,30 @@ class BenchModelCommand : public Command {
     if (c_.rope_dim % 2 != 0) throw UsageError(fmt::format("--rope: {} is not even", c_.rope_dim));
     c_.max_positions = kv_tokens_ + warmup_ + iterations_ + 1;
     c_.method = moe::GateMethod::greedy;
+  }
+
+  /// Refuses a model that a host's ranks cannot hold together, rather than wait for the system to run out of memory.
+  /// Collective.
+  void check_memory(const Communicator& world, std::uint64_t host_bytes) const {
+    const double bytes = dtype_ == "f32" ? 4 : dtype_ == "bf16" ? 2 : 1;
+    const double experts = expert_parameters(), held = experts / world.size();
+    const double caches = 4.0 * batch_ / world.size() * c_.n_layers * c_.kv_width() * c_.max_positions;
+    const int on_host = world.split_by_host().size();
+    const double needed = on_host * ((parameters() - experts + held) * bytes + caches);
+    constexpr double gib = 1 << 30;
+    collectively(world, [&] {
+      if (needed > static_cast<double>(host_bytes))
+        throw UsageError(fmt::format("weights and caches take {:.1f} GiB on a host with {} ranks, which has {:.1f} GiB",
+                                     needed / gib, on_host, static_cast<double>(host_bytes) / gib));
+    });
+  }
+
+  /// Of the routed experts.
+  double expert_parameters() const {
+    double sum = 0;
+    for (int layer = 0; layer < c_.n_layers; ++layer)
+      if (c_.is_moe_layer(layer)) sum += 3.0 * c_.hidden_size * c_.moe_intermediate_size * c_.n_routed_experts;
+    return sum;
   }
 
   /// Weights of the model, embedding and head included.

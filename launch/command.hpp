@@ -68,8 +68,11 @@ struct Samples {
 /// Ends a command: prints `text` or the JSON document {"schema","version","args","env","results"} on the root's stdout
 /// and writes --output. Collective over context.world where there is one.
 /// @param command as in the table; @param results and @param text matter on the root only
-/// @throws AgreedError when the output file cannot be written.
+/// @throws AgreedError (EnvironmentError without a world) when stdout or the output file cannot be written.
 void report(const Context& context, std::string_view command, const Json& results, const std::string& text,
             const std::vector<Samples>& samples = {});
+
+/// @throws EnvironmentError when stdout does not take what was printed: a full disk, a reader that has gone.
+void flush_stdout();
 
 }  // namespace supernode::launch

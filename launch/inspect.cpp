@@ -77,8 +77,9 @@ class InspectCommand : public Command {
     std::string text = fmt::format(
         "{}: {} layers ({} MTP), hidden {}, {} experts ({} shared), top {}, vocabulary {}\n{}{:<20} {:>8} {:>16} "
         "{:>16}\n",
-        checkpoint.directory(), config.n_layers, config.n_mtp_layers, config.hidden_size, config.n_routed_experts,
-        config.n_shared_experts, config.topk, config.vocab_size, list, "#part", "tensors", "parameters", "bytes");
+        checkpoint.directory(), config.n_layers, checkpoint.has_mtp() ? config.n_mtp_layers : 0, config.hidden_size,
+        config.n_routed_experts, config.n_shared_experts, config.topk, config.vocab_size, list, "#part", "tensors",
+        "parameters", "bytes");
     for (const auto& [name, part] : parts) {
       part_rows[name] = {{"tensors", part.tensors}, {"parameters", part.parameters}, {"bytes", part.bytes}};
       text += fmt::format("{:<20} {:>8} {:>16} {:>16}\n", name, part.tensors, part.parameters, part.bytes);

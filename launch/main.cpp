@@ -11,6 +11,7 @@
 
 #include "launch/command.hpp"
 #include "launch/commands.hpp"
+#include "runtime/core/agreement.hpp"
 #include "runtime/core/deadline.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
@@ -118,6 +119,7 @@ int run_alone(const CommandEntry& entry, const std::vector<std::string>& argumen
   context.run = program.run;
   context.options = &program.table;
   context.command_line = whole_command_line(entry, arguments);
+  if (!program.run.output.empty()) check_new_file(program.run.output);
   return program.command->run(context);
 }
 
@@ -144,6 +146,7 @@ int run_on_world(const CommandEntry& entry, const std::vector<std::string>& argu
   const Communicator host_ranks = world.split_by_host();
   context.host = bind_rank(host_ranks.rank(), host_ranks.size(), program.run.bind == "auto");
   configure_log(parse_log_level(program.run.log_level), world.rank(), context.host.host);
+  if (!program.run.output.empty()) on_root(world, [&] { check_new_file(program.run.output); });
   return program.command->run(context);
 }
 
@@ -196,7 +199,10 @@ int run(int argc, char** argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
   const bool speaks = launch_identity().rank == 0;
   const auto say = [&](const std::string& text) {
-    if (speaks) std::fputs(text.c_str(), stdout);
+    if (speaks) {
+      std::fputs(text.c_str(), stdout);
+      flush_stdout();
+    }
     return static_cast<int>(ExitCode::good);
   };
   const auto is_help = [](const std::string& argument) { return argument == "--help" || argument == "-h"; };

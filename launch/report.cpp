@@ -1,7 +1,13 @@
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <functional>
+
+#include <fmt/format.h>
 
 #include "launch/command.hpp"
 #include "runtime/core/agreement.hpp"
+#include "runtime/core/error.hpp"
 #include "runtime/core/provenance.hpp"
 
 namespace supernode::launch {
@@ -41,16 +47,30 @@ void write_output(const Context& context, const Json& document, const std::vecto
   file.close();
 }
 
+/// On the root; an error reaches all ranks.
+void root_step(const Context& context, const std::function<void()>& step) {
+  if (context.world) {
+    on_root(*context.world, step);
+  } else {
+    step();
+  }
+}
+
 }  // namespace
+
+void flush_stdout() {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout))
+    throw EnvironmentError(fmt::format("cannot write to stdout: {}", std::strerror(errno)));
+}
 
 void report(const Context& context, std::string_view command, const Json& results, const std::string& text,
             const std::vector<Samples>& samples) {
   const bool wants_document = context.run.format == "json" || !context.run.output.empty();
+  Json document;
   if (wants_document) {
-    Json document;
     const Json env =
         context.world ? run_provenance(*context.world, context.host, context.command_line) : build_provenance();
-    const auto write = [&] {
+    const auto fill = [&] {
       document["schema"] = schema_of(command);
       document["version"] = version();
       document["args"] = Json::object();
@@ -58,18 +78,19 @@ void report(const Context& context, std::string_view command, const Json& result
         document["args"][option->key()] = typed(option->value());
       document["env"] = env;
       document["results"] = results;
-      if (!context.run.output.empty()) write_output(context, document, samples);
     };
-    if (context.world) {
-      on_root(*context.world, write);
-    } else {
-      write();
-    }
-    if (context.is_root() && context.run.format == "json")
-      std::puts(document.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+    root_step(context, fill);
   }
-  if (context.is_root() && context.run.format == "text") std::fputs(text.c_str(), stdout);
-  std::fflush(stdout);
+  // Before the file: when that fails, what was measured is not lost.
+  root_step(context, [&] {
+    if (context.run.format == "json") {
+      std::puts(document.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+    } else {
+      std::fputs(text.c_str(), stdout);
+    }
+    flush_stdout();
+  });
+  if (!context.run.output.empty()) root_step(context, [&] { write_output(context, document, samples); });
 }
 
 }  // namespace supernode::launch

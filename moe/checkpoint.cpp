@@ -126,6 +126,10 @@ bool Checkpoint::has(const std::string& tensor) {
   return shards_.begin()->second.find(tensor) != nullptr;
 }
 
+bool Checkpoint::has_mtp() {
+  return config_.n_mtp_layers > 0 && has(fmt::format("model.layers.{}.eh_proj.weight", config_.n_layers));
+}
+
 std::vector<TensorInfo> Checkpoint::tensors() {
   if (hdf5_) return hdf5_->tensors();
   for (const auto& [tensor, shard] : shard_names_) open_shard(shard);

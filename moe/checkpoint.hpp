@@ -41,6 +41,8 @@ class Checkpoint {
   const ModelConfig& config() const { return config_; }
 
   bool has(const std::string& tensor);
+  /// Whether there is an MTP module: some copies of a model keep it in config.json only.
+  bool has_mtp();
   /// The elements of `tensor` as f32 (from F32, BF16, F16 or F64; in HDF5 int8 too), row-major.
   /// @throws UsageError naming file and tensor when it is missing, of another shape or type, or holds a value that is
   /// not finite.

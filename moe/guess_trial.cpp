@@ -33,7 +33,7 @@ void GuessTrial::record(bool used, double step_s, double guess_s, int tokens) {
   }
   ++turns_;
   if (turns_ % trial_turns == 0 && !costs_.empty())
-    worthwhile_ = worthwhile_ && median(costs_) < with_.per_turn() / without_.per_turn();
+    worthwhile_ = worthwhile_ && median(costs_) < (1 + doubt) * with_.per_turn() / without_.per_turn();
 }
 
 }  // namespace supernode::moe

@@ -15,6 +15,8 @@ namespace supernode::moe {
 class GuessTrial {
  public:
   static constexpr int trial_turns = 32, spot_check = 32;
+  /// Loss per token from which on guessing stops: a smaller one may be noise, and stopping is for good.
+  static constexpr double doubt = 0.03;
 
   /// Whether the next turn should use the guesses that it has.
   bool use_guesses() const { return turns_ % (turns_ < trial_turns ? 4 : spot_check) != 3; }

@@ -3,10 +3,13 @@
 #include <filesystem>
 #include <system_error>
 
+#include "runtime/core/error.hpp"
+
 namespace supernode::moe {
 
 std::string find_model(const std::string& path) {
   namespace fs = std::filesystem;
+  if (path.empty()) throw UsageError("--model: a folder or an HDF5 file is needed");
   std::error_code ignored;
   if (fs::exists(path, ignored) || fs::path(path).is_absolute()) return path;
   const fs::path program = fs::read_symlink("/proc/self/exe", ignored);

@@ -23,7 +23,8 @@ std::vector<std::vector<double>> parse_expert_loads(std::string_view text, const
                                    row.size(), loads[0].size()));
     std::vector<double> counts;
     for (const Json& count : row) {
-      if (!count.is_number() || !std::isfinite(count.get<double>()) || count.get<double>() < 0)
+      // Sums of counts stay exact far beyond anything that is counted.
+      if (!count.is_number() || !(count.get<double>() >= 0) || count.get<double>() > 1e15)
         throw UsageError(fmt::format("{}: logical_count[{}][{}] is not a count", source, layer, counts.size()));
       counts.push_back(count.get<double>());
     }

@@ -101,6 +101,7 @@ HWY_INLINE void value_tile(const KeptUnit& unit, int head, int column, const flo
   const std::size_t width = static_cast<std::size_t>(layout.padded_v()), head_values = width * unit_tokens;
   const std::size_t row_weights = offset_of(layout.heads, unit_tokens);
   const int count = std::min(Vectors * lanes, layout.v - column);
+  const bool whole = Vectors * lanes == 1 || count == Vectors * lanes;
   const auto each = [&](auto&& body) HWY_ATTR {
     for (int r = 0; r < Rows; ++r)
       for (int h = 0; h < Heads; ++h) body(r, h, out + offset_of(r * layout.heads + head + h, layout.v) + column);
@@ -108,7 +109,7 @@ HWY_INLINE void value_tile(const KeptUnit& unit, int head, int column, const flo
   V sums[Rows][Heads][Vectors];
   HWY_ALIGN float part[Vectors * lanes] = {};
   each([&](int r, int h, const float* from) HWY_ATTR {
-    if (unit.first > 0 && count < Vectors * lanes) from = std::copy_n(from, count, part) - count;
+    if (unit.first > 0 && !whole) from = std::copy_n(from, count, part) - count;
     for (int v = 0; v < Vectors; ++v) sums[r][h][v] = unit.first == 0 ? hn::Zero(d) : hn::LoadU(d, from + v * lanes);
   });
   const float* value = unit.values() + static_cast<std::size_t>(head) * head_values + column;
@@ -129,7 +130,7 @@ HWY_INLINE void value_tile(const KeptUnit& unit, int head, int column, const flo
     }
   }
   each([&](int r, int h, float* to) HWY_ATTR {
-    if (count == Vectors * lanes) {
+    if (whole) {
       for (int v = 0; v < Vectors; ++v) hn::StoreU(sums[r][h][v], d, to + v * lanes);
     } else {
       for (int v = 0; v < Vectors; ++v) hn::Store(sums[r][h][v], d, part + v * lanes);

@@ -34,7 +34,7 @@ Model::Model(Checkpoint& checkpoint, const TransformerOptions& o, const ExpertRa
       normed(hidden.size()),
       update(hidden.size()) {
   for (int index = 0; index < config.n_layers; ++index) layers.emplace_back(checkpoint, index, mine, o.type, gemm);
-  if (o.mtp && config.n_mtp_layers > 0) {
+  if (o.mtp && checkpoint.has_mtp()) {
     mtp = std::make_unique<MtpModule>(checkpoint, mine, o.type, gemm);
     if (mtp->layer.experts) mtp->layer.experts->use_best(o.draft_experts);
     mtp->layer.attention.look_back(o.draft_window);

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include <fcntl.h>
@@ -60,6 +61,15 @@ std::string read_file(const std::string& path) {
     if (n == 0) return text;
     text.append(buffer, static_cast<std::size_t>(n));
   }
+}
+
+void check_new_file(const std::string& path) {
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) == 0)
+    throw UsageError(fmt::format("cannot write '{}': it exists (results are never overwritten)", path));
+  const std::string parent = std::filesystem::path(path).parent_path().string();
+  if (::access(parent.empty() ? "." : parent.c_str(), W_OK | X_OK) != 0)
+    throw EnvironmentError(fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
 }
 
 void write_new_file(const std::string& path, std::string_view text) {

@@ -9,6 +9,10 @@ namespace supernode {
 /// The whole file. @throws UsageError naming the path and the system's reason (missing, a directory, not readable).
 std::string read_file(const std::string& path);
 
+/// Whether a new file may be made at `path`, to be asked before long work. @throws UsageError when it exists,
+/// EnvironmentError when its folder is missing or may not be written to.
+void check_new_file(const std::string& path);
+
 /// Writes a new file. @throws UsageError when `path` exists already, EnvironmentError when it cannot be written in full
 /// (the partial file is removed).
 void write_new_file(const std::string& path, std::string_view text);

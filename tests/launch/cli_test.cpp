@@ -392,6 +392,11 @@ TEST_CASE("bad input gets one clear line and exit code 2") {
       {1, "place --ranks 4 --load /nowhere.json", "/nowhere.json"},
       {2, "bench model --experts 4 --topk 5", "--topk 5 exceeds --experts 4"},
       {2, "bench model --dtype fp4", "--dtype"},
+      {2, "bench model --hidden 200000 --layers 1000 --experts 4096", "GiB on a host with 2 ranks"},
+      {2, "bench model --output " + scratch_file("kept.h5", ""), "kept.h5': it exists"},
+      {1, "place --ranks 2 --load " + scratch_file("huge.json", R"({"logical_count": [[1e308, 1e308]]})"),
+       "logical_count[0][0] is not a count"},
+      {2, "generate --prompt x --model ''", "--model: a folder or an HDF5 file is needed"},
       {2, "generate --prompt x --tokens-file " + half_weights + "/model.safetensors", "give one of --prompt"},
       {1, "eval --text " + scratch_file("short.txt", ""), "short.txt"},
   };
@@ -496,4 +501,21 @@ TEST_CASE("a result file on a full or read-only place is exit code 3") {
   CHECK(outcome.code == 3);
   CHECK(outcome.complaints().size() == 1);
   CHECK_THAT(outcome.err, Contains("/proc/results.h5"));
+  CHECK_FALSE(outcome.out.empty());  // what was measured is there
+
+  const Outcome early = supernode_on(2, "bench pool --output /nowhere/results.h5");
+  CHECK(early.code == 3);
+  CHECK(early.complaints().size() == 1);
+  CHECK_THAT(early.err, Contains("/nowhere/results.h5"));
+  CHECK(early.out.empty());
+}
+
+TEST_CASE("a stdout that takes nothing is exit code 3") {
+  for (const char* command : {"config", "--help", "inspect --model configs/models/shakespeare-moe --format json"}) {
+    INFO(command);
+    const Outcome outcome = supernode_on(0, command + std::string(" > /dev/full )"), "(");
+    CHECK(outcome.code == 3);
+    CHECK(outcome.complaints().size() == 1);
+    CHECK_THAT(outcome.err, Contains("stdout"));
+  }
 }

@@ -198,6 +198,24 @@ TEST_CASE("a module with an embedding and a head of its own") {
   CHECK(a.counts.kept == b.counts.kept);
 }
 
+TEST_CASE("a model whose files lack the module that its configuration names decodes without guesses") {
+  const std::string original = find_model(default_model);
+  const test::SharedFolder folder("moe-no-module-test");
+  if (world().rank() == 0) {
+    std::filesystem::copy(original + "/config.json", folder.path());
+    const SafetensorsFile file(original + "/model.safetensors");
+    std::vector<TensorToWrite> tensors;
+    for (const auto& [name, view] : file.tensors())
+      if (!name.starts_with("model.layers.4.")) tensors.push_back({name, view.type, view.shape, view.bytes});
+    write_safetensors(folder / "model.safetensors", tensors);
+  }
+  world().barrier();
+  Transformer whole(original, options_with(true), world()), without(folder.path(), options_with(true), world());
+  CHECK(whole.can_draft());
+  CHECK_FALSE(without.can_draft());
+  CHECK(decode(without, 2, {}).texts == decode(whole, 2, {}).texts);
+}
+
 TEST_CASE("the module's guesses agree with the model as often as in the reference implementation") {
   const std::string folder = test::shared_path("models/shakespeare-moe");
   if (folder.empty() || world().size() != 2) return;
