@@ -23,6 +23,10 @@ double median(std::vector<double> values) {
 }  // namespace
 
 void GuessTrial::record(bool used, double step_s, double guess_s, int tokens) {
+  if (turns_ < 0) {
+    ++turns_;
+    return;
+  }
   Yield& yield = used ? with_ : without_;
   yield.tokens += tokens;
   ++yield.turns;

@@ -14,12 +14,13 @@ namespace supernode::moe {
 /// around it. Medians, so that a few disturbed turns decide nothing. Pure.
 class GuessTrial {
  public:
-  static constexpr int trial_turns = 32, spot_check = 32;
+  /// The first turns count for nothing: weights come from memory that was never read since they were loaded.
+  static constexpr int warm_up = 24, trial_turns = 32, spot_check = 32;
   /// Loss per token from which on guessing stops: a smaller one may be noise, and stopping is for good.
   static constexpr double doubt = 0.03;
 
   /// Whether the next turn should use the guesses that it has.
-  bool use_guesses() const { return turns_ % (turns_ < trial_turns ? 4 : spot_check) != 3; }
+  bool use_guesses() const { return turns_ < 0 || turns_ % (turns_ < trial_turns ? 4 : spot_check) != 3; }
   /// After a turn in which every sequence had a guess.
   /// @param used as use_guesses() said; @param step_s the model's step; @param guess_s making the next guesses;
   /// @param tokens that the turn gave
@@ -37,7 +38,7 @@ class GuessTrial {
   Yield with_, without_;
   std::vector<double> recent_s_;  ///< the latest turns with guesses: step and guess
   std::vector<double> costs_;     ///< of a turn with guesses over one without: the latest
-  int turns_ = 0;
+  int turns_ = -warm_up;
   bool worthwhile_ = true;
 };
 

@@ -102,11 +102,11 @@ TEST_CASE("guesses that cost less change no token, and are kept about as often")
            static_cast<double>(world().sum(decoded.counts.guessed));
   };
   for (const AttentionPath path : {AttentionPath::automatic, AttentionPath::absorbed}) {
-    // Long enough for a window to move on twice.
+    // Long enough for a window to move on.
     const auto decode_with = [&](TransformerOptions options) {
       options.attention = path;
       Transformer model(find_model(default_model), options, world());
-      return decode(model, 3, {}, SpeculativeDecoder::Guessing::always, 150);
+      return decode(model, 2, {}, SpeculativeDecoder::Guessing::always, 80);
     };
     TransformerOptions light = options_with(true);
     light.draft_experts = 1;
@@ -155,12 +155,18 @@ TEST_CASE("guessing goes on while it pays, and stops when it does not") {
     }
     return trial.worthwhile();
   };
-  const int whole = GuessTrial::trial_turns;
+  const int whole = GuessTrial::warm_up + GuessTrial::trial_turns;
   CHECK(decide(1, 1.3, 0.2, whole));
   CHECK_FALSE(decide(1, 1.8, 0.4, whole));
   CHECK(decide(1, 1.8, 0.4, whole - 1));  // not decided yet
   CHECK_FALSE(decide(1, 1.8, 0.4, 10 * whole));
   CHECK(decide(1, 1.3, 0.2, 100 * whole));
+  GuessTrial cold;
+  for (int turn = 0; turn < 2 * whole; ++turn) {
+    const bool used = cold.use_guesses();
+    cold.record(used, turn < GuessTrial::warm_up ? 9 : used ? 1.3 : 1, 0.2, used ? 2 : 1);
+  }
+  CHECK(cold.worthwhile());
   for (const double growth : {1e-4, 1e-3, 0.01}) {
     CHECK(decide(1, 1.4, 0.3, 100 * whole, growth));
     CHECK_FALSE(decide(1, 1.6, 0.4, 100 * whole, growth));
@@ -172,7 +178,7 @@ TEST_CASE("guessing goes on while it pays, and stops when it does not") {
     unused += trial.use_guesses() ? 0 : 1;
     trial.record(trial.use_guesses(), 1, 0.1, 2);
   }
-  CHECK(unused == whole / 4);
+  CHECK(unused == GuessTrial::trial_turns / 4);
 }
 
 TEST_CASE("a module with an embedding and a head of its own") {
