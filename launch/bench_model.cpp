@@ -132,10 +132,10 @@ class BenchModelCommand : public Command {
   /// Collective.
   void check_memory(const Communicator& world, std::uint64_t host_bytes) const {
     const double bytes = dtype_ == "f32" ? 4 : dtype_ == "bf16" ? 2 : 1;
-    const double experts = expert_parameters(), held = experts / world.size();
+    const double experts = expert_parameters(), others = parameters() - experts;
     const double caches = 4.0 * batch_ / world.size() * c_.n_layers * c_.kv_width() * c_.max_positions;
     const int on_host = world.split_by_host().size();
-    const double needed = on_host * ((parameters() - experts + held) * bytes + caches);
+    const double needed = on_host * ((others + experts / world.size()) * bytes + caches);
     constexpr double gib = 1 << 30;
     collectively(world, [&] {
       if (needed > static_cast<double>(host_bytes))
@@ -159,11 +159,10 @@ class BenchModelCommand : public Command {
     const double queries = c_.q_lora_rank > 0 ? c_.q_lora_rank * (h + q_width) : h * q_width;
     const double attention =
         queries + h * c_.kv_width() + c_.kv_lora_rank * c_.n_heads * up + c_.n_heads * c_.v_dim * h;
-    double sum = 2.0 * c_.vocab_size * h;
+    double sum = 2.0 * c_.vocab_size * h + expert_parameters();
     for (int layer = 0; layer < c_.n_layers; ++layer) {
       sum += attention;
-      sum += c_.is_moe_layer(layer) ? 3.0 * h * c_.moe_intermediate_size * (c_.n_routed_experts + c_.n_shared_experts) +
-                                          h * c_.n_routed_experts
+      sum += c_.is_moe_layer(layer) ? 3.0 * h * c_.moe_intermediate_size * c_.n_shared_experts + h * c_.n_routed_experts
                                     : 3.0 * h * c_.intermediate_size;
     }
     return sum;

@@ -1,7 +1,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <functional>
+#include <exception>
 
 #include <fmt/format.h>
 
@@ -47,15 +47,6 @@ void write_output(const Context& context, const Json& document, const std::vecto
   file.close();
 }
 
-/// On the root; an error reaches all ranks.
-void root_step(const Context& context, const std::function<void()>& step) {
-  if (context.world) {
-    on_root(*context.world, step);
-  } else {
-    step();
-  }
-}
-
 }  // namespace
 
 void flush_stdout() {
@@ -66,11 +57,12 @@ void flush_stdout() {
 void report(const Context& context, std::string_view command, const Json& results, const std::string& text,
             const std::vector<Samples>& samples) {
   const bool wants_document = context.run.format == "json" || !context.run.output.empty();
-  Json document;
-  if (wants_document) {
-    const Json env =
-        context.world ? run_provenance(*context.world, context.host, context.command_line) : build_provenance();
-    const auto fill = [&] {
+  Json env;
+  if (wants_document)
+    env = context.world ? run_provenance(*context.world, context.host, context.command_line) : build_provenance();
+  const auto finish = [&] {
+    Json document;
+    if (wants_document) {
       document["schema"] = schema_of(command);
       document["version"] = version();
       document["args"] = Json::object();
@@ -78,19 +70,27 @@ void report(const Context& context, std::string_view command, const Json& result
         document["args"][option->key()] = typed(option->value());
       document["env"] = env;
       document["results"] = results;
-    };
-    root_step(context, fill);
-  }
-  // Before the file: when that fails, what was measured is not lost.
-  root_step(context, [&] {
-    if (context.run.format == "json") {
-      std::puts(document.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
-    } else {
-      std::fputs(text.c_str(), stdout);
     }
-    flush_stdout();
-  });
-  if (!context.run.output.empty()) root_step(context, [&] { write_output(context, document, samples); });
+    // When one of stdout and the file fails, the other still gets what was measured.
+    std::exception_ptr unprinted;
+    try {
+      if (context.run.format == "json") {
+        std::puts(document.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+      } else {
+        std::fputs(text.c_str(), stdout);
+      }
+      flush_stdout();
+    } catch (const EnvironmentError&) {
+      unprinted = std::current_exception();
+    }
+    if (!context.run.output.empty()) write_output(context, document, samples);
+    if (unprinted) std::rethrow_exception(unprinted);
+  };
+  if (context.world) {
+    on_root(*context.world, finish);
+  } else {
+    finish();
+  }
 }
 
 }  // namespace supernode::launch
