@@ -53,6 +53,21 @@ Decoded decode(Transformer& model, int batch, const SamplerOptions& sampler,
   return decoded;
 }
 
+/// The shipped model, with other tensors, into `folder`. Collective.
+/// @param add (name, view, tensors) appends what is written in the place of a tensor
+template <class Add>
+void write_changed_model(const test::SharedFolder& folder, Add&& add) {
+  if (world().rank() == 0) {
+    const std::string original = find_model(default_model);
+    std::filesystem::copy(original + "/config.json", folder.path());
+    const SafetensorsFile file(original + "/model.safetensors");
+    std::vector<TensorToWrite> tensors;
+    for (const auto& [name, view] : file.tensors()) add(name, view, tensors);
+    write_safetensors(folder / "model.safetensors", tensors);
+  }
+  world().barrier();
+}
+
 /// The logits of a guess at position 64, always of the same token and hidden row, after 64 that depend on `history`.
 std::vector<float> guess_after(Transformer& model, unsigned history) {
   constexpr std::size_t before = 64;
@@ -161,10 +176,10 @@ TEST_CASE("guessing goes on while it pays, and stops when it does not") {
   CHECK(decide(1, 1.8, 0.4, whole - 1));  // not decided yet
   CHECK_FALSE(decide(1, 1.8, 0.4, 10 * whole));
   CHECK(decide(1, 1.3, 0.2, 100 * whole));
-  GuessTrial cold;
+  GuessTrial cold;  // its module's weights were never read before
   for (int turn = 0; turn < 2 * whole; ++turn) {
     const bool used = cold.use_guesses();
-    cold.record(used, turn < GuessTrial::warm_up ? 9 : used ? 1.3 : 1, 0.2, used ? 2 : 1);
+    cold.record(used, used ? 1.3 : 1, turn < GuessTrial::warm_up ? 5 : 0.2, used ? 2 : 1);
   }
   CHECK(cold.worthwhile());
   for (const double growth : {1e-4, 1e-3, 0.01}) {
@@ -182,41 +197,28 @@ TEST_CASE("guessing goes on while it pays, and stops when it does not") {
 }
 
 TEST_CASE("a module with an embedding and a head of its own") {
-  const std::string original = find_model(default_model);
   const test::SharedFolder folder("moe-draft-test");
-  if (world().rank() == 0) {
-    std::filesystem::copy(original + "/config.json", folder.path());
-    const SafetensorsFile file(original + "/model.safetensors");
-    std::vector<TensorToWrite> tensors;
-    for (const auto& [name, view] : file.tensors()) {
-      tensors.push_back({name, view.type, view.shape, view.bytes});
-      if (name == "model.embed_tokens.weight")
-        tensors.push_back({"model.layers.4.embed_tokens.weight", view.type, view.shape, view.bytes});
-      if (name == "lm_head.weight")
-        tensors.push_back({"model.layers.4.shared_head.head.weight", view.type, view.shape, view.bytes});
-    }
-    write_safetensors(folder / "model.safetensors", tensors);
-  }
-  world().barrier();
-  Transformer shared(original, options_with(true), world()), own(folder.path(), options_with(true), world());
+  write_changed_model(folder, [](const auto& name, const auto& view, auto& tensors) {
+    tensors.push_back({name, view.type, view.shape, view.bytes});
+    if (name == "model.embed_tokens.weight")
+      tensors.push_back({"model.layers.4.embed_tokens.weight", view.type, view.shape, view.bytes});
+    if (name == "lm_head.weight")
+      tensors.push_back({"model.layers.4.shared_head.head.weight", view.type, view.shape, view.bytes});
+  });
+  Transformer shared(find_model(default_model), options_with(true), world()),
+      own(folder.path(), options_with(true), world());
   const Decoded a = decode(shared, 2, {}), b = decode(own, 2, {});
   CHECK(a.texts == b.texts);
   CHECK(a.counts.kept == b.counts.kept);
 }
 
 TEST_CASE("a model whose files lack the module that its configuration names decodes without guesses") {
-  const std::string original = find_model(default_model);
   const test::SharedFolder folder("moe-no-module-test");
-  if (world().rank() == 0) {
-    std::filesystem::copy(original + "/config.json", folder.path());
-    const SafetensorsFile file(original + "/model.safetensors");
-    std::vector<TensorToWrite> tensors;
-    for (const auto& [name, view] : file.tensors())
-      if (!name.starts_with("model.layers.4.")) tensors.push_back({name, view.type, view.shape, view.bytes});
-    write_safetensors(folder / "model.safetensors", tensors);
-  }
-  world().barrier();
-  Transformer whole(original, options_with(true), world()), without(folder.path(), options_with(true), world());
+  write_changed_model(folder, [](const auto& name, const auto& view, auto& tensors) {
+    if (!name.starts_with("model.layers.4.")) tensors.push_back({name, view.type, view.shape, view.bytes});
+  });
+  Transformer whole(find_model(default_model), options_with(true), world()),
+      without(folder.path(), options_with(true), world());
   CHECK(whole.can_draft());
   CHECK_FALSE(without.can_draft());
   CHECK(decode(without, 2, {}).texts == decode(whole, 2, {}).texts);
