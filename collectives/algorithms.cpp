@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "collectives/internal/algorithm.hpp"
-#include "collectives/rule_file.hpp"
+#include "collectives/algorithms/algorithm.hpp"
+#include "collectives/selection/rule_file.hpp"
 #include "runtime/core/error.hpp"
 
 namespace supernode::collectives {

@@ -5,11 +5,11 @@
 #include <exception>
 #include <utility>
 
-#include "collectives/internal/algorithm.hpp"
-#include "collectives/internal/roll_call.hpp"
+#include "collectives/algorithms/algorithm.hpp"
+#include "collectives/algorithms/roll_call.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
-#include "runtime/core/mpi_call.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
 
 namespace supernode::collectives {
 namespace {

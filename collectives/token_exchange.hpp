@@ -24,7 +24,7 @@
 
 #include "collectives/expert_partition.hpp"
 #include "collectives/payload.hpp"
-#include "runtime/core/communicator.hpp"
+#include "runtime/core/mpi/communicator.hpp"
 
 namespace supernode::collectives {
 

@@ -7,9 +7,9 @@
 #include "collectives/algorithms.hpp"
 #include "launch/commands.hpp"
 #include "launch/exchange_options.hpp"
-#include "runtime/core/agreement.hpp"
 #include "runtime/core/error.hpp"
-#include "runtime/core/provenance.hpp"
+#include "runtime/core/mpi/agreement.hpp"
+#include "runtime/core/mpi/provenance.hpp"
 #include "runtime/core/sizes.hpp"
 
 namespace supernode::launch {

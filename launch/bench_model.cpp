@@ -5,13 +5,13 @@
 
 #include <fmt/format.h>
 
-#include "collectives/rule_file.hpp"
+#include "collectives/selection/rule_file.hpp"
 #include "launch/commands.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/transformer.hpp"
-#include "runtime/core/agreement.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/random.hpp"
 #include "runtime/core/statistics.hpp"
 

@@ -7,11 +7,11 @@
 #include "launch/curve_plot.hpp"
 #include "memory_pool/benchmark.hpp"
 #include "memory_pool/hit_rate.hpp"
-#include "runtime/core/agreement.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/sizes.hpp"
 #include "runtime/core/statistics.hpp"
-#include "runtime/serving/trace.hpp"
+#include "runtime/serving/load/trace.hpp"
 
 namespace supernode::launch {
 namespace {

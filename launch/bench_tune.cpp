@@ -6,13 +6,13 @@
 #include <fmt/format.h>
 
 #include "collectives/algorithms.hpp"
-#include "collectives/tuning.hpp"
+#include "collectives/selection/tuning.hpp"
 #include "launch/commands.hpp"
 #include "launch/exchange_options.hpp"
-#include "runtime/core/agreement.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
-#include "runtime/core/provenance.hpp"
+#include "runtime/core/mpi/agreement.hpp"
+#include "runtime/core/mpi/provenance.hpp"
 
 namespace supernode::launch {
 namespace {

@@ -6,9 +6,9 @@
 #include <string_view>
 #include <vector>
 
-#include "runtime/core/communicator.hpp"
-#include "runtime/core/host_topology.hpp"
 #include "runtime/core/json.hpp"
+#include "runtime/core/mpi/communicator.hpp"
+#include "runtime/core/mpi/host_topology.hpp"
 #include "runtime/core/options.hpp"
 #include "runtime/core/result_file.hpp"
 

@@ -6,9 +6,9 @@
 
 #include "launch/commands.hpp"
 #include "moe/model_options.hpp"
-#include "moe/tokenizer.hpp"
-#include "runtime/core/agreement.hpp"
+#include "moe/text/tokenizer.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/mpi/agreement.hpp"
 
 namespace supernode::launch {
 namespace {

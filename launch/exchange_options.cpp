@@ -6,8 +6,8 @@
 
 #include <fmt/format.h>
 
-#include "runtime/core/agreement.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/sizes.hpp"
 #include "runtime/core/statistics.hpp"
 

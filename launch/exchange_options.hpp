@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "collectives/benchmark.hpp"
-#include "collectives/rule_file.hpp"
+#include "collectives/benchmark/benchmark.hpp"
+#include "collectives/selection/rule_file.hpp"
 #include "launch/command.hpp"
-#include "runtime/emulation/machine.hpp"
+#include "runtime/emulation/machine/machine.hpp"
 
 namespace supernode::launch {
 

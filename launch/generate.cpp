@@ -7,14 +7,14 @@
 #include <fmt/format.h>
 
 #include "launch/commands.hpp"
+#include "moe/checkpoint/safetensors.hpp"
 #include "moe/model_options.hpp"
-#include "moe/safetensors.hpp"
 #include "moe/sampler.hpp"
 #include "moe/speculative.hpp"
-#include "moe/tokenizer.hpp"
-#include "runtime/core/agreement.hpp"
+#include "moe/text/tokenizer.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/mpi/agreement.hpp"
 
 namespace supernode::launch {
 namespace {

@@ -11,14 +11,14 @@
 
 #include "launch/command.hpp"
 #include "launch/commands.hpp"
-#include "runtime/core/agreement.hpp"
-#include "runtime/core/deadline.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/core/log.hpp"
-#include "runtime/core/mpi_call.hpp"
-#include "runtime/core/provenance.hpp"
-#include "runtime/core/session.hpp"
+#include "runtime/core/mpi/agreement.hpp"
+#include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/mpi/provenance.hpp"
+#include "runtime/core/mpi/session.hpp"
 
 namespace supernode::launch {
 namespace {

@@ -5,8 +5,8 @@
 #include <fmt/format.h>
 
 #include "launch/commands.hpp"
-#include "moe/placement_file.hpp"
-#include "moe/placement_moves.hpp"
+#include "moe/placement/placement_file.hpp"
+#include "moe/placement/placement_moves.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
 

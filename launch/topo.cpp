@@ -2,9 +2,9 @@
 #include <fmt/format.h>
 
 #include "launch/commands.hpp"
-#include "runtime/core/agreement.hpp"
 #include "runtime/core/error.hpp"
-#include "runtime/emulation/machine.hpp"
+#include "runtime/core/mpi/agreement.hpp"
+#include "runtime/emulation/machine/machine.hpp"
 
 namespace supernode::launch {
 namespace {

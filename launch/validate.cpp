@@ -7,8 +7,8 @@
 
 #include "launch/commands.hpp"
 #include "runtime/core/error.hpp"
-#include "runtime/emulation/fit.hpp"
-#include "runtime/emulation/validation.hpp"
+#include "runtime/emulation/validation/fit.hpp"
+#include "runtime/emulation/validation/validation.hpp"
 
 namespace supernode::launch {
 

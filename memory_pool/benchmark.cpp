@@ -8,11 +8,11 @@
 #include <optional>
 
 #include "memory_pool/client.hpp"
-#include "memory_pool/internal/pool_core.hpp"
+#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/clock.hpp"
-#include "runtime/core/deadline.hpp"
 #include "runtime/core/error.hpp"
-#include "runtime/core/mpi_call.hpp"
+#include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
 #include "runtime/core/random.hpp"
 #include "runtime/core/statistics.hpp"
 

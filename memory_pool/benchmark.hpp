@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "memory_pool/config.hpp"
-#include "runtime/core/communicator.hpp"
+#include "runtime/core/mpi/communicator.hpp"
 
 namespace supernode::pool {
 

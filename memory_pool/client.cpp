@@ -1,10 +1,10 @@
 #include "memory_pool/client.hpp"
 
-#include "memory_pool/internal/pool_core.hpp"
-#include "memory_pool/internal/reader.hpp"
-#include "memory_pool/internal/stopwatch.hpp"
-#include "memory_pool/internal/store_queue.hpp"
-#include "runtime/core/deadline.hpp"
+#include "memory_pool/client/reader.hpp"
+#include "memory_pool/client/store_queue.hpp"
+#include "memory_pool/format/stopwatch.hpp"
+#include "memory_pool/transport/pool_core.hpp"
+#include "runtime/core/mpi/deadline.hpp"
 
 namespace supernode::pool {
 namespace {

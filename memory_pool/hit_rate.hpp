@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "runtime/core/communicator.hpp"
+#include "runtime/core/mpi/communicator.hpp"
 
 namespace supernode::pool {
 

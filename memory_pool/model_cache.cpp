@@ -5,12 +5,12 @@
 
 #include <fmt/format.h>
 
-#include "memory_pool/internal/model_directory.hpp"
-#include "memory_pool/internal/pool_core.hpp"
+#include "memory_pool/owner/model_directory.hpp"
+#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/clock.hpp"
-#include "runtime/core/deadline.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/json.hpp"
+#include "runtime/core/mpi/deadline.hpp"
 
 namespace supernode::pool {
 namespace {

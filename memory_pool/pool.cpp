@@ -4,11 +4,11 @@
 #include <exception>
 #include <thread>
 
-#include "memory_pool/internal/huge_pages.hpp"
-#include "memory_pool/internal/pool_core.hpp"
-#include "runtime/core/deadline.hpp"
+#include "memory_pool/transport/huge_pages.hpp"
+#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/log.hpp"
-#include "runtime/core/mpi_call.hpp"
+#include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
 
 namespace supernode::pool {
 namespace {

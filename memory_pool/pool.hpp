@@ -9,7 +9,7 @@
 
 #include "memory_pool/config.hpp"
 #include "memory_pool/status.hpp"
-#include "runtime/core/communicator.hpp"
+#include "runtime/core/mpi/communicator.hpp"
 
 namespace supernode::pool {
 

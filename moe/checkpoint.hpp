@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "moe/hdf5_checkpoint.hpp"
+#include "moe/checkpoint/hdf5_checkpoint.hpp"
+#include "moe/checkpoint/safetensors.hpp"
 #include "moe/model_config.hpp"
-#include "moe/safetensors.hpp"
 #include "runtime/core/file_source.hpp"
 
 namespace supernode::moe {

@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include "moe/internal/bf16.hpp"
+#include "moe/products/bf16.hpp"
 #include "runtime/core/error.hpp"
 
 namespace supernode::moe {

@@ -6,7 +6,7 @@
 
 #include "moe/checkpoint.hpp"
 #include "moe/compute_type.hpp"
-#include "moe/smoothing.hpp"
+#include "moe/products/smoothing.hpp"
 
 namespace supernode::moe {
 

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "collectives/selection_options.hpp"
+#include "collectives/selection/selection_options.hpp"
 #include "moe/model_path.hpp"
 #include "moe/transformer.hpp"
 #include "runtime/core/options.hpp"

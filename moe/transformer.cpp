@@ -8,12 +8,12 @@
 
 #include "collectives/expert_partition.hpp"
 #include "moe/checkpoint.hpp"
-#include "moe/internal/kept_keys.hpp"
-#include "moe/internal/model.hpp"
-#include "runtime/core/agreement.hpp"
+#include "moe/model/model.hpp"
+#include "moe/products/kept_keys.hpp"
 #include "runtime/core/clock.hpp"
-#include "runtime/core/deadline.hpp"
-#include "runtime/core/mpi_call.hpp"
+#include "runtime/core/mpi/agreement.hpp"
+#include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
 
 namespace supernode::moe {
 namespace {

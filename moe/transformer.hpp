@@ -13,7 +13,7 @@
 #include "moe/kv_cache.hpp"
 #include "moe/model_config.hpp"
 #include "moe/sequence_chunk.hpp"
-#include "runtime/core/communicator.hpp"
+#include "runtime/core/mpi/communicator.hpp"
 
 namespace supernode::collectives {
 struct SelectionRules;

@@ -7,7 +7,7 @@
 #include <hdf5.h>
 
 #include "runtime/core/error.hpp"
-#include "runtime/core/internal/hdf5_id.hpp"
+#include "runtime/core/hdf5/hdf5_id.hpp"
 
 namespace supernode {
 namespace {

@@ -3,8 +3,8 @@
 
 #include <string>
 
+#include "runtime/emulation/machine/streams.hpp"
 #include "runtime/emulation/moe_stage.hpp"
-#include "runtime/emulation/streams.hpp"
 
 namespace supernode::emulation {
 

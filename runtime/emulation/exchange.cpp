@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "runtime/emulation/links.hpp"
+#include "runtime/emulation/machine/links.hpp"
 
 namespace supernode::emulation {
 namespace {

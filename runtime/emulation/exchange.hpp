@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "runtime/core/clock.hpp"
-#include "runtime/emulation/machine.hpp"
+#include "runtime/emulation/machine/machine.hpp"
 
 namespace supernode::emulation {
 

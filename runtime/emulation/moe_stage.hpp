@@ -3,7 +3,7 @@
 // combine. The slowest die sets the pace, since everybody waits in combine for the busiest experts.
 
 #include "runtime/emulation/expert_load.hpp"
-#include "runtime/emulation/machine.hpp"
+#include "runtime/emulation/machine/machine.hpp"
 #include "runtime/emulation/model_shape.hpp"
 #include "runtime/emulation/operators.hpp"
 #include "runtime/emulation/terms.hpp"

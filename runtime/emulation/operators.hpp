@@ -4,7 +4,7 @@
 // of its own, since fused operators pay it once.
 
 #include "runtime/core/clock.hpp"
-#include "runtime/emulation/machine.hpp"
+#include "runtime/emulation/machine/machine.hpp"
 
 namespace supernode::emulation {
 

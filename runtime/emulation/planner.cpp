@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include "runtime/emulation/links.hpp"
+#include "runtime/emulation/machine/links.hpp"
 #include "runtime/emulation/published_setup.hpp"
 
 namespace supernode::emulation {

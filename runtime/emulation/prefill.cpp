@@ -5,7 +5,7 @@
 #include <stdexcept>
 
 #include "runtime/emulation/exchange.hpp"
-#include "runtime/emulation/links.hpp"
+#include "runtime/emulation/machine/links.hpp"
 
 namespace supernode::emulation {
 namespace {

@@ -2,9 +2,9 @@
 // One prefill batch of an instance: attention in stages sequence parallel -> tensor parallel -> sequence parallel,
 // experts expert parallel; one die as all.
 
+#include "runtime/emulation/machine/storage.hpp"
+#include "runtime/emulation/machine/streams.hpp"
 #include "runtime/emulation/moe_stage.hpp"
-#include "runtime/emulation/storage.hpp"
-#include "runtime/emulation/streams.hpp"
 
 namespace supernode::emulation {
 

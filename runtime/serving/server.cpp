@@ -11,18 +11,18 @@
 
 #include <fmt/format.h>
 
-#include "collectives/rule_file.hpp"
+#include "collectives/selection/rule_file.hpp"
 #include "memory_pool/model_cache.hpp"
 #include "memory_pool/pool.hpp"
 #include "moe/checkpoint.hpp"
-#include "runtime/core/agreement.hpp"
-#include "runtime/core/deadline.hpp"
 #include "runtime/core/json.hpp"
 #include "runtime/core/log.hpp"
-#include "runtime/core/mpi_call.hpp"
+#include "runtime/core/mpi/agreement.hpp"
+#include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/serving/fleet/wall_fleet.hpp"
 #include "runtime/serving/roles.hpp"
-#include "runtime/serving/wall_fleet.hpp"
-#include "runtime/serving/worker.hpp"
+#include "runtime/serving/workers/worker.hpp"
 
 namespace supernode::serving {
 namespace {

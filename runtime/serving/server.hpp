@@ -7,10 +7,10 @@
 #include "memory_pool/config.hpp"
 #include "moe/sampler.hpp"
 #include "moe/transformer.hpp"
-#include "runtime/core/communicator.hpp"
+#include "runtime/core/mpi/communicator.hpp"
+#include "runtime/serving/coordinator/scheduler.hpp"
 #include "runtime/serving/injection.hpp"
-#include "runtime/serving/metrics.hpp"
-#include "runtime/serving/scheduler.hpp"
+#include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/serving_config.hpp"
 
 namespace supernode::serving {

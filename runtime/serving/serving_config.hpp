@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "collectives/selection_options.hpp"
+#include "collectives/selection/selection_options.hpp"
 #include "runtime/core/options.hpp"
 
 namespace supernode::serving {

@@ -1,12 +1,12 @@
 // The benchmark checks what it times, and its figures are those of the messages.
-#include "collectives/benchmark.hpp"
+#include "collectives/benchmark/benchmark.hpp"
 
 #include <algorithm>
 #include <numeric>
 
 #include "collectives/algorithms.hpp"
 #include "runtime/core/error.hpp"
-#include "runtime/emulation/machine.hpp"
+#include "runtime/emulation/machine/machine.hpp"
 #include "tests/support/mpi_fixture.hpp"
 
 using namespace supernode;

@@ -14,9 +14,9 @@
 
 #include <mpi.h>
 
-#include "collectives/benchmark.hpp"
-#include "collectives/internal/buffer.hpp"
-#include "runtime/core/session.hpp"
+#include "collectives/algorithms/buffer.hpp"
+#include "collectives/benchmark/benchmark.hpp"
+#include "runtime/core/mpi/session.hpp"
 #include "runtime/core/statistics.hpp"
 
 namespace {

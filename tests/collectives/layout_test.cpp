@@ -7,10 +7,10 @@
 #include <catch2/catch.hpp>
 
 #include "collectives/algorithms.hpp"
+#include "collectives/algorithms/bundle.hpp"
+#include "collectives/benchmark/routing.hpp"
 #include "collectives/host_map.hpp"
-#include "collectives/internal/bundle.hpp"
-#include "collectives/routing.hpp"
-#include "collectives/rule_file.hpp"
+#include "collectives/selection/rule_file.hpp"
 
 using namespace supernode::collectives;
 

@@ -1,4 +1,4 @@
-#include "collectives/repetition.hpp"
+#include "collectives/benchmark/repetition.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "collectives/injection.hpp"
+#include "collectives/benchmark/injection.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/random.hpp"
 #include "runtime/core/statistics.hpp"

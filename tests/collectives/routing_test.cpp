@@ -1,4 +1,4 @@
-#include "collectives/routing.hpp"
+#include "collectives/benchmark/routing.hpp"
 
 #include <algorithm>
 #include <numeric>

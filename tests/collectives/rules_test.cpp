@@ -1,4 +1,4 @@
-#include "collectives/rules.hpp"
+#include "collectives/selection/rules.hpp"
 
 #include <catch2/catch.hpp>
 

@@ -5,8 +5,8 @@
 #include <thread>
 
 #include "collectives/algorithms.hpp"
+#include "collectives/benchmark/routing.hpp"
 #include "collectives/layout.hpp"
-#include "collectives/routing.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/random.hpp"
 #include "tests/collectives/reference.hpp"

@@ -1,4 +1,4 @@
-#include "collectives/tuning.hpp"
+#include "collectives/selection/tuning.hpp"
 
 #include <catch2/catch.hpp>
 

@@ -9,15 +9,15 @@
 #include <unistd.h>
 
 #include "runtime/core/clock.hpp"
-#include "runtime/core/deadline.hpp"
 #include "runtime/core/files.hpp"
-#include "runtime/core/host_topology.hpp"
 #include "runtime/core/json.hpp"
+#include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/host_topology.hpp"
+#include "runtime/core/mpi/watchdog.hpp"
 #include "runtime/core/random.hpp"
 #include "runtime/core/result_file.hpp"
 #include "runtime/core/sizes.hpp"
 #include "runtime/core/statistics.hpp"
-#include "runtime/core/watchdog.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;

@@ -1,8 +1,8 @@
 // The parts of runtime/core that communicate.
-#include "runtime/core/agreement.hpp"
-#include "runtime/core/mpi_call.hpp"
-#include "runtime/core/provenance.hpp"
-#include "runtime/core/session.hpp"
+#include "runtime/core/mpi/agreement.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/mpi/provenance.hpp"
+#include "runtime/core/mpi/session.hpp"
 #include "tests/support/mpi_fixture.hpp"
 
 using namespace supernode;

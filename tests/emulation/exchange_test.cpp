@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "runtime/emulation/links.hpp"
+#include "runtime/emulation/machine/links.hpp"
 #include "tests/emulation/shipped.hpp"
 #include "tests/support/catch.hpp"
 

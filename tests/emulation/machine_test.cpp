@@ -1,4 +1,4 @@
-#include "runtime/emulation/machine.hpp"
+#include "runtime/emulation/machine/machine.hpp"
 
 #include <cstdlib>
 #include <set>

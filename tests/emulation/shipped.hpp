@@ -1,7 +1,7 @@
 #pragma once
 // The machine and the model of the published evaluation, read once a process.
 
-#include "runtime/emulation/machine.hpp"
+#include "runtime/emulation/machine/machine.hpp"
 #include "runtime/emulation/model_shape.hpp"
 
 namespace supernode::emulation {

@@ -1,11 +1,11 @@
 // The model's accuracy, as a test that can fail.
-#include "runtime/emulation/validation.hpp"
+#include "runtime/emulation/validation/validation.hpp"
 
 #include <cmath>
 #include <set>
 
 #include "runtime/core/error.hpp"
-#include "runtime/emulation/fit.hpp"
+#include "runtime/emulation/validation/fit.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;

@@ -9,7 +9,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
-#include "memory_pool/internal/file_tier.hpp"
+#include "memory_pool/files/file_tier.hpp"
 #include "runtime/core/error.hpp"
 #include "tests/memory_pool/log_fixture.hpp"
 

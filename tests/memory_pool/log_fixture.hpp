@@ -8,8 +8,8 @@
 
 #include <unistd.h>
 
-#include "memory_pool/internal/checksum.hpp"
-#include "memory_pool/internal/record_log.hpp"
+#include "memory_pool/files/record_log.hpp"
+#include "memory_pool/format/checksum.hpp"
 #include "tests/memory_pool/payload.hpp"
 #include "tests/support/catch.hpp"
 

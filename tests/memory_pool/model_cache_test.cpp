@@ -1,8 +1,8 @@
 // Models in the pool: read once, one copy, evicted as wholes.
 #include "memory_pool/model_cache.hpp"
 
-#include "memory_pool/internal/model_directory.hpp"
-#include "memory_pool/internal/pool_core.hpp"
+#include "memory_pool/owner/model_directory.hpp"
+#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/error.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 

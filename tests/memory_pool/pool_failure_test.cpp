@@ -2,8 +2,8 @@
 #include <chrono>
 #include <thread>
 
-#include "memory_pool/internal/pool_core.hpp"
 #include "memory_pool/ring.hpp"
+#include "memory_pool/transport/pool_core.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
 using namespace supernode;

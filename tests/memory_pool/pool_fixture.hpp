@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 #include "memory_pool/client.hpp"
-#include "memory_pool/internal/pool_core.hpp"
-#include "runtime/core/deadline.hpp"
-#include "runtime/core/mpi_call.hpp"
+#include "memory_pool/transport/pool_core.hpp"
+#include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
 #include "tests/memory_pool/payload.hpp"
 #include "tests/support/mpi_fixture.hpp"
 

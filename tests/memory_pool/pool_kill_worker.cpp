@@ -9,10 +9,10 @@
 #include <unistd.h>
 
 #include "memory_pool/client.hpp"
-#include "runtime/core/agreement.hpp"
 #include "runtime/core/error.hpp"
-#include "runtime/core/mpi_call.hpp"
-#include "runtime/core/session.hpp"
+#include "runtime/core/mpi/agreement.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/mpi/session.hpp"
 #include "tests/memory_pool/payload.hpp"
 
 using namespace supernode;

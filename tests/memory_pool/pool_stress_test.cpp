@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <map>
 
-#include "memory_pool/internal/pool_core.hpp"
+#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/clock.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 

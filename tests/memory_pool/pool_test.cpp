@@ -1,8 +1,8 @@
 // Owners and clients over MPI, through both transports.
 #include <map>
 
-#include "memory_pool/internal/pool_core.hpp"
 #include "memory_pool/ring.hpp"
+#include "memory_pool/transport/pool_core.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
 using namespace supernode;

@@ -4,7 +4,7 @@
 
 #include <sys/resource.h>
 
-#include "memory_pool/internal/pool_core.hpp"
+#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/error.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 

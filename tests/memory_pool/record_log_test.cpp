@@ -8,8 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "memory_pool/internal/checksum.hpp"
-#include "memory_pool/internal/file_tier.hpp"
+#include "memory_pool/files/file_tier.hpp"
+#include "memory_pool/format/checksum.hpp"
 #include "runtime/core/error.hpp"
 #include "tests/memory_pool/log_fixture.hpp"
 #include "tests/memory_pool/random_log_work.hpp"

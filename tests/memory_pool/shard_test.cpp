@@ -1,5 +1,5 @@
 // What an owner does with requests, without messages: a window in plain memory, a client played by the test.
-#include "memory_pool/internal/shard.hpp"
+#include "memory_pool/owner/shard.hpp"
 
 #include <algorithm>
 

@@ -2,11 +2,11 @@
 #include <filesystem>
 #include <random>
 
+#include "moe/checkpoint/safetensors.hpp"
 #include "moe/model_path.hpp"
-#include "moe/safetensors.hpp"
 #include "moe/sampler.hpp"
 #include "moe/speculative.hpp"
-#include "moe/tokenizer.hpp"
+#include "moe/text/tokenizer.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/core/json.hpp"
 #include "tests/support/catch.hpp"

@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 #include "moe/checkpoint.hpp"
+#include "moe/checkpoint/safetensors.hpp"
 #include "moe/model_path.hpp"
-#include "moe/safetensors.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/json.hpp"
 #include "tests/support/catch.hpp"

@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 #include "moe/checkpoint.hpp"
+#include "moe/checkpoint/safetensors.hpp"
 #include "moe/model_config.hpp"
-#include "moe/safetensors.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"

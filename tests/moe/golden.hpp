@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "moe/safetensors.hpp"
+#include "moe/checkpoint/safetensors.hpp"
 #include "tests/support/catch.hpp"
 
 namespace supernode::test {

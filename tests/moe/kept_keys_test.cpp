@@ -1,5 +1,5 @@
 // Keys and values that decode keeps: against plain loops, and what a query's bits depend on.
-#include "moe/internal/kept_keys.hpp"
+#include "moe/products/kept_keys.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -2,10 +2,10 @@
 #include <filesystem>
 
 #include "collectives/algorithms.hpp"
+#include "moe/checkpoint/safetensors.hpp"
 #include "moe/model_path.hpp"
-#include "moe/safetensors.hpp"
 #include "moe/sampler.hpp"
-#include "moe/tokenizer.hpp"
+#include "moe/text/tokenizer.hpp"
 #include "moe/transformer.hpp"
 #include "runtime/core/error.hpp"
 #include "tests/moe/forced.hpp"

@@ -10,15 +10,15 @@
 #include <random>
 #include <set>
 
-#include "moe/gate.hpp"
-#include "moe/internal/gemm.hpp"
-#include "moe/internal/kernels.hpp"
-#include "moe/internal/latent_products.hpp"
-#include "moe/internal/step_plan.hpp"
 #include "moe/kv_cache.hpp"
-#include "moe/rope.hpp"
+#include "moe/model/gate.hpp"
+#include "moe/model/rope.hpp"
+#include "moe/model/step_plan.hpp"
+#include "moe/products/gemm.hpp"
+#include "moe/products/kernels.hpp"
+#include "moe/products/latent_products.hpp"
 #include "moe/sampler.hpp"
-#include "moe/tokenizer.hpp"
+#include "moe/text/tokenizer.hpp"
 #include "tests/support/catch.hpp"
 
 namespace supernode::moe {

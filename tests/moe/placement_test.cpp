@@ -1,5 +1,5 @@
 // Placement against the published example, a brute-force evaluation, recorded loads, and a table of bad input.
-#include "moe/placement.hpp"
+#include "moe/placement/placement.hpp"
 
 #include <algorithm>
 #include <numeric>
@@ -7,8 +7,8 @@
 
 #include <fmt/format.h>
 
-#include "moe/placement_file.hpp"
-#include "moe/placement_moves.hpp"
+#include "moe/placement/placement_file.hpp"
+#include "moe/placement/placement_moves.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/core/json.hpp"

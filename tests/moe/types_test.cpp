@@ -8,11 +8,11 @@
 
 #include "collectives/algorithms.hpp"
 #include "moe/checkpoint.hpp"
+#include "moe/checkpoint/safetensors.hpp"
 #include "moe/hdf5_import.hpp"
 #include "moe/model_path.hpp"
-#include "moe/safetensors.hpp"
-#include "moe/smoothing.hpp"
-#include "moe/tokenizer.hpp"
+#include "moe/products/smoothing.hpp"
+#include "moe/text/tokenizer.hpp"
 #include "tests/moe/forced.hpp"
 #include "tests/support/shared_folder.hpp"
 

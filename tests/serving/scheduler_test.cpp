@@ -1,5 +1,5 @@
 // The policy against a make-believe fleet with its own clock: no MPI, no waiting.
-#include "runtime/serving/scheduler.hpp"
+#include "runtime/serving/coordinator/scheduler.hpp"
 
 #include <algorithm>
 #include <map>
@@ -7,7 +7,7 @@
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/random.hpp"
-#include "runtime/serving/metrics.hpp"
+#include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/roles.hpp"
 #include "tests/support/catch.hpp"
 

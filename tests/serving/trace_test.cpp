@@ -1,4 +1,4 @@
-#include "runtime/serving/trace.hpp"
+#include "runtime/serving/load/trace.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
-#include "runtime/serving/workload.hpp"
+#include "runtime/serving/load/workload.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;

@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <optional>
 
-#include "runtime/core/deadline.hpp"
-#include "runtime/core/mpi_call.hpp"
+#include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
 #include "tests/support/verdict.hpp"
 
 namespace supernode::test {

@@ -5,7 +5,7 @@
 // another; when one is missing for SUPERNODE_TEST_PEER_TIMEOUT seconds (default 60), the run is aborted with the test's
 // name.
 
-#include "runtime/core/communicator.hpp"
+#include "runtime/core/mpi/communicator.hpp"
 #include "tests/support/catch.hpp"
 
 namespace supernode::test {

@@ -5,7 +5,7 @@
 
 #include <catch2/catch.hpp>
 
-#include "runtime/core/session.hpp"
+#include "runtime/core/mpi/session.hpp"
 #include "tests/support/mpi_fixture.hpp"
 #include "tests/support/verdict.hpp"
 

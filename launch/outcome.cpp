@@ -1,0 +1,96 @@
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+
+#include <fmt/format.h>
+
+#include "launch/command.hpp"
+#include "runtime/core/error.hpp"
+#include "runtime/core/mpi/agreement.hpp"
+#include "runtime/core/mpi/provenance.hpp"
+
+namespace supernode::launch {
+
+void describe(OptionTable& table, RunOptions& options) {
+  table.add("run", "config", options.config, "configuration file (INI)");
+  table.add("run", "format", options.format, "form of the result on stdout").choices({"text", "json"});
+  table.add("run", "output", options.output, "also write results, raw samples and provenance to this new HDF5 file");
+  table.add("run", "log_level", options.log_level, "least level of log lines on stderr")
+      .choices({"debug", "info", "warning", "error", "off"});
+  table.add("run", "deadline", options.deadline, "longest wait for a peer, s").range(0.1, 1e6);
+  table.add("run", "bind", options.bind, "bind ranks to cores where the launcher has not").choices({"auto", "none"});
+}
+
+namespace {
+
+std::string schema_of(std::string_view command) {
+  std::string name(command);
+  for (char& c : name)
+    if (c == ' ') c = '.';
+  return "supernode." + name + "/1";
+}
+
+/// Numbers and booleans as such, anything else as text.
+Json typed(const std::string& value) {
+  const Json parsed = Json::parse(value, nullptr, false);
+  return parsed.is_number() || parsed.is_boolean() ? parsed : Json(value);
+}
+
+void write_output(const Context& context, const Json& document, const std::vector<Samples>& samples) {
+  ResultFile file(context.run.output);
+  for (const Samples& set : samples) file.dataset(set.path, set.values, set.shape);
+  file.attribute("/", "schema", document["schema"].get<std::string>());
+  file.attribute("/", "document", document.dump());
+  file.attribute("/", "provenance", document["env"].dump());
+  file.attribute("/", "configuration", context.options->as_ini());
+  file.close();
+}
+
+}  // namespace
+
+void flush_stdout() {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout))
+    throw EnvironmentError(fmt::format("cannot write to stdout: {}", std::strerror(errno)));
+}
+
+void report(const Context& context, std::string_view command, const Json& results, const std::string& text,
+            const std::vector<Samples>& samples) {
+  const bool wants_document = context.run.format == "json" || !context.run.output.empty();
+  Json env;
+  if (wants_document)
+    env = context.world ? run_provenance(*context.world, context.host, context.command_line) : build_provenance();
+  const auto finish = [&] {
+    Json document;
+    if (wants_document) {
+      document["schema"] = schema_of(command);
+      document["version"] = version();
+      document["args"] = Json::object();
+      for (const Option* option : context.options->own_options())
+        document["args"][option->key()] = typed(option->value());
+      document["env"] = env;
+      document["results"] = results;
+    }
+    // When one of stdout and the file fails, the other still gets what was measured.
+    std::exception_ptr unprinted;
+    try {
+      if (context.run.format == "json") {
+        std::puts(document.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+      } else {
+        std::fputs(text.c_str(), stdout);
+      }
+      flush_stdout();
+    } catch (const EnvironmentError&) {
+      unprinted = std::current_exception();
+    }
+    if (!context.run.output.empty()) write_output(context, document, samples);
+    if (unprinted) std::rethrow_exception(unprinted);
+  };
+  if (context.world) {
+    on_root(*context.world, finish);
+  } else {
+    finish();
+  }
+}
+
+}  // namespace supernode::launch

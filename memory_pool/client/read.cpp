@@ -1,0 +1,259 @@
+#include "memory_pool/client/read.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "memory_pool/client/reader.hpp"
+#include "runtime/core/mpi/deadline.hpp"
+
+namespace supernode::pool::internal {
+namespace {
+
+constexpr std::size_t most_slots = 256;                // items in flight together: 256 KiB of buckets
+constexpr std::uint64_t most_in_flight = 64ull << 20;  // bytes of payload in MPI's hands, through buffers of ours
+
+bool not_in_dram(MissReason reason) {
+  return reason == MissReason::never_stored || reason == MissReason::evicted || reason == MissReason::other_namespace;
+}
+
+}  // namespace
+
+Read::Read(Reader& reader, std::vector<GetItem> items, bool payload)
+    : reader_(reader),
+      core_(reader.core()),
+      items_(std::move(items)),
+      payload_(payload),
+      results_(items_.size()),
+      has_ended_(items_.size()),
+      todo_(items_.size()) {
+  std::iota(todo_.begin(), todo_.end(), 0);
+  // In shared memory a transfer ends where it begins: one slot takes all items in turn, and its bucket stays in cache.
+  const std::size_t slots = std::min(core_.segment.shared() ? 1 : most_slots, items_.size());
+  slots_.reserve(slots);
+  for (std::size_t i = 0; i < slots; ++i) slots_.emplace_back(core_.segment);
+  reader_.enter(*this);
+}
+
+Read::~Read() {
+  reader_.leave(*this);
+  for (const Question& question : questions_) core_.forget(question.id);
+}
+
+std::optional<Found> Read::found(std::size_t i) const {
+  if (!has_ended_[i]) return std::nullopt;
+  return results_[i];
+}
+
+bool Read::advance(std::uint64_t budget) {
+  if (done()) return false;
+  bool moved = false;
+  copied_ = 0;
+  while (true) {
+    bool idle = true;
+    for (Slot& slot : slots_) {
+      while (copied_ < budget && step(slot)) moved = true;
+      idle &= slot.stage == Stage::idle;
+    }
+    if (!idle || next_ < todo_.size()) return moved;
+    // The round is over. What is not in DRAM may be in the files.
+    if (!questions_.empty()) {
+      if (!hear_files()) return moved;
+    } else if (!ask_files()) {
+      reader_.ended(*this);
+      return true;
+    }
+    moved = true;
+  }
+}
+
+void Read::finish() {
+  SpinWait spin;
+  while (!done())
+    if (!advance(std::numeric_limits<std::uint64_t>::max()) && !core_.progress()) spin.turn();
+}
+
+bool Read::step(Slot& slot) {
+  switch (slot.stage) {
+    case Stage::idle:
+      if (next_ == todo_.size()) return false;
+      slot.item = todo_[next_++];
+      slot.attempt = 0;
+      return start(slot);
+    case Stage::start:
+      return start(slot);
+    case Stage::bucket:
+      return slot.transfer.test() ? judge(slot) : expire(slot);
+    case Stage::ready:
+      return load(slot);
+    case Stage::data:
+      return slot.transfer.test() ? check(slot) : expire(slot);
+  }
+  return false;
+}
+
+bool Read::start(Slot& slot) {
+  const Key& key = items_[slot.item].key;
+  slot.owner = core_.ring.owner_of(key);
+  if (slot.owner < 0) {
+    end(slot, {MissReason::owner_down, 0, 0});
+    return true;
+  }
+  slot.place = bucket_of(key, core_.layout.buckets) * sizeof(Bucket);
+  slot.since = core_.watched();
+  slot.transfer.get(slot.owner, slot.place, std::as_writable_bytes(std::span(&slot.bucket, 1)));
+  slot.stage = Stage::bucket;
+  return true;
+}
+
+/// What the bucket says of the key.
+bool Read::judge(Slot& slot) {
+  const GetItem& item = items_[slot.item];
+  if (!core_.has_memory(slot.owner)) {
+    end(slot, {MissReason::owner_down, 0, 0});
+    return true;
+  }
+  const BucketFinding finding = find_in(slot.bucket, item.key, reader_.name_space());
+  Found found{finding.reason, finding.entry.length, finding.entry.version};
+  // Another owner stands in for the key's home: it is missing here because the home is gone.
+  if (found.reason == MissReason::never_stored && core_.ring.home_of(item.key) != slot.owner)
+    found.reason = MissReason::owner_down;
+  if (found.hit() && payload_) {
+    slot.entry = finding.entry;
+    slot.place += finding.place * sizeof(Entry);
+    slot.stage = Stage::ready;
+    if (slot.entry.length > item.destination.size()) end(slot, {MissReason::wrong_size, slot.entry.length, 0});
+    return true;
+  }
+  const bool torn = found.reason == MissReason::torn;
+  end(slot, found);
+  return !torn || slot.stage == Stage::idle;
+}
+
+bool Read::load(Slot& slot) {
+  const std::uint64_t length = slot.entry.length;
+  if (in_flight_ > 0 && in_flight_ + length > most_in_flight) return false;
+  slot.since = core_.watched();
+  slot.transfer.get(slot.owner, core_.layout.payload_offset + slot.entry.offset,
+                    items_[slot.item].destination.first(length));
+  if (core_.segment.shared())
+    copied_ += length;
+  else
+    in_flight_ += length;
+  slot.stage = Stage::data;
+  return true;
+}
+
+/// Whether what has come is the payload of its entry.
+bool Read::check(Slot& slot) {
+  const bool intact = is_intact(slot);
+  end(slot, intact ? Found{MissReason::none, slot.entry.length, slot.entry.version} : Found{MissReason::torn, 0, 0});
+  return slot.stage == Stage::idle;
+}
+
+bool Read::is_intact(const Slot& slot) const {
+  const std::span<const std::byte> payload = items_[slot.item].destination.first(slot.entry.length);
+  if (core_.segment.shared()) {
+    // The entry goes before its block is freed: if it is there still, no one has written the block meanwhile.
+    Entry now;
+    Transfers(core_.segment).get(slot.owner, slot.place, std::as_writable_bytes(std::span(&now, 1)));
+    if (std::memcmp(&now, &slot.entry, sizeof now) != 0) return false;
+    if (!reader_.wants_checksum(payload.size())) return true;
+  }
+  return checksum_of(payload) == slot.entry.checksum;
+}
+
+/// A transfer that has not ended: gives its owner up when that is silent for too long, or has left the view.
+bool Read::expire(Slot& slot) {
+  const bool gone = !core_.ring.is_live(slot.owner);
+  if (!gone && core_.watched() - slot.since < core_.config.deadline) return false;
+  if (!gone) core_.drop(slot.owner, "did not serve a read in time");
+  slot.transfer.abandon(slot.owner);
+  end(slot, {MissReason::owner_down, 0, 0});
+  return true;
+}
+
+/// The end of an attempt. A torn one is made again, at the next turn: whoever is writing may be this rank's own part.
+void Read::end(Slot& slot, const Found& found) {
+  if (slot.stage == Stage::data && !core_.segment.shared()) in_flight_ -= slot.entry.length;
+  if (found.reason == MissReason::torn && slot.attempt < core_.config.retries) {
+    ++slot.attempt;
+    reader_.count_retry();
+    slot.stage = Stage::start;
+    return;
+  }
+  slot.stage = Stage::idle;
+  results_[slot.item] = found;
+  if (not_in_dram(found.reason) && !core_.config.directory.empty() && rounds_ <= core_.config.retries)
+    missing_.push_back(slot.item);
+  else
+    settle(slot.item, found);
+}
+
+void Read::settle(std::size_t item, const Found& found) {
+  results_[item] = found;
+  has_ended_[item] = true;
+  ++ended_;
+}
+
+/// Asks the owners of all items that are not in DRAM to bring them back from their files. False when there are none.
+bool Read::ask_files() {
+  std::map<int, std::vector<std::size_t>> by_owner;
+  for (const std::size_t item : missing_) {
+    const int owner = core_.ring.owner_of(items_[item].key);
+    if (owner >= 0)
+      by_owner[owner].push_back(item);
+    else
+      settle(item, {MissReason::owner_down, 0, 0});
+  }
+  missing_.clear();
+  if (by_owner.empty()) return false;
+  for (const auto& [owner, all] : by_owner)
+    for (std::size_t start = 0; start < all.size(); start += max_touches) {
+      Question question{owner, 0, {}};
+      std::vector<Key> keys;
+      for (std::size_t i = start; i < std::min(start + max_touches, all.size()); ++i) {
+        question.items.push_back(all[i]);
+        keys.push_back(items_[all[i]].key);
+      }
+      Request request;
+      request.kind = RequestKind::promote;
+      request.name_space = reader_.name_space();
+      question.id = core_.ask(owner, request, keys);
+      questions_.push_back(std::move(question));
+    }
+  asked_at_ = core_.watched();
+  ++rounds_;
+  return true;
+}
+
+/// Takes in answers; what is back is read as any other item. It may have given way again before that, and is asked for
+/// once more then. False while answers are missing.
+bool Read::hear_files() {
+  if (next_ == todo_.size()) {
+    todo_.clear();
+    next_ = 0;
+  }
+  std::erase_if(questions_, [this](const Question& question) {
+    if (const std::optional<Reply> reply = core_.take(question.id)) {
+      for (std::size_t i = 0; i < question.items.size(); ++i) {
+        const std::size_t item = question.items[i];
+        if ((reply->found >> i) & 1)
+          todo_.push_back(item);
+        else
+          settle(item, results_[item]);
+      }
+      return true;
+    }
+    const bool gone = !core_.ring.is_live(question.owner);
+    if (!gone && core_.watched() - asked_at_ < core_.config.deadline) return false;
+    core_.forget(question.id);
+    core_.drop(question.owner, "did not look into its files in time");
+    for (const std::size_t item : question.items) settle(item, {MissReason::owner_down, 0, 0});
+    return true;
+  });
+  return questions_.empty();
+}
+
+}  // namespace supernode::pool::internal

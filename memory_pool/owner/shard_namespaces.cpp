@@ -1,0 +1,58 @@
+// What a shard does with namespaces: they come, are remembered in the file tier, and go with all their blocks.
+#include "memory_pool/owner/shard.hpp"
+#include "runtime/core/log.hpp"
+
+namespace supernode::pool::internal {
+
+Reply Shard::create_namespace(const Request& request, const std::string& name) {
+  const bool whole = request.mode != 0;
+  Reply reply;
+  reply.found = namespaces_.knows(request.name_space) ? 1 : 0;
+  reply.status = namespaces_.create(request.name_space, name, request.length, whole);
+  if (!tier_ || reply.status != Status::stored || reply.found != 0) return reply;
+  tier_->promise(request.name_space, namespaces_.limit(request.name_space));
+  if (whole) return reply;
+  tier_->keep_namespaces(++last_tag_, namespaces_.lasting());
+  return later(reply, request.id);
+}
+
+/// A namespace of an earlier run: what it has in the files stays its own, and promised.
+void Shard::restore_namespace(const NamespaceTerms& terms) {
+  const NamespaceId name_space = namespace_id(terms.name);
+  const Status status = namespaces_.restore(name_space, terms.name, terms.quota);
+  if (status == Status::stored)
+    tier_->promise(name_space, namespaces_.limit(name_space));
+  else
+    log(LogLevel::warning, "pool.directory: namespace '{}' has no promise of {} bytes any more: {}", terms.name,
+        terms.quota, to_string(status));
+}
+
+Reply Shard::delete_namespace(const Request& request) {
+  const NamespaceId name_space = request.name_space;
+  Reply reply;
+  reply.status = namespaces_.erase(name_space) ? Status::removed : Status::not_there;
+  std::vector<std::uint64_t> unfinished;
+  for (const auto& [number, ticket] : tickets_)
+    if (ticket.name.name_space == name_space) unfinished.push_back(number);
+  for (const std::uint64_t ticket : unfinished) abandon(ticket);
+  for (Slot slot = 0; slot < index_.slots(); ++slot) {
+    const Entry& entry = index_.at(slot);
+    if (entry.name_space != name_space || entry.state == EntryState::empty) continue;
+    reply.status = Status::removed;
+    if (entry.state == EntryState::live) {
+      release(slot);
+      ++counters_.removed;
+    } else {
+      index_.clear(slot);
+    }
+  }
+  if (!tier_) return reply;
+  for (auto& [tag, waiting] : waiting_)
+    for (std::size_t i = 0; i < waiting.names.size(); ++i)
+      if (waiting.names[i].name_space == name_space) waiting.places[i] = spoiled;
+  tier_->keep_namespaces(0, namespaces_.lasting());
+  tier_->remove_namespace(++last_tag_, name_space);
+  return later(reply, request.id);
+}
+
+}  // namespace supernode::pool::internal

@@ -1,0 +1,106 @@
+#pragma once
+// What a rank's pool and its clients share: window, messages, view, and the shard of an owner.
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "memory_pool/config.hpp"
+#include "memory_pool/format/layout.hpp"
+#include "memory_pool/format/protocol.hpp"
+#include "memory_pool/owner/shard.hpp"
+#include "memory_pool/ring.hpp"
+#include "memory_pool/transport/messenger.hpp"
+#include "memory_pool/transport/segment.hpp"
+#include "runtime/core/mpi/communicator.hpp"
+
+namespace supernode::pool::internal {
+
+struct PoolCore {
+  PoolCore(const Communicator& world, std::vector<int> owner_ranks, const PoolConfig& settings);
+
+  /// Serves what has arrived and takes in replies; never waits.
+  bool progress();
+
+  /// Sends a request and expects a reply, which take() will find. A request of a rank to itself is served at once.
+  std::uint64_t ask(int owner, Request request, std::span<const Key> keys = {});
+  /// The reply to `id`, once.
+  std::optional<Reply> take(std::uint64_t id);
+  /// No reply to `id` is wanted any more.
+  void forget(std::uint64_t id) { awaited_.erase(id); }
+  /// Sends a request that has no reply.
+  void tell(int owner, Request request, std::span<const Key> keys = {});
+  /// Tells an owner that a block it has handed out will not be published.
+  void abandon(int owner, std::uint64_t ticket);
+  /// ask() and wait. Empty when the owner did not answer in time; it has been dropped then.
+  std::optional<Reply> call(int owner, const Request& request, std::span<const Key> keys = {});
+
+  /// Takes a silent owner out of the view of this rank, and asks it from time to time whether it is back.
+  void drop(int owner, const char* why);
+  /// Whether the memory of `owner` can still be read, as far as the transport tells; drops the owner if not.
+  bool has_memory(int owner);
+  /// Asks all live owners to create a namespace; one that comes back later is asked, too. stored, already_there, quota.
+  /// or name_clash. @throws UsageError for a name that is empty, too long, or ends in a zero.
+  Status create_namespace(const std::string& name, const std::map<int, std::uint64_t>& quota_by_owner, bool whole);
+  /// removed, or not_there when no owner knew it. An owner that has left is told before it is back in the view.
+  Status delete_namespace(const std::string& name);
+
+  /// Distinct for each call on any rank.
+  std::uint64_t unique_number() { return static_cast<std::uint64_t>(comm.rank() + 1) << 32 | ++last_unique_; }
+
+  /// This owner makes its shard anew, in memory that holds nothing; with a file tier it has the files' blocks.
+  void start_shard();
+
+  /// Seconds this rank has spent looking for messages: a pause between two looks counts 50 ms at most. Deadlines run on
+  /// it, so that a rank that computes for a minute does not take its own absence for the owner's silence.
+  double watched() const { return watched_; }
+
+  // In this order: what the first four refuse is refused on every rank, before any message.
+  PoolConfig config;
+  std::vector<int> owners;
+  Ring ring;
+  Layout layout;
+  Communicator comm;
+  Segment segment;
+  Messenger messenger;
+  std::optional<Shard> shard;  ///< of an owner
+  bool stopped = false;
+
+ private:
+  void handle(int source, Tag tag, std::span<const std::byte> bytes);
+  Reply serve(const Request& request, std::span<const Key> keys);
+  void answer(int rank, const Reply& reply);
+
+  std::unordered_map<std::uint64_t, std::optional<Reply>> awaited_;
+  struct Asker {
+    int rank;
+    std::uint64_t id;
+  };
+  std::unordered_map<std::uint64_t, Asker> deferred_;  ///< who waits for the reply of that number
+  /// Owners that have left the view.
+  struct Silent {
+    std::uint64_t ping = 0;  ///< the question that is under way; 0: none
+    double ask_at = 0;       ///< watched()
+    bool answered = false;
+    std::vector<NamespaceId> deleted;                   ///< since it left
+    std::vector<std::pair<int, std::uint64_t>> chores;  ///< owner and question: once all are answered, it is back
+  };
+  std::map<int, Silent> silent_;
+  void look_for_returned();
+  void prepare_return(int owner, Silent& silent);
+  /// A namespace that this rank has created.
+  struct Created {
+    std::map<int, std::uint64_t> quota_by_owner;
+    bool whole;
+  };
+  std::map<std::string, Created> created_;
+  Request creation(const std::string& name, const Created& terms, int owner) const;
+  std::uint64_t last_id_ = 0;
+  std::uint64_t last_unique_ = 0;
+  double watched_ = 0, last_look_ = 0;
+};
+
+}  // namespace supernode::pool::internal

@@ -1,0 +1,101 @@
+#pragma once
+// Multi-head latent attention of one layer.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "moe/attention_path.hpp"
+#include "moe/buffer.hpp"
+#include "moe/checkpoint.hpp"
+#include "moe/kv_cache.hpp"
+#include "moe/model/rope.hpp"
+#include "moe/products/gemm.hpp"
+#include "moe/products/kept_keys.hpp"
+
+namespace supernode::moe {
+
+/// New tokens of one sequence in this step. Their places in the cache exist already (KvCache::extend).
+struct AttentionSpan {
+  KvCache* cache = nullptr;
+  int start = 0;      ///< position of the first new token
+  int count = 0;      ///< new tokens
+  int first_row = 0;  ///< of the step's rows
+};
+
+/// Buffers that the layers of a model share. Those that depend on the context grow when a longer one comes, by half or
+/// more at a time.
+struct AttentionScratch {
+  /// @param max_rows rows of a step
+  AttentionScratch(const ModelConfig& config, int max_rows);
+  /// Moves what remember() has left for rows [from, from + count) to rows [to, to + count), to <= from.
+  void move_rows(int from, int to, int count);
+
+  int down_width, half_rope;
+  Buffer<float> down;                  ///< [rows, down_width = q_lora + kv_width]: the joint projection of the input
+  Buffer<float> q_latent;              ///< [rows, q_lora]
+  Buffer<float> q;                     ///< [rows, heads * qk_dim]
+  Buffer<float> cosines, sines;        ///< [rows, half_rope = rope_dim / 2] of the step's positions
+  Buffer<float> heads_out;             ///< [rows, heads * v_dim]
+  Buffer<float> absorbed;              ///< [rows, heads, kv_width]: queries in the latent space
+  Buffer<float> context;               ///< [rows, heads, kv_lora]: attended latents
+  Buffer<float> head_in, head_out;     ///< [rows, widest] dense operands of one head
+  Buffer<float> latents, keys_values;  ///< [tokens, kv_lora], [tokens, nope + v] of one head, or of all heads
+  Buffer<float> scores;                ///< [queries, tokens], [tokens, lanes] absorbed; attend_kept()'s scratch
+  Buffer<float> columns;               ///< [kv_width + 1, lanes]: queries as columns, and the sums of their weights
+};
+
+/// The weights and the arithmetic. Three ways to the same result, see README.md: *plain* expands keys and values from
+/// the latents (cheaper for many queries), *absorbed* moves the queries into the latent space (cheaper for few), *kept*
+/// has each token's keys and values since they were needed first (decode, if they are small).
+class Attention {
+ public:
+  /// Reads `prefix`.{q_a_proj, ...}. @throws UsageError as Checkpoint::read.
+  Attention(Checkpoint& checkpoint, const std::string& prefix, ComputeType type, Gemm& gemm);
+
+  /// Makes what products of up to `rows` rows need.
+  void prepare(int rows, Gemm& gemm) const;
+
+  /// From now on a token attends to the latest `tokens` only, and to those before them back to the begin of a block of
+  /// 64; the rows of a span to what the first of them does. 0: to all.
+  void look_back(int tokens) { window_ = tokens; }
+
+  /// Puts the rows into the caches, which comes before attend(). scratch.cosines and .sines hold the rows' angles.
+  /// @param x [rows, hidden] normalised input; @param layer of the caches that this layer's values go to
+  void remember(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
+                AttentionScratch& scratch) const;
+
+  /// Attends with rows that remember() has seen, all of them or those that AttentionScratch::move_rows() has moved
+  /// together. @param x as there; @param out [rows, hidden]
+  void attend(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
+              AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const;
+
+ private:
+  /// Queries of rows that remember() has seen, into scratch.q.
+  void make_queries(std::span<const AttentionSpan> spans, const float* x, int rows, Gemm& gemm,
+                    AttentionScratch& scratch) const;
+  /// Position of the first token that the span's rows attend to, the begin of a block of queries and of a kept unit.
+  int first_key(const AttentionSpan& span) const;
+  enum class Way { plain, absorbed, kept };
+  Way way_of(const AttentionSpan& span, AttentionPath path) const;
+  void plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const;
+  void absorbed(std::span<const AttentionSpan> spans, int layer, float scale, Gemm& gemm,
+                AttentionScratch& scratch) const;
+  void attend_latents(const AttentionSpan& span, int layer, float scale, int row, Gemm& gemm,
+                      AttentionScratch& scratch) const;
+  void kept(std::span<const AttentionSpan> spans, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const;
+  /// Expands what the spans' caches have not kept yet.
+  void keep_missing(std::span<const AttentionSpan> spans, int layer, Gemm& gemm, AttentionScratch& scratch) const;
+
+  ModelConfig config_;
+  PackedMatrix down_, q_up_, output_;
+  std::vector<float> q_norm_, kv_norm_;
+  std::vector<PackedMatrix> kv_up_;     ///< per head [nope + v, kv_lora]
+  std::vector<PackedMatrix> key_up_t_;  ///< per head [kv_lora, nope]
+  std::vector<PackedMatrix> value_up_;  ///< per head [v, kv_lora]
+  PackedMatrix all_up_;                 ///< [heads * (nope + v), kv_lora]; empty where nothing is kept
+  KeptLayout kept_layout_;
+  int window_ = 0;  ///< 0: a token attends to all before it
+};
+
+}  // namespace supernode::moe

@@ -1,0 +1,30 @@
+#include "moe/model/token_embedding.hpp"
+
+#include <cstddef>
+#include <cstring>
+
+#include "collectives/quantise.hpp"
+#include "moe/products/bf16.hpp"
+
+namespace supernode::moe {
+
+TokenEmbedding::TokenEmbedding(Checkpoint& checkpoint, const std::string& name, ComputeType type)
+    : width_(static_cast<std::size_t>(checkpoint.config().hidden_size)),
+      values_(checkpoint.read(name, {checkpoint.config().vocab_size, checkpoint.config().hidden_size})) {
+  if (type == ComputeType::f32 && !is_bf16(values_)) return;
+  halves_.resize(values_.size());
+  to_bf16(values_, halves_.data());
+  values_ = {};
+}
+
+void TokenEmbedding::copy_row(std::int32_t token, float* out) const {
+  const std::size_t first = static_cast<std::size_t>(token) * width_;
+  if (halves_.empty()) {
+    std::memcpy(out, values_.data() + first, width_ * sizeof(float));
+  } else {
+    collectives::read_row(collectives::Payload::bf16, reinterpret_cast<const std::byte*>(halves_.data() + first), 1,
+                          {out, width_});
+  }
+}
+
+}  // namespace supernode::moe

@@ -1,0 +1,68 @@
+#include "runtime/core/mpi/session.hpp"
+
+#include <cstdlib>
+#include <filesystem>
+#include <initializer_list>
+#include <string_view>
+#include <thread>
+
+#include <mpi.h>
+#include <unistd.h>
+
+#include "runtime/core/error.hpp"
+
+namespace supernode {
+namespace {
+
+int number_from_environment(std::initializer_list<const char*> names, int otherwise) {
+  for (const char* name : names)
+    if (const char* text = std::getenv(name)) return std::atoi(text);
+  return otherwise;
+}
+
+bool has_rdma_device() {
+  std::error_code ignored;
+  const std::filesystem::path devices = "/sys/class/infiniband";
+  return std::filesystem::is_directory(devices, ignored) && !std::filesystem::is_empty(devices, ignored);
+}
+
+}  // namespace
+
+void platform_defaults() {
+  char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  MPI_Get_library_version(version, &length);
+  if (!std::string_view(version).starts_with("Open MPI v4.")) return;
+  constexpr int keep_users_choice = 0;
+  if (!has_rdma_device()) ::setenv("OMPI_MCA_osc", "sm,pt2pt", keep_users_choice);
+  if (launch_identity().local_size > static_cast<int>(std::thread::hardware_concurrency()))
+    ::setenv("OMPI_MCA_mpi_yield_when_idle", "1", keep_users_choice);
+}
+
+LaunchIdentity launch_identity() {
+  LaunchIdentity id;
+  id.rank = number_from_environment({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}, 0);
+  id.size = number_from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}, 1);
+  id.local_rank = number_from_environment({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}, 0);
+  id.local_size = number_from_environment({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}, 1);
+  return id;
+}
+
+std::string host_name() {
+  char name[256] = "";
+  ::gethostname(name, sizeof name - 1);
+  return name;
+}
+
+Session::Session(int& argc, char**& argv) {
+  platform_defaults();
+  int provided = MPI_THREAD_SINGLE;
+  if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+    throw EnvironmentError("MPI_Init_thread failed");
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  if (provided < MPI_THREAD_FUNNELED) throw EnvironmentError("this MPI library gives no MPI_THREAD_FUNNELED");
+}
+
+Session::~Session() { MPI_Finalize(); }
+
+}  // namespace supernode

@@ -1,0 +1,57 @@
+#include "runtime/serving/fleet/mailbox.hpp"
+
+#include <exception>
+
+#include <fmt/format.h>
+
+#include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
+
+namespace supernode::serving {
+
+Mailbox::~Mailbox() {
+  // While an error unwinds, requests are not waited for (handle.hpp), so MPI still reads these bytes: they must stay.
+  if (std::uncaught_exceptions() > 0) new std::list<Outgoing>(std::move(outgoing_));
+}
+
+void Mailbox::send(int to, int tag, std::vector<std::byte> bytes) {
+  collect_sent();
+  Outgoing& message = outgoing_.emplace_back();
+  message.to = to;
+  message.bytes = std::move(bytes);
+  SUPERNODE_MPI(MPI_Isend(message.bytes.data(), count_cast(message.bytes.size(), "message bytes"), MPI_BYTE, to, tag,
+                          comm_->get(), message.request.out()));
+}
+
+std::optional<Message> Mailbox::poll() {
+  collect_sent();
+  int found = 0;
+  MPI_Message handle = MPI_MESSAGE_NULL;
+  MPI_Status status;
+  SUPERNODE_MPI(MPI_Improbe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_->get(), &found, &handle, &status));
+  if (!found) return std::nullopt;
+  int count = 0;
+  SUPERNODE_MPI(MPI_Get_count(&status, MPI_BYTE, &count));
+  Message message{status.MPI_SOURCE, status.MPI_TAG, std::vector<std::byte>(static_cast<std::size_t>(count))};
+  SUPERNODE_MPI(MPI_Mrecv(message.bytes.data(), count, MPI_BYTE, &handle, MPI_STATUS_IGNORE));
+  return message;
+}
+
+void Mailbox::flush(double deadline_s) {
+  wait_until(
+      [&] {
+        collect_sent();
+        return outgoing_.empty();
+      },
+      deadline_s,
+      [&] { return fmt::format("rank {}: rank {} did not take a message", comm_->rank(), outgoing_.front().to); },
+      true);
+}
+
+void Mailbox::collect_sent() {
+  for (auto message = outgoing_.begin(); message != outgoing_.end();) {
+    message = completed(*message->request.out()) ? outgoing_.erase(message) : std::next(message);
+  }
+}
+
+}  // namespace supernode::serving

@@ -1,0 +1,89 @@
+#include "runtime/serving/load/workload.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+
+#include <fmt/format.h>
+
+#include "runtime/core/error.hpp"
+#include "runtime/core/random.hpp"
+
+namespace supernode::serving {
+namespace {
+
+constexpr std::string_view words[] = {"the",    "and",    "of",   "my",    "lord",  "king",  "love",  "night",
+                                      "shall",  "thou",   "good", "sir",   "heart", "death", "sweet", "fair",
+                                      "speak",  "heaven", "hand", "eyes",  "come",  "go",    "he",    "she",
+                                      "is",     "with",   "not",  "a",     "to",    "in",    "crown", "blood",
+                                      "friend", "noble",  "day",  "world", "sword", "mine",  "grace", "queen"};
+
+/// `count` tokens of the stream (seed, stream). A byte vocabulary gets words and line breaks, which is what a text
+/// model expects; any other gets uniform ids.
+void append_tokens(std::vector<std::int32_t>& tokens, std::size_t count, std::uint64_t seed, std::uint64_t stream,
+                   int vocabulary) {
+  Random random(seed, stream);
+  const std::size_t end = tokens.size() + count;
+  if (vocabulary != 256) {
+    while (tokens.size() < end)
+      tokens.push_back(static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(vocabulary))));
+    return;
+  }
+  while (tokens.size() < end) {
+    for (const char c : words[random.below(std::size(words))])
+      if (tokens.size() < end) tokens.push_back(static_cast<unsigned char>(c));
+    if (tokens.size() < end) tokens.push_back(random.below(8) == 0 ? '\n' : ' ');
+  }
+}
+
+int scaled_length(std::int64_t tokens, double scale) {
+  return static_cast<int>(std::clamp(std::llround(static_cast<double>(tokens) * scale), 1ll, 1ll << 30));
+}
+
+}  // namespace
+
+std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& options, int vocabulary, int max_length) {
+  // Streams of hash ids and of whole requests must not meet.
+  constexpr std::uint64_t request_streams = std::uint64_t{1} << 63;
+  const double block = trace.block_tokens * options.length_scale;
+  std::vector<Request> requests;
+  Random arrivals(options.seed, request_streams - 1);
+  double poisson_s = 0;
+  for (std::size_t i = 0; i < trace.requests.size(); ++i) {
+    const TraceRequest& source = trace.requests[i];
+    Request request;
+    request.id = static_cast<std::int64_t>(i);
+    request.arrival_s = source.arrival_s * options.time_scale;
+    if (options.request_rate > 0) {
+      request.arrival_s = poisson_s;
+      poisson_s += -std::log1p(-arrivals.uniform()) / options.request_rate;
+    }
+    request.output_tokens = scaled_length(source.output_tokens, options.length_scale);
+    const int length = scaled_length(source.input_tokens, options.length_scale);
+    if (length + request.output_tokens > max_length)
+      throw UsageError(fmt::format(
+          "request {}: {} prompt + {} output tokens exceed the limit of {} (model, serving.max_model_len or "
+          "serving.decode_kv_tokens; --length-scale shortens)",
+          i, length, request.output_tokens, max_length));
+    request.prompt.reserve(static_cast<std::size_t>(length));
+    if (source.hash_ids.empty()) {
+      append_tokens(request.prompt, static_cast<std::size_t>(length), options.seed, request_streams + i, vocabulary);
+    } else {
+      for (std::size_t b = 0; b < source.hash_ids.size() && request.prompt.size() < static_cast<std::size_t>(length);
+           ++b) {
+        const auto end = static_cast<std::size_t>(std::llround(block * static_cast<double>(b + 1)));
+        // Rounding may leave the last block a token short of the rounded prompt; it then reaches to the prompt's end.
+        const bool last = b + 1 == source.hash_ids.size();
+        const std::size_t stop =
+            last ? static_cast<std::size_t>(length) : std::min(end, static_cast<std::size_t>(length));
+        if (stop > request.prompt.size())
+          append_tokens(request.prompt, stop - request.prompt.size(), options.seed,
+                        static_cast<std::uint64_t>(source.hash_ids[b]) & (request_streams - 1), vocabulary);
+      }
+    }
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+}  // namespace supernode::serving
