@@ -8,25 +8,35 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LES
   # GCC 12 warns falsely about every `"text" + std::string` (GCC bug 105329).
   target_compile_options(supernode_build_flags INTERFACE -Wno-restrict)
 endif()
+
+# Every target of ours links this, so that all code of one program is instrumented alike.
+add_library(supernode_sanitizers INTERFACE)
+target_link_libraries(supernode_build_flags INTERFACE supernode_sanitizers)
 if(SUPERNODE_SANITIZE)
-  # GCC's uninitialised-use analysis does not see through the sanitizers' instrumentation, even in its own <regex>.
-  target_compile_options(supernode_build_flags INTERFACE -Wno-maybe-uninitialized)
-  add_compile_options(-fsanitize=${SUPERNODE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
-  add_link_options(-fsanitize=${SUPERNODE_SANITIZE})
+  target_compile_options(supernode_sanitizers INTERFACE
+    -fsanitize=${SUPERNODE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all
+    # GCC's uninitialised-use analysis does not see through the sanitizers' instrumentation, even in its own <regex>.
+    -Wno-maybe-uninitialized)
+  target_link_options(supernode_sanitizers INTERFACE -fsanitize=${SUPERNODE_SANITIZE})
 endif()
 
-# supernode_module(<name> SOURCES ... [HEADERS ...] [PUBLIC ...] [PRIVATE ...])
-# One static library a module, `supernode_<name>` with the alias `supernode::<name>`. HEADERS is the module's face: what
-# other modules may include; each is compiled alone by the target `all_verify_interface_header_sets`.
+# supernode_module(<name> [FACE] SOURCES ... [PUBLIC ...] [PRIVATE ...])
+# One static library, `supernode_<name>` with the alias `supernode::<name>`. With FACE the headers in this folder are
+# the module's face: what other modules may include; the target `all_verify_interface_header_sets` compiles each alone.
 function(supernode_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;HEADERS;PUBLIC;PRIVATE")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "FACE" "" "SOURCES;PUBLIC;PRIVATE")
   if(arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "supernode_module(${name}): unknown arguments ${arg_UNPARSED_ARGUMENTS}")
   endif()
   set(target supernode_${name})
   add_library(${target} STATIC ${arg_SOURCES})
   add_library(supernode::${name} ALIAS ${target})
-  target_sources(${target} PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}" FILES ${arg_HEADERS})
-  set_target_properties(${target} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON EXPORT_NAME ${name})
+  target_include_directories(${target} PUBLIC "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>")
+  if(arg_FACE)
+    file(GLOB face CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.hpp")
+    target_sources(${target} PUBLIC FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}" FILES ${face})
+    set_target_properties(${target} PROPERTIES VERIFY_INTERFACE_HEADER_SETS ON)
+  endif()
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
   target_link_libraries(${target} PUBLIC ${arg_PUBLIC} PRIVATE ${arg_PRIVATE} $<BUILD_INTERFACE:supernode_build_flags>)
 endfunction()

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "collectives/algorithms/algorithm.hpp"
-#include "collectives/selection/rule_file.hpp"
+#include "collectives/rule_file.hpp"
 #include "runtime/core/error.hpp"
 
 namespace supernode::collectives {

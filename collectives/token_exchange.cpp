@@ -7,9 +7,9 @@
 
 #include "collectives/algorithms/algorithm.hpp"
 #include "collectives/algorithms/roll_call.hpp"
-#include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/stopwatch.hpp"
 
 namespace supernode::collectives {
 namespace {
@@ -46,17 +46,6 @@ HostMap find_hosts(const Communicator& comm, int parts) {
   }
   return HostMap(host_of);
 }
-
-/// Adds the wall time of its life to a total.
-class Stopwatch {
- public:
-  explicit Stopwatch(double& total) : total_(total) {}
-  ~Stopwatch() { total_ += (wall_now() - start_).value; }
-
- private:
-  double& total_;
-  WallTime start_ = wall_now();
-};
 
 }  // namespace
 

@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "collectives/selection/rule_file.hpp"
+#include "collectives/rule_file.hpp"
 #include "launch/commands.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/transformer.hpp"

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "collectives/benchmark/benchmark.hpp"
-#include "collectives/selection/rule_file.hpp"
+#include "collectives/rule_file.hpp"
 #include "launch/command.hpp"
 #include "runtime/emulation/machine/machine.hpp"
 

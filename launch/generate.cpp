@@ -251,7 +251,7 @@ class GenerateCommand : public Command {
       if (logits_out_.empty()) return;
       const moe::TensorToWrite tensor{
           "logits",
-          moe::ElementType::f32,
+          ElementType::f32,
           {static_cast<std::int64_t>(table.batch), static_cast<std::int64_t>(n), static_cast<std::int64_t>(vocab)},
           std::as_bytes(std::span(all))};
       moe::write_safetensors(logits_out_, {&tensor, 1});

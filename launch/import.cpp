@@ -3,7 +3,7 @@
 
 #include "launch/commands.hpp"
 #include "moe/hdf5_import.hpp"
-#include "moe/model_path.hpp"
+#include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
 
 namespace supernode::launch {
@@ -21,7 +21,7 @@ class ImportCommand : public Command {
     if (model_.empty()) throw UsageError("--model: a model folder is needed");
     const std::string& output = context.run.output;
     if (output.empty()) throw UsageError("--output: a new HDF5 file is needed");
-    moe::Checkpoint checkpoint(moe::find_model(model_));
+    moe::Checkpoint checkpoint(find_model(model_));
     const moe::ComputeType type = moe::parse_compute_type(dtype_);
     const moe::Smoothing smoothing =
         smooth_ && type == moe::ComputeType::int8 ? moe::Smoothing(checkpoint) : moe::Smoothing();

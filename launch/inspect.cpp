@@ -7,7 +7,7 @@
 #include "collectives/expert_partition.hpp"
 #include "launch/commands.hpp"
 #include "moe/checkpoint.hpp"
-#include "moe/model_path.hpp"
+#include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
 
 namespace supernode::launch {
@@ -51,7 +51,7 @@ class InspectCommand : public Command {
     if (model_.empty()) throw UsageError("--model: a model folder or file is needed");
     if (std::any_of(ranks_.begin(), ranks_.end(), [](int ranks) { return ranks < 1; }))
       throw UsageError("--ranks: a count below 1");
-    moe::Checkpoint checkpoint(moe::find_model(model_));
+    moe::Checkpoint checkpoint(find_model(model_));
     const moe::ModelConfig& config = checkpoint.config();
     std::map<std::string, Part> parts;
     std::map<std::string, std::uint64_t> types;

@@ -4,12 +4,11 @@
 #include "collectives/token_exchange.hpp"
 #include "launch/commands.hpp"
 #include "moe/checkpoint.hpp"
-#include "moe/model_path.hpp"
+#include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/sizes.hpp"
-#include "runtime/emulation/config_path.hpp"
 #include "runtime/serving/roles.hpp"
 #include "runtime/serving/server.hpp"
 
@@ -51,7 +50,7 @@ class ServeCommand : public Command {
 
   int run(const Context& context) override {
     const Communicator& world = *context.world;
-    options_.checkpoint = moe::find_model(model_);
+    options_.checkpoint = find_model(model_);
     options_.type = moe::parse_compute_type(dtype_);
     options_.sampler = sampler_;
     options_.sampler.seed = workload_.seed;
@@ -74,7 +73,7 @@ class ServeCommand : public Command {
       }
       serving::check_world_size(options_.serving, world.size());
       if (trace_.empty()) throw UsageError("--trace is missing: name a trace file");
-      const std::string path = emulation::config_path("traces", trace_, ".jsonl");
+      const std::string path = config_path("traces", trace_, ".jsonl");
       const serving::Trace trace = serving::parse_trace(read_file(path), path, max_requests_);
       requests = serving::make_workload(trace, workload_, model.vocab_size,
                                         serving::max_request_length(options_.serving, model));
@@ -144,7 +143,7 @@ class ServeCommand : public Command {
     return text;
   }
 
-  std::string model_ = moe::default_model;
+  std::string model_ = default_model;
   std::string trace_;
   std::uint64_t max_requests_ = 0;
   int max_concurrency_ = 0;

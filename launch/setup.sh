@@ -14,7 +14,7 @@ python3:python3
 openmpi-bin:mpirun
 libopenmpi-dev:mpi.h
 libhwloc-dev:hwloc.h
-libhdf5-openmpi-dev:hdf5.h
+libhdf5-dev:hdf5.h
 libboost-program-options-dev:boost/program_options.hpp
 catch2:catch2/catch.hpp
 libdnnl-dev:oneapi/dnnl/dnnl.hpp
@@ -35,7 +35,7 @@ is_here() {  # program or header
   case $1 in
     *.h|*.hpp)
       local folder
-      for folder in /usr/include /usr/local/include /usr/lib/*/openmpi/include /usr/include/hdf5/openmpi \
+      for folder in /usr/include /usr/local/include /usr/lib/*/openmpi/include /usr/include/hdf5/serial /usr/include/hdf5/openmpi \
           /usr/lib64/*/include /opt/*/include ${CPATH:+${CPATH//:/ }}; do
         [ -e "$folder/$1" ] && return 0
       done

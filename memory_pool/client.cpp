@@ -2,9 +2,9 @@
 
 #include "memory_pool/client/reader.hpp"
 #include "memory_pool/client/store_queue.hpp"
-#include "memory_pool/format/stopwatch.hpp"
 #include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/stopwatch.hpp"
 
 namespace supernode::pool {
 namespace {
@@ -30,7 +30,7 @@ Client::Client(Pool& pool, const std::string& name_space)
 Client::~Client() = default;
 
 std::vector<Found> Client::lookup(std::span<const Key> keys) {
-  const internal::Stopwatch watch(impl_->stats.lookup_seconds);
+  const Stopwatch watch(impl_->stats.lookup_seconds);
   std::vector<GetItem> items(keys.size());
   for (std::size_t i = 0; i < keys.size(); ++i) items[i].key = keys[i];
   return impl_->reader.read(std::move(items), false);
@@ -42,12 +42,12 @@ Found Client::get(const Key& key, std::span<std::byte> destination) {
 }
 
 std::vector<Found> Client::get_batch(std::span<const GetItem> items) {
-  const internal::Stopwatch watch(impl_->stats.get_seconds);
+  const Stopwatch watch(impl_->stats.get_seconds);
   return impl_->reader.read({items.begin(), items.end()}, true);
 }
 
 PendingGet Client::start_get(std::span<const GetItem> items) {
-  const internal::Stopwatch watch(impl_->stats.get_seconds);
+  const Stopwatch watch(impl_->stats.get_seconds);
   auto read = std::make_unique<internal::Read>(impl_->reader, std::vector(items.begin(), items.end()), true);
   // In shared memory to begin is to copy.
   if (!impl_->core.segment.shared()) read->advance(copy_budget);
@@ -63,7 +63,7 @@ std::size_t PendingGet::size() const { return read_->size(); }
 std::optional<Found> PendingGet::found(std::size_t i) const { return read_->found(i); }
 
 bool PendingGet::test() {
-  const internal::Stopwatch watch(read_->reader().stats().get_seconds);
+  const Stopwatch watch(read_->reader().stats().get_seconds);
   read_->reader().core().progress();
   read_->advance(copy_budget);
   return read_->done();
@@ -72,14 +72,14 @@ bool PendingGet::test() {
 bool PendingGet::wait(double seconds) {
   const Deadline deadline(seconds);
   SpinWait spin;
-  const internal::Stopwatch watch(read_->reader().stats().get_seconds);
+  const Stopwatch watch(read_->reader().stats().get_seconds);
   while (!read_->done() && !deadline.expired())
     if (!read_->advance(copy_budget) && !read_->reader().core().progress()) spin.turn();
   return read_->done();
 }
 
 void PendingGet::wait() {
-  const internal::Stopwatch watch(read_->reader().stats().get_seconds);
+  const Stopwatch watch(read_->reader().stats().get_seconds);
   read_->finish();
 }
 
@@ -89,17 +89,17 @@ Status Client::put(const Key& key, std::span<const std::byte> data, PutMode mode
 }
 
 std::vector<Status> Client::put_batch(std::span<const PutItem> items, PutMode mode) {
-  const internal::Stopwatch watch(impl_->stats.put_seconds);
+  const Stopwatch watch(impl_->stats.put_seconds);
   return impl_->stores.store(items, mode);
 }
 
 bool Client::store_async(const Key& key, std::vector<std::byte> data, PutMode mode) {
-  const internal::Stopwatch watch(impl_->stats.put_seconds);
+  const Stopwatch watch(impl_->stats.put_seconds);
   return impl_->stores.enqueue(key, std::move(data), mode);
 }
 
 bool Client::progress() {
-  const internal::Stopwatch watch(impl_->stats.put_seconds);
+  const Stopwatch watch(impl_->stats.put_seconds);
   const bool heard = impl_->core.progress();
   const bool moved = impl_->stores.advance();
   const bool read = impl_->reader.advance(copy_budget);

@@ -2,7 +2,7 @@
 
 #include <bit>
 
-#include "memory_pool/format/layout.hpp"
+#include "memory_pool/owner/layout.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/sizes.hpp"
 

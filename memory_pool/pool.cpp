@@ -4,7 +4,7 @@
 #include <exception>
 #include <thread>
 
-#include "memory_pool/transport/huge_pages.hpp"
+#include "memory_pool/format/huge_pages.hpp"
 #include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/mpi/deadline.hpp"

@@ -1,20 +1,21 @@
 #pragma once
 // The type in which the model's matrices are held and multiplied.
 
-#include <string>
+#include <string_view>
+
+#include "runtime/core/element_type.hpp"
 
 namespace supernode::moe {
 
-/// f32 is the reference; norms, gate and head never go below bf16.
-enum class ComputeType { f32, bf16, int8 };
-
-/// "f32", "bf16", "int8"
-std::string name_of(ComputeType type);
+/// f32, bf16 or int8. f32 is the reference; norms, gate and head never go below bf16.
+using ComputeType = ElementType;
 
 /// The type of what never goes below bf16 in a model of `type`.
 constexpr ComputeType at_least_bf16(ComputeType type) { return type == ComputeType::int8 ? ComputeType::bf16 : type; }
 
 /// "f32", "bf16", "int8". @throws UsageError listing them.
-ComputeType parse_compute_type(const std::string& name);
+inline ComputeType parse_compute_type(std::string_view name) {
+  return parse_element_type(name, {ComputeType::f32, ComputeType::bf16, ComputeType::int8}, "type");
+}
 
 }  // namespace supernode::moe

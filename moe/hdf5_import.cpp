@@ -12,12 +12,12 @@
 namespace supernode::moe {
 namespace {
 
-ArrayType stored_as(const TensorInfo& tensor, ComputeType type) {
+ElementType stored_as(const TensorInfo& tensor, ComputeType type) {
   const auto& name = tensor.name;
-  if (tensor.shape.size() != 2 || name.ends_with(".gate.weight") || type == ComputeType::f32) return ArrayType::f32;
+  if (tensor.shape.size() != 2 || name.ends_with(".gate.weight") || type == ComputeType::f32) return ElementType::f32;
   const bool wide = name.ends_with("embed_tokens.weight") || name.ends_with("head.weight") ||
                     name.ends_with("eh_proj.weight") || name.ends_with("kv_b_proj.weight");
-  return type == ComputeType::bf16 || wide ? ArrayType::bf16 : ArrayType::int8;
+  return type == ComputeType::bf16 || wide ? ElementType::bf16 : ElementType::int8;
 }
 
 float round_to_int8(float value) { return std::clamp(std::nearbyint(value), -127.0f, 127.0f); }
@@ -110,21 +110,21 @@ ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, Com
     const bool stacked = array.find('*') != std::string::npos;
     ArrayInfo info{stored_as(*members[0], type), members[0]->shape};
     if (info.shape.empty()) info.shape = {1};
-    ArrayInfo scales{ArrayType::f32, {info.shape[0]}};
+    ArrayInfo scales{ElementType::f32, {info.shape[0]}};
     if (stacked) {
       info.shape.insert(info.shape.begin(), static_cast<std::int64_t>(members.size()));
       scales.shape.insert(scales.shape.begin(), info.shape[0]);
     }
     file.create(array, info, stacked);
-    if (info.type == ArrayType::int8) file.create(array + ".scale", scales, false);
+    if (info.type == ElementType::int8) file.create(array + ".scale", scales, false);
     for (std::size_t i = 0; i < members.size(); ++i) {
       std::vector<float> values = from.read(members[i]->name, std::span(members[i]->shape));
       smoothing.apply(members[i]->name, members[i]->shape, values);
       summary.bytes_read += members[i]->bytes;
       summary.bytes_written += values.size() * element_bytes(info.type);
-      if (info.type == ArrayType::f32) {
+      if (info.type == ElementType::f32) {
         file.write_rows(array, i, std::as_bytes(std::span(values)));
-      } else if (info.type == ArrayType::bf16) {
+      } else if (info.type == ElementType::bf16) {
         std::vector<std::uint16_t> halves(values.size());
         to_bf16(values, halves.data());
         file.write_rows(array, i, std::as_bytes(std::span(halves)));
@@ -145,7 +145,7 @@ ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, Com
     summary.int8_error_unsearched = std::sqrt(error_unsearched / squares);
   }
   file.attribute("config", from.config_text());
-  file.attribute("dtype", name_of(type));
+  file.attribute("dtype", std::string(name_of(type)));
   file.attribute("version", Hdf5Checkpoint::version);
   file.attribute("format", Hdf5Checkpoint::format_name);  // last: a file without it is not complete
   file.close();

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "moe/buffer.hpp"
+#include "runtime/core/buffer.hpp"
 
 namespace supernode::moe {
 
@@ -66,9 +66,9 @@ class KvCache {
   void forget_kept(int tokens);
 
   int n_layers_ = 0, width_ = 0, length_ = 0;
-  Buffer<float> values_;
+  HugePageBuffer<float> values_;
   std::size_t kept_unit_floats_ = 0;
-  Buffer<float> kept_values_;
+  HugePageBuffer<float> kept_values_;
   std::vector<int> kept_;  ///< by layer
 };
 

@@ -1,6 +1,6 @@
 #include "moe/model_options.hpp"
 
-#include "collectives/selection/rule_file.hpp"
+#include "collectives/rule_file.hpp"
 
 namespace supernode::moe {
 

@@ -4,8 +4,8 @@
 #include <string>
 
 #include "collectives/selection/selection_options.hpp"
-#include "moe/model_path.hpp"
 #include "moe/transformer.hpp"
+#include "runtime/core/config_path.hpp"
 #include "runtime/core/options.hpp"
 
 namespace supernode::moe {

@@ -18,12 +18,11 @@ def main(root, clang_format):
     for source in sources:
         if source.suffix != ".cpp":
             continue
-        folder = source.parent
-        while not (folder / "CMakeLists.txt").exists():
-            folder = folder.parent
-        name = re.escape(source.relative_to(folder).as_posix())
-        if not re.search(rf"(?<![\w/]){name}(?![\w/])", (folder / "CMakeLists.txt").read_text()):
-            findings.append(f"{source.relative_to(root)}: not in {folder.relative_to(root)}/CMakeLists.txt")
+        # A source belongs to a target of its own folder or of one around it.
+        lists = [folder / "CMakeLists.txt" for folder in source.parents if folder != root and root in folder.parents]
+        names = {path: re.escape(source.relative_to(path.parent).as_posix()) for path in lists if path.exists()}
+        if not any(re.search(rf"(?<![\w/.]){name}(?![\w/])", path.read_text()) for path, name in names.items()):
+            findings.append(f"{source.relative_to(root)}: in no CMakeLists.txt")
     formatted = "format not checked (no clang-format 14)"
     if clang_format:
         run = subprocess.run([clang_format, "--dry-run", "-Werror", *map(str, sources)], capture_output=True, text=True)

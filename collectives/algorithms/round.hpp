@@ -8,11 +8,11 @@
 #include <utility>
 #include <vector>
 
-#include "collectives/algorithms/buffer.hpp"
 #include "collectives/host_map.hpp"
 #include "collectives/layout.hpp"
-#include "collectives/quantise.hpp"
 #include "collectives/token_exchange.hpp"
+#include "runtime/core/buffer.hpp"
+#include "runtime/core/quantise.hpp"
 
 namespace supernode::collectives {
 

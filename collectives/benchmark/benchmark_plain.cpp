@@ -6,10 +6,10 @@
 #include <cstring>
 #include <thread>
 
-#include "collectives/algorithms/buffer.hpp"
 #include "collectives/benchmark/benchmark.hpp"
 #include "collectives/benchmark/finish.hpp"
 #include "collectives/benchmark/who_waits.hpp"
+#include "runtime/core/buffer.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/memory_use.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
@@ -128,7 +128,7 @@ class Plain {
   double deadline_s_;
   std::size_t bytes_;
   std::vector<int> counts_, displacements_;
-  Buffer<std::byte, page_bytes> out_, in_;
+  Buffer<std::byte, Pages::small, page_bytes> out_, in_;
   WhoWaits waits_;
   long long wrong_ = 0;
   std::atomic<Stage> stage_{Stage::barrier};

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "collectives/quantise.hpp"
+#include "runtime/core/quantise.hpp"
 #include "runtime/core/random.hpp"
 
 namespace supernode::collectives {

@@ -1,53 +1,38 @@
 #include "collectives/benchmark/injection.hpp"
 
-#include <charconv>
-#include <vector>
+#include <cmath>
 
 #include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
+#include "runtime/core/injection_text.hpp"
 
 namespace supernode::collectives {
+
 namespace {
 
-std::vector<std::string_view> split(std::string_view text) {
-  std::vector<std::string_view> parts;
-  for (;;) {
-    const std::size_t colon = text.find(':');
-    parts.push_back(text.substr(0, colon));
-    if (colon == std::string_view::npos) return parts;
-    text.remove_prefix(colon + 1);
-  }
-}
-
-template <class T>
-bool read(std::string_view text, T& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size() && value >= 0 && value < T(1e9);
-}
+constexpr std::string_view forms = "stall:RANK:MS[:ITERATION], stop:RANK[:ITERATION], corrupt:RANK[:ITERATION]";
 
 }  // namespace
 
 Injection parse_injection(std::string_view text, int ranks) {
   Injection injection;
   if (text.empty()) return injection;
-  const auto parts = split(text);
-  std::size_t next = 1;
-  const auto take = [&](auto& value) { return next < parts.size() && read(parts[next++], value); };
-  bool good = true;
-  if (parts[0] == "stall") {
-    injection.kind = Injection::Kind::stall;
-    good = take(injection.rank) && take(injection.ms);
-  } else {
-    injection.kind = parts[0] == "stop" ? Injection::Kind::stop : Injection::Kind::corrupt;
-    good = (parts[0] == "stop" || parts[0] == "corrupt") && take(injection.rank);
-  }
-  if (good && next < parts.size()) good = take(injection.iteration);
-  if (!good || next != parts.size())
-    throw UsageError(fmt::format(
-        "injection '{}' unknown; known: stall:RANK:MS[:ITERATION], stop:RANK[:ITERATION], corrupt:RANK[:ITERATION]",
-        text));
-  if (injection.rank >= ranks) throw UsageError(fmt::format("injection '{}': ranks are 0 to {}", text, ranks - 1));
+  const InjectionText parts = parse_injection_text(text, forms);
+  const bool is_stall = parts.kind == "stall", known = is_stall || parts.kind == "stop" || parts.kind == "corrupt";
+  const std::size_t least = is_stall ? 2 : 1, given = parts.numbers.size();  // the rank, and the milliseconds
+  const auto is_whole = [](double number) { return number == std::floor(number); };
+  const bool whole =
+      given >= least && is_whole(parts.numbers.front()) && is_whole(parts.numbers.back() * (given > least));
+  if (!known || !whole || given > least + 1 || parts.has_start || parts.has_span)
+    throw injection_error(text, "", forms);
+  injection.kind = is_stall               ? Injection::Kind::stall
+                   : parts.kind == "stop" ? Injection::Kind::stop
+                                          : Injection::Kind::corrupt;
+  injection.rank = static_cast<int>(parts.numbers[0]);
+  if (is_stall) injection.ms = parts.numbers[1];
+  if (given > least) injection.iteration = static_cast<int>(parts.numbers[least]);
+  if (injection.rank >= ranks) throw injection_error(text, fmt::format("ranks are 0 to {}", ranks - 1), forms);
   return injection;
 }
 

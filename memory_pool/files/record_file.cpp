@@ -9,12 +9,12 @@
 #include <unistd.h>
 
 #include "memory_pool/files/record.hpp"
-#include "memory_pool/transport/huge_pages.hpp"
+#include "memory_pool/format/huge_pages.hpp"
 
 namespace supernode::pool::internal {
 namespace {
 
-bool read_at(const Descriptor& file, std::uint64_t offset, std::span<std::byte> to) {
+bool read_at(const FileDescriptor& file, std::uint64_t offset, std::span<std::byte> to) {
   while (!to.empty()) {
     const ssize_t got = ::pread(file.get(), to.data(), to.size(), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
@@ -26,7 +26,7 @@ bool read_at(const Descriptor& file, std::uint64_t offset, std::span<std::byte> 
   return true;
 }
 
-bool write_at(const Descriptor& file, std::uint64_t offset, std::span<const std::byte> from) {
+bool write_at(const FileDescriptor& file, std::uint64_t offset, std::span<const std::byte> from) {
   while (!from.empty()) {
     const ssize_t put = ::pwrite(file.get(), from.data(), from.size(), static_cast<off_t>(offset));
     if (put < 0 && errno == EINTR) continue;
@@ -43,12 +43,8 @@ bool refused(int error) { return error == EINVAL || error == EOPNOTSUPP; }
 
 }  // namespace
 
-Descriptor::~Descriptor() {
-  if (number_ >= 0) ::close(number_);
-}
-
 void sync_folder(const std::string& folder) {
-  const Descriptor names(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const FileDescriptor names(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (names) ::fsync(names.get());
 }
 
@@ -62,22 +58,22 @@ std::span<std::byte> DirectBuffer::bytes() {
 }
 
 bool allows_direct(const std::string& path) {
-  return static_cast<bool>(Descriptor(::open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC)));
+  return static_cast<bool>(FileDescriptor(::open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC)));
 }
 
 RecordFile RecordFile::create(const std::string& path, bool direct) {
   RecordFile file;
-  file.file_ = Descriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  if (file.file_ && direct) file.direct_ = Descriptor(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
+  file.file_ = FileDescriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  if (file.file_ && direct) file.direct_ = FileDescriptor(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
   return file;
 }
 
 RecordFile RecordFile::open(const std::string& path, bool direct) {
   RecordFile file;
   int access = O_RDWR;
-  file.file_ = Descriptor(::open(path.c_str(), access | O_CLOEXEC));
-  if (!file.file_) file.file_ = Descriptor(::open(path.c_str(), (access = O_RDONLY) | O_CLOEXEC));
-  if (file.file_ && direct) file.direct_ = Descriptor(::open(path.c_str(), access | O_DIRECT | O_CLOEXEC));
+  file.file_ = FileDescriptor(::open(path.c_str(), access | O_CLOEXEC));
+  if (!file.file_) file.file_ = FileDescriptor(::open(path.c_str(), (access = O_RDONLY) | O_CLOEXEC));
+  if (file.file_ && direct) file.direct_ = FileDescriptor(::open(path.c_str(), access | O_DIRECT | O_CLOEXEC));
   return file;
 }
 

@@ -7,28 +7,10 @@
 #include <memory>
 #include <span>
 #include <string>
-#include <utility>
+
+#include "runtime/core/file_descriptor.hpp"
 
 namespace supernode::pool::internal {
-
-/// An open file, closed with its owner.
-class Descriptor {
- public:
-  Descriptor() = default;
-  explicit Descriptor(int number) : number_(number) {}
-  Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(number_, other.number_);
-    return *this;
-  }
-  ~Descriptor();
-
-  int get() const { return number_; }
-  explicit operator bool() const { return number_ >= 0; }
-
- private:
-  int number_ = -1;
-};
 
 /// The names of the files in `folder` outlive the machine's power after this.
 void sync_folder(const std::string& folder);
@@ -80,7 +62,7 @@ class RecordFile {
   bool sync();
 
  private:
-  Descriptor file_, direct_;
+  FileDescriptor file_, direct_;
 };
 
 }  // namespace supernode::pool::internal

@@ -136,7 +136,7 @@ class RecordLog {
   std::uint64_t limit_, segment_bytes_;
   std::uint64_t direct_bytes_;  ///< 0 also once the file system has refused
   DirectBuffer buffer_;
-  Descriptor lock_;
+  FileDescriptor lock_;
   std::map<std::uint64_t, Segment> segments_;  ///< by number; the last one is filled if `filling_`
   bool filling_ = false;
   bool sync_failed_ = false;            ///< of a segment that was filled since the last sync()

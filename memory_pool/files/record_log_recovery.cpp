@@ -49,7 +49,7 @@ RecordLog::RecordLog(const std::string& directory, std::uint64_t limit, std::uin
   std::filesystem::create_directories(directory_, error);
   if (error) throw EnvironmentError("pool.directory: " + directory_ + ": " + error.message());
   const std::string lock = directory_ + "/lock";
-  lock_ = Descriptor(::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  lock_ = FileDescriptor(::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
   if (!lock_) throw failure(lock);
   if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0)
     throw EnvironmentError("pool.directory: " + directory_ + ": another process uses it");

@@ -13,11 +13,11 @@
 
 #include "memory_pool/config.hpp"
 #include "memory_pool/files/file_tier.hpp"
-#include "memory_pool/format/layout.hpp"
 #include "memory_pool/format/protocol.hpp"
 #include "memory_pool/owner/allocator.hpp"
 #include "memory_pool/owner/bucket_table.hpp"
 #include "memory_pool/owner/eviction.hpp"
+#include "memory_pool/owner/layout.hpp"
 #include "memory_pool/owner/model_directory.hpp"
 #include "memory_pool/owner/namespaces.hpp"
 

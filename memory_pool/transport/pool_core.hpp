@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "memory_pool/config.hpp"
-#include "memory_pool/format/layout.hpp"
 #include "memory_pool/format/protocol.hpp"
+#include "memory_pool/owner/layout.hpp"
 #include "memory_pool/owner/shard.hpp"
 #include "memory_pool/ring.hpp"
 #include "memory_pool/transport/messenger.hpp"

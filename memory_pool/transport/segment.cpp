@@ -6,7 +6,7 @@
 
 #include "memory_pool/format/checksum.hpp"
 #include "memory_pool/format/copy.hpp"
-#include "memory_pool/transport/huge_pages.hpp"
+#include "memory_pool/format/huge_pages.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
 

@@ -82,7 +82,7 @@ std::vector<float> Hdf5Checkpoint::read(const std::string& tensor, std::span<con
     const std::size_t width = matrix->scales.empty() ? 1 : values.size() / matrix->scales.size();
     for (std::size_t i = 0; i < values.size(); ++i)
       values[i] = static_cast<float>(matrix->integers[i]) * matrix->scales[i / width];
-  } else if (info.type == ArrayType::f32) {
+  } else if (info.type == ElementType::f32) {
     file_.read_rows(place.array, row, std::as_writable_bytes(std::span(values)));
   } else {
     std::vector<std::uint16_t> halves(values.size());
@@ -99,7 +99,7 @@ std::optional<Int8Matrix> Hdf5Checkpoint::read_int8(const std::string& tensor,
                                                     std::span<const std::int64_t> shape) const {
   const ArrayPlace place = place_of_tensor(tensor);
   const ArrayInfo& info = info_of(tensor, place, shape);
-  if (info.type != ArrayType::int8) return std::nullopt;
+  if (info.type != ElementType::int8) return std::nullopt;
   Int8Matrix matrix;
   matrix.integers.resize(place.row < 0 ? info.bytes() : info.row_bytes());
   file_.read_rows(place.array, place.row < 0 ? 0 : static_cast<std::size_t>(place.row),
@@ -112,7 +112,7 @@ std::vector<float> Hdf5Checkpoint::read_scales(const std::string& tensor, const 
                                                std::int64_t channels) const {
   const std::string name = place.array + std::string(scale_suffix);
   const ArrayInfo* info = file_.find(name);
-  if (!info || info->type != ArrayType::f32 || (place.row >= 0 && place.row >= info->shape[0]) ||
+  if (!info || info->type != ElementType::f32 || (place.row >= 0 && place.row >= info->shape[0]) ||
       shape_of_tensor(*info, place) != std::vector<std::int64_t>{channels})
     throw UsageError(
         fmt::format("{}: tensor '{}' is int8, but '{}' is no f32 array with a scale for each of its {} channels",
@@ -134,12 +134,13 @@ std::vector<TensorInfo> Hdf5Checkpoint::tensors() const {
     const ArrayInfo* scale = file_.find(name + std::string(scale_suffix));
     const std::size_t star = name.find('*');
     if (star == std::string::npos) {
-      result.push_back({name, type_name(info.type), info.shape, info.bytes() + (scale ? scale->bytes() : 0)});
+      result.push_back(
+          {name, std::string(name_of(info.type)), info.shape, info.bytes() + (scale ? scale->bytes() : 0)});
       continue;
     }
     for (std::int64_t expert = 0; expert < info.shape[0]; ++expert)
       result.push_back({name.substr(0, star) + std::to_string(expert) + name.substr(star + 1),
-                        type_name(info.type),
+                        std::string(name_of(info.type)),
                         {info.shape.begin() + 1, info.shape.end()},
                         info.row_bytes() + (scale ? scale->row_bytes() : 0)});
   }

@@ -18,13 +18,11 @@ namespace {
 struct ElementRow {
   ElementType type;
   std::string_view name;
-  std::size_t bytes;
 };
-constexpr ElementRow element_rows[] = {{ElementType::f64, "F64", 8}, {ElementType::f32, "F32", 4},
-                                       {ElementType::f16, "F16", 2}, {ElementType::bf16, "BF16", 2},
-                                       {ElementType::i64, "I64", 8}, {ElementType::i32, "I32", 4},
-                                       {ElementType::i16, "I16", 2}, {ElementType::i8, "I8", 1},
-                                       {ElementType::u8, "U8", 1},   {ElementType::boolean, "BOOL", 1}};
+constexpr ElementRow element_rows[] = {
+    {ElementType::f64, "F64"}, {ElementType::f32, "F32"},     {ElementType::f16, "F16"}, {ElementType::bf16, "BF16"},
+    {ElementType::i64, "I64"}, {ElementType::i32, "I32"},     {ElementType::i16, "I16"}, {ElementType::int8, "I8"},
+    {ElementType::u8, "U8"},   {ElementType::boolean, "BOOL"}};
 
 /// The reference implementation's own limit.
 constexpr std::uint64_t max_header_bytes = 100'000'000;
@@ -54,7 +52,6 @@ float half_to_float(std::uint16_t half) {
 
 }  // namespace
 
-std::size_t element_bytes(ElementType type) { return row_of(type).bytes; }
 std::string_view element_name(ElementType type) { return row_of(type).name; }
 
 std::string shape_text(std::span<const std::int64_t> shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
@@ -124,7 +121,7 @@ void SafetensorsFile::parse_header(std::string_view header, std::span<const std:
     if (end > data.size())
       refuse(fmt::format("data_offsets [{}, {}] reach beyond the {} bytes of data: truncated file?", begin, end,
                          data.size()));
-    if (end - begin != elements * row->bytes)
+    if (end - begin != elements * element_bytes(row->type))
       refuse(fmt::format("{} bytes for {} of shape {}", end - begin, row->name, shape_text(view.shape)));
     view.bytes = data.subspan(begin, end - begin);
     if (begin != end) extents.push_back({begin, end, name});

@@ -10,13 +10,12 @@
 #include <vector>
 
 #include "moe/checkpoint/mapped_file.hpp"
+#include "runtime/core/element_type.hpp"
 
 namespace supernode::moe {
 
-enum class ElementType { f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean };
-
-std::size_t element_bytes(ElementType type);
-std::string_view element_name(ElementType type);  ///< as in the header: "F32", "BF16", ...
+/// As in the header: "F32", "BF16", ...
+std::string_view element_name(ElementType type);
 
 /// A tensor inside a mapped file; valid as long as the file object. `bytes` may be unaligned.
 struct TensorView {

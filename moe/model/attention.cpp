@@ -64,7 +64,7 @@ AttentionScratch::AttentionScratch(const ModelConfig& c, int max_rows)
 }
 
 void AttentionScratch::move_rows(int from, int to, int count) {
-  const auto move = [&](Buffer<float>& rows, int width) {
+  const auto move = [&](HugePageBuffer<float>& rows, int width) {
     std::memmove(rows.data() + product(to, width), rows.data() + product(from, width),
                  product(count, width) * sizeof(float));
   };

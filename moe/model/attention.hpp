@@ -6,12 +6,12 @@
 #include <vector>
 
 #include "moe/attention_path.hpp"
-#include "moe/buffer.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/kv_cache.hpp"
 #include "moe/model/rope.hpp"
 #include "moe/products/gemm.hpp"
 #include "moe/products/kept_keys.hpp"
+#include "runtime/core/buffer.hpp"
 
 namespace supernode::moe {
 
@@ -32,17 +32,17 @@ struct AttentionScratch {
   void move_rows(int from, int to, int count);
 
   int down_width, half_rope;
-  Buffer<float> down;                  ///< [rows, down_width = q_lora + kv_width]: the joint projection of the input
-  Buffer<float> q_latent;              ///< [rows, q_lora]
-  Buffer<float> q;                     ///< [rows, heads * qk_dim]
-  Buffer<float> cosines, sines;        ///< [rows, half_rope = rope_dim / 2] of the step's positions
-  Buffer<float> heads_out;             ///< [rows, heads * v_dim]
-  Buffer<float> absorbed;              ///< [rows, heads, kv_width]: queries in the latent space
-  Buffer<float> context;               ///< [rows, heads, kv_lora]: attended latents
-  Buffer<float> head_in, head_out;     ///< [rows, widest] dense operands of one head
-  Buffer<float> latents, keys_values;  ///< [tokens, kv_lora], [tokens, nope + v] of one head, or of all heads
-  Buffer<float> scores;                ///< [queries, tokens], [tokens, lanes] absorbed; attend_kept()'s scratch
-  Buffer<float> columns;               ///< [kv_width + 1, lanes]: queries as columns, and the sums of their weights
+  HugePageBuffer<float> down;            ///< [rows, down_width = q_lora + kv_width]: the joint projection of the input
+  HugePageBuffer<float> q_latent;        ///< [rows, q_lora]
+  HugePageBuffer<float> q;               ///< [rows, heads * qk_dim]
+  HugePageBuffer<float> cosines, sines;  ///< [rows, half_rope = rope_dim / 2] of the step's positions
+  HugePageBuffer<float> heads_out;       ///< [rows, heads * v_dim]
+  HugePageBuffer<float> absorbed;        ///< [rows, heads, kv_width]: queries in the latent space
+  HugePageBuffer<float> context;         ///< [rows, heads, kv_lora]: attended latents
+  HugePageBuffer<float> head_in, head_out;     ///< [rows, widest] dense operands of one head
+  HugePageBuffer<float> latents, keys_values;  ///< [tokens, kv_lora], [tokens, nope + v] of one head, or of all heads
+  HugePageBuffer<float> scores;                ///< [queries, tokens], [tokens, lanes] absorbed; attend_kept()'s scratch
+  HugePageBuffer<float> columns;  ///< [kv_width + 1, lanes]: queries as columns, and the sums of their weights
 };
 
 /// The weights and the arithmetic. Three ways to the same result, see README.md: *plain* expands keys and values from

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <string>
 
-#include "moe/buffer.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/products/gemm.hpp"
+#include "runtime/core/buffer.hpp"
 
 namespace supernode::moe {
 
@@ -17,8 +17,8 @@ struct FeedForwardScratch {
 
   /// Rows that a unit works on at a time: enough for full speed, few enough to stay in the cache.
   static constexpr int block_rows = 128;
-  Buffer<float> gate_up;  ///< [block_rows, 2 * intermediate]
-  Buffer<float> active;   ///< [block_rows, intermediate]
+  HugePageBuffer<float> gate_up;  ///< [block_rows, 2 * intermediate]
+  HugePageBuffer<float> active;   ///< [block_rows, intermediate]
 };
 
 class FeedForward {

@@ -38,7 +38,7 @@ Model::Model(Checkpoint& checkpoint, const TransformerOptions& o, const ExpertRa
     mtp = std::make_unique<MtpModule>(checkpoint, mine, o.type, gemm);
     if (mtp->layer.experts) mtp->layer.experts->use_best(o.draft_experts);
     mtp->layer.attention.look_back(o.draft_window);
-    joined = Buffer<float>(2 * hidden.size());
+    joined = HugePageBuffer<float>(2 * hidden.size());
   }
   prepare();
 }
@@ -138,7 +138,7 @@ int Model::drop_silent_rows(const StepPlan::Slice& slice, int rows) {
   for (std::size_t i = 0; i < spans.size(); ++i) {
     AttentionSpan& span = spans[i];
     const int count = slice.pieces[i].logit_count, dropped = span.count - count, from = span.first_row + dropped;
-    for (Buffer<float>* values : {&hidden, &normed})
+    for (HugePageBuffer<float>* values : {&hidden, &normed})
       std::memmove(values->data() + product(kept, config.hidden_size),
                    values->data() + product(from, config.hidden_size),
                    product(count, config.hidden_size) * sizeof(float));

@@ -62,10 +62,10 @@ struct Model {
   AttentionScratch attention_scratch;
   FeedForwardScratch feed_forward_scratch;
   std::unique_ptr<MoeScratch> moe_scratch;
-  Buffer<float> hidden, normed, update;  ///< [max_batch_tokens, hidden_size]
-  Buffer<float> logits;                  ///< grows with the rows asked for
-  Buffer<float> all_hidden;              ///< with an MTP module: [tokens of a step, hidden_size]
-  Buffer<float> joined;                  ///< with an MTP module: [max_batch_tokens, 2 hidden_size]
+  HugePageBuffer<float> hidden, normed, update;  ///< [max_batch_tokens, hidden_size]
+  HugePageBuffer<float> logits;                  ///< grows with the rows asked for
+  HugePageBuffer<float> all_hidden;              ///< with an MTP module: [tokens of a step, hidden_size]
+  HugePageBuffer<float> joined;                  ///< with an MTP module: [max_batch_tokens, 2 hidden_size]
   std::vector<SequenceChunk> draft_chunks;
   StepPlan plan;
   int agreed_slices = 0;        ///< of the last forward(); 0: no rank had tokens

@@ -7,11 +7,11 @@
 #include <vector>
 
 #include "collectives/token_exchange.hpp"
-#include "moe/buffer.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/model/feed_forward.hpp"
 #include "moe/model/gate.hpp"
 #include "moe/products/gemm.hpp"
+#include "runtime/core/buffer.hpp"
 
 namespace supernode::moe {
 
@@ -20,14 +20,14 @@ struct MoeScratch {
   MoeScratch(const ModelConfig& config, int max_tokens, int n_ranks);
 
   Gate gate;
-  Buffer<float> gate_logits;            ///< [max_tokens, experts]
-  Buffer<std::int32_t> expert_ids;      ///< [max_tokens, topk]
-  Buffer<float> expert_weights;         ///< [max_tokens, topk]
-  Buffer<float> sums;                   ///< [ranks * max_tokens, hidden]
-  Buffer<float> expert_in, expert_out;  ///< [block_rows, hidden]
-  Buffer<std::int8_t> quantised_in;     ///< [block_rows, hidden] rows as they came, with
-  Buffer<float> row_scales;             ///< [block_rows]
-  Buffer<float> shared_out;             ///< [max_tokens, hidden]
+  HugePageBuffer<float> gate_logits;            ///< [max_tokens, experts]
+  HugePageBuffer<std::int32_t> expert_ids;      ///< [max_tokens, topk]
+  HugePageBuffer<float> expert_weights;         ///< [max_tokens, topk]
+  HugePageBuffer<float> sums;                   ///< [ranks * max_tokens, hidden]
+  HugePageBuffer<float> expert_in, expert_out;  ///< [block_rows, hidden]
+  HugePageBuffer<std::int8_t> quantised_in;     ///< [block_rows, hidden] rows as they came, with
+  HugePageBuffer<float> row_scales;             ///< [block_rows]
+  HugePageBuffer<float> shared_out;             ///< [max_tokens, hidden]
 };
 
 class MoeBlock {

@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <cstring>
 
-#include "collectives/quantise.hpp"
 #include "moe/products/bf16.hpp"
+#include "runtime/core/quantise.hpp"
 
 namespace supernode::moe {
 
@@ -22,8 +22,7 @@ void TokenEmbedding::copy_row(std::int32_t token, float* out) const {
   if (halves_.empty()) {
     std::memcpy(out, values_.data() + first, width_ * sizeof(float));
   } else {
-    collectives::read_row(collectives::Payload::bf16, reinterpret_cast<const std::byte*>(halves_.data() + first), 1,
-                          {out, width_});
+    read_row(ElementType::bf16, reinterpret_cast<const std::byte*>(halves_.data() + first), 1, {out, width_});
   }
 }
 

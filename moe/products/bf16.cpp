@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstddef>
 
-#include "collectives/quantise.hpp"
+#include "runtime/core/quantise.hpp"
 
 namespace supernode::moe {
 
@@ -15,7 +15,7 @@ bool is_bf16(std::span<const float> values) {
 
 void to_bf16(std::span<const float> values, std::uint16_t* halves) {
   std::byte* const to = reinterpret_cast<std::byte*>(halves);
-  collectives::write_row(collectives::Payload::bf16, values, {}, {&to, 1});
+  write_row(ElementType::bf16, values, {}, {&to, 1});
 }
 
 }  // namespace supernode::moe

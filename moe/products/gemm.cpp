@@ -8,19 +8,18 @@
 
 #include <omp.h>
 
-#include "collectives/quantise.hpp"
-#include "moe/buffer.hpp"
 #include "moe/products/bf16.hpp"
 #include "moe/products/kernels.hpp"
 #include "moe/products/library_kernels.hpp"
 #include "moe/products/panel_product.hpp"
+#include "runtime/core/buffer.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/quantise.hpp"
 
 namespace supernode::moe {
 namespace {
 
-using collectives::Payload;
 constexpr int largest_rows = LibraryKernels::largest_rows;
 
 }  // namespace
@@ -58,14 +57,14 @@ struct Gemm::Impl {
   bool recording = false;
   std::vector<Call> calls;
 
-  Buffer<std::int8_t> bytes;  ///< quantised rows
-  Buffer<float> row_scales;
-  Buffer<std::uint16_t> halves;  ///< rows as bf16
+  HugePageBuffer<std::int8_t> bytes;  ///< quantised rows
+  HugePageBuffer<float> row_scales;
+  HugePageBuffer<std::uint16_t> halves;  ///< rows as bf16
 
   // Weights for oneDNN's products where the model's own are in a form that it does not take: only their time counts, so
   // values do not matter, but each matrix has its place, as far as there is room.
   static constexpr std::size_t stand_in_bytes = std::size_t{512} << 20;
-  Buffer<std::byte> stand_ins;
+  HugePageBuffer<std::byte> stand_ins;
   std::size_t stand_ins_used = 0;
   std::map<const void*, dnnl::memory> stand_in_of;
 
@@ -74,7 +73,7 @@ struct Gemm::Impl {
     const auto at = stand_in_of.find(matrix);
     if (at != stand_in_of.end()) return at->second;
     if (stand_ins.size() == 0) {
-      stand_ins = Buffer<std::byte>(stand_in_bytes);
+      stand_ins = HugePageBuffer<std::byte>(stand_in_bytes);
       std::fill_n(stand_ins.data(), stand_in_bytes, std::byte{0});
     }
     const std::size_t size = (kernels.layout(ComputeType::f32, n_out, n_in).description.get_size() + 63) / 64 * 64;
@@ -151,9 +150,9 @@ PackedMatrix Gemm::pack(std::span<const float> weights, int n_out, int n_in, Com
     std::vector<float> scales;
     for (std::size_t o = 0; o < static_cast<std::size_t>(n_out); ++o) {
       const auto row = weights.subspan(o * width, width);
-      const collectives::RowScale scale = collectives::row_scale(Payload::int8, row);
+      const RowScale scale = row_scale(ElementType::int8, row);
       std::byte* const to = reinterpret_cast<std::byte*>(integers.data()) + o * width;
-      collectives::write_row(Payload::int8, row, scale, {&to, 1});
+      write_row(ElementType::int8, row, scale, {&to, 1});
       scales.push_back(scale.scale);
     }
     return pack_int8(integers, scales, n_out, n_in);
@@ -215,9 +214,9 @@ void Gemm::multiply(const PackedMatrix& weights, const float* x, int rows, float
     LibraryKernels::by_pieces(rows, [&](int first, int piece) {
       for (int r = 0; r < piece; ++r) {
         const std::span row(x + product(first + r, n_in), width);
-        const collectives::RowScale scale = collectives::row_scale(Payload::int8, row);
+        const RowScale scale = row_scale(ElementType::int8, row);
         std::byte* const to = reinterpret_cast<std::byte*>(m.bytes.data()) + product(r, n_in);
-        collectives::write_row(Payload::int8, row, scale, {&to, 1});
+        write_row(ElementType::int8, row, scale, {&to, 1});
         m.row_scales[static_cast<std::size_t>(r)] = scale.scale;
       }
       multiply_quantised(weights, m.bytes.data(), m.row_scales.data(), piece, y + product(first, n_out));

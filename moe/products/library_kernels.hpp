@@ -7,8 +7,8 @@
 
 #include <oneapi/dnnl/dnnl.hpp>
 
-#include "moe/buffer.hpp"
 #include "moe/compute_type.hpp"
+#include "runtime/core/buffer.hpp"
 
 namespace supernode::moe {
 
@@ -79,7 +79,7 @@ class LibraryKernels {
   dnnl::stream stream_;
   std::map<std::tuple<ComputeType, int, int>, Layout> layouts_;         // n_out, n_in
   std::map<std::tuple<ComputeType, int, int, int>, Product> products_;  // n_out, n_in, rows
-  Buffer<std::byte> padded_x_, padded_y_;                               // of primitives for more rows than there are
+  HugePageBuffer<std::byte> padded_x_, padded_y_;                       // of primitives for more rows than there are
 };
 
 }  // namespace supernode::moe

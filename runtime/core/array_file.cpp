@@ -14,15 +14,15 @@ namespace {
 
 using Id = internal::Hdf5Id;
 
-constexpr ArrayType all_types[] = {ArrayType::f32, ArrayType::bf16, ArrayType::int8};
+constexpr ElementType all_types[] = {ElementType::f32, ElementType::bf16, ElementType::int8};
 
-Id stored_type(ArrayType type) {
+Id stored_type(ElementType type) {
   switch (type) {
-    case ArrayType::f32:
+    case ElementType::f32:
       return {H5Tcopy(H5T_IEEE_F32LE), H5Tclose};
-    case ArrayType::int8:
+    case ElementType::int8:
       return {H5Tcopy(H5T_STD_I8LE), H5Tclose};
-    case ArrayType::bf16: {
+    case ElementType::bf16: {
       Id id(H5Tcopy(H5T_IEEE_F32LE), H5Tclose);
       H5Tset_fields(id, 15, 7, 8, 0, 7);  // sign, exponent of 8 bits, mantissa of 7
       H5Tset_precision(id, 16);
@@ -30,8 +30,9 @@ Id stored_type(ArrayType type) {
       H5Tset_ebias(id, 127);
       return id;
     }
+    default:
+      panic(fmt::format("arrays of {} are not stored", name_of(type)));
   }
-  panic("no such array type");
 }
 
 Id text_type() {
@@ -58,12 +59,6 @@ std::size_t rows_in(const ArrayInfo& info, std::size_t bytes) {
 }
 
 }  // namespace
-
-std::size_t element_bytes(ArrayType type) { return type == ArrayType::f32 ? 4 : type == ArrayType::bf16 ? 2 : 1; }
-
-const char* type_name(ArrayType type) {
-  return type == ArrayType::f32 ? "f32" : type == ArrayType::bf16 ? "bf16" : "int8";
-}
 
 std::size_t ArrayInfo::row_bytes() const {
   std::size_t bytes = element_bytes(type);
@@ -167,13 +162,13 @@ void ArrayFile::read_directory() {
   H5G_info_t group{};
   if (H5Gget_info(impl_->file, &group) < 0) throw UsageError(fmt::format("{}: its directory is damaged", path));
   for (hsize_t i = 0; i < group.nlinks; ++i) {
-    const auto name_of = [&](char* to, std::size_t size) {
+    const auto read_name = [&](char* to, std::size_t size) {
       return H5Lget_name_by_idx(impl_->file, ".", H5_INDEX_NAME, H5_ITER_NATIVE, i, to, size, H5P_DEFAULT);
     };
-    const ssize_t length = name_of(nullptr, 0);
+    const ssize_t length = read_name(nullptr, 0);
     if (length < 0) throw UsageError(fmt::format("{}: its directory is damaged", path));
     std::string name(static_cast<std::size_t>(length), '\0');
-    name_of(name.data(), name.size() + 1);
+    read_name(name.data(), name.size() + 1);
     const auto refuse = [&](const char* why) { throw UsageError(fmt::format("{}: '{}' {}", path, name, why)); };
 
     const Id set(H5Dopen2(impl_->file, name.c_str(), H5P_DEFAULT), H5Dclose);
@@ -181,7 +176,7 @@ void ArrayFile::read_directory() {
     const Id type(H5Dget_type(set), H5Tclose), space(H5Dget_space(set), H5Sclose);
     ArrayInfo info;
     bool known = false;
-    for (const ArrayType candidate : all_types)
+    for (const ElementType candidate : all_types)
       if (H5Tequal(type, stored_type(candidate)) > 0) {
         info.type = candidate;
         known = true;

@@ -10,16 +10,13 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/element_type.hpp"
+
 namespace supernode {
 
-/// bf16 is stored as a 16-bit float type of its own, which HDF5's tools understand; other types as they are.
-enum class ArrayType { f32, bf16, int8 };
-
-std::size_t element_bytes(ArrayType type);
-const char* type_name(ArrayType type);  ///< "f32", "bf16", "int8"
-
 struct ArrayInfo {
-  ArrayType type{};
+  /// f32, int8 or bf16, which is stored as a 16-bit float type of its own that HDF5's tools understand.
+  ElementType type = ElementType::f32;
   std::vector<std::int64_t> shape;  ///< at least one dimension
 
   /// Bytes of the array, and of one index of its first dimension.

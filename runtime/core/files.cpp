@@ -3,7 +3,6 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <utility>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -11,27 +10,13 @@
 #include <unistd.h>
 
 #include "runtime/core/error.hpp"
+#include "runtime/core/file_descriptor.hpp"
 
 namespace supernode {
 namespace {
 
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int get() const { return fd_; }
-  int close() { return ::close(std::exchange(fd_, -1)); }
-
- private:
-  int fd_;
-};
-
 /// False, with errno, when not everything reached the disk.
-bool write_and_close(Descriptor& file, std::string_view text) {
+bool write_and_close(FileDescriptor& file, std::string_view text) {
   while (!text.empty()) {
     const ssize_t n = ::write(file.get(), text.data(), text.size());
     if (n < 0 && errno != EINTR) return false;
@@ -39,13 +24,13 @@ bool write_and_close(Descriptor& file, std::string_view text) {
   }
   // Not every file can be synchronised (a pipe, /dev/stdout); then there is nothing to lose either.
   if (::fsync(file.get()) != 0 && errno != EINVAL && errno != EROFS) return false;
-  return file.close() == 0;
+  return file.close();
 }
 
 }  // namespace
 
 std::string read_file(const std::string& path) {
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat info {};
   if (file.get() < 0 || ::fstat(file.get(), &info) != 0)
     throw UsageError(fmt::format("cannot read '{}': {}", path, std::strerror(errno)));
@@ -73,7 +58,7 @@ void check_new_file(const std::string& path) {
 }
 
 void write_new_file(const std::string& path, std::string_view text) {
-  Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   if (file.get() < 0) {
     const std::string why = fmt::format("cannot write '{}': {}", path, std::strerror(errno));
     if (errno == EEXIST) throw UsageError(why + " (results are never overwritten)");
@@ -88,7 +73,7 @@ void write_new_file(const std::string& path, std::string_view text) {
 
 void replace_file(const std::string& path, std::string_view text) {
   const std::string fresh = fmt::format("{}.{}.new", path, ::getpid());
-  Descriptor file(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  FileDescriptor file(::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
   const bool opened = file.get() >= 0;
   if (!opened || !write_and_close(file, text) || ::rename(fresh.c_str(), path.c_str()) != 0) {
     const int error = errno;

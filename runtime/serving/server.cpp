@@ -11,7 +11,7 @@
 
 #include <fmt/format.h>
 
-#include "collectives/selection/rule_file.hpp"
+#include "collectives/rule_file.hpp"
 #include "memory_pool/model_cache.hpp"
 #include "memory_pool/pool.hpp"
 #include "moe/checkpoint.hpp"
@@ -199,7 +199,7 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, const
     context.transfer = &transfer;
     context.model = model.get();
     context.pool = shared_pool.get();
-    context.model_name = fmt::format("{}/{}", identity, moe::name_of(options.type));
+    context.model_name = fmt::format("{}/{}", identity, name_of(options.type));
     context.sampler = options.sampler;
     context.part = part;
     context.deadline_s = options.deadline_s;

@@ -14,8 +14,8 @@
 
 #include <mpi.h>
 
-#include "collectives/algorithms/buffer.hpp"
 #include "collectives/benchmark/benchmark.hpp"
+#include "runtime/core/buffer.hpp"
 #include "runtime/core/mpi/session.hpp"
 #include "runtime/core/statistics.hpp"
 
@@ -33,7 +33,7 @@ struct Figures {
 Figures by_hand(const Communicator& comm, int bytes, int rounds) {
   const int ranks = comm.size();
   const std::size_t total = static_cast<std::size_t>(ranks) * static_cast<std::size_t>(bytes);
-  Buffer<char, 4096> out(total), in(total);
+  Buffer<char, Pages::small, 4096> out(total), in(total);
   std::fill_n(out.data(), total, 1);
   std::fill_n(in.data(), total, 0);
   std::vector<int> counts(static_cast<std::size_t>(ranks), bytes), displacements(counts.size());

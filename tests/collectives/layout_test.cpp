@@ -10,7 +10,7 @@
 #include "collectives/algorithms/bundle.hpp"
 #include "collectives/benchmark/routing.hpp"
 #include "collectives/host_map.hpp"
-#include "collectives/selection/rule_file.hpp"
+#include "collectives/rule_file.hpp"
 
 using namespace supernode::collectives;
 
@@ -147,7 +147,7 @@ TEST_CASE("bundles bring every row once to a host, and each member its own") {
         bundles.emplace_back(layout.most_bytes(config.max_tokens, map.n_members(host)) / sizeof(Send));
         begin_bundle(sender, plan, host, reinterpret_cast<std::byte*>(bundles[host].data()), streams[host], targets);
       }
-      write_rows(sender, plan, {rows, ids, weights}, targets, Stores::ordinary);
+      write_rows(sender, plan, {rows, ids, weights}, targets, supernode::Stores::ordinary);
       for (int host = 0; host < hosts; ++host) {
         std::set<int> wanted;
         for (int token = 0; token < n_tokens; ++token)

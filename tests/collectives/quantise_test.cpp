@@ -1,5 +1,5 @@
 // Vector code against scalar rounding, over lengths with and without full vectors.
-#include "collectives/quantise.hpp"
+#include "runtime/core/quantise.hpp"
 
 #include <limits>
 

@@ -94,5 +94,5 @@ TEST_CASE("injections are read and refused") {
   for (const char* bad :
        {"crash:1", "stall", "stall:0", "stall:0:x", "stall:-1:5", "stall:0:5:1:2", "stop:", "stop:0:1:2"})
     CHECK_THROWS_WITH(parse_injection(bad, 4), Catch::Contains(bad) && Catch::Contains("known: stall:RANK:MS"));
-  CHECK_THROWS_WITH(parse_injection("stop:4", 4), "injection 'stop:4': ranks are 0 to 3");
+  CHECK_THROWS_WITH(parse_injection("stop:4", 4), Catch::StartsWith("injection 'stop:4': ranks are 0 to 3; known: "));
 }

@@ -5,9 +5,9 @@
 
 #include <fmt/format.h>
 
+#include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
-#include "runtime/emulation/config_path.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;

@@ -3,10 +3,10 @@
 #include <random>
 
 #include "moe/checkpoint/safetensors.hpp"
-#include "moe/model_path.hpp"
 #include "moe/sampler.hpp"
 #include "moe/speculative.hpp"
 #include "moe/text/tokenizer.hpp"
+#include "runtime/core/config_path.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/core/json.hpp"
 #include "tests/support/catch.hpp"

@@ -11,7 +11,7 @@
 
 #include "moe/checkpoint.hpp"
 #include "moe/checkpoint/safetensors.hpp"
-#include "moe/model_path.hpp"
+#include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/json.hpp"
 #include "tests/support/catch.hpp"

@@ -3,10 +3,10 @@
 
 #include "collectives/algorithms.hpp"
 #include "moe/checkpoint/safetensors.hpp"
-#include "moe/model_path.hpp"
 #include "moe/sampler.hpp"
 #include "moe/text/tokenizer.hpp"
 #include "moe/transformer.hpp"
+#include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
 #include "tests/moe/forced.hpp"
 #include "tests/support/mpi_fixture.hpp"

@@ -10,9 +10,9 @@
 #include "moe/checkpoint.hpp"
 #include "moe/checkpoint/safetensors.hpp"
 #include "moe/hdf5_import.hpp"
-#include "moe/model_path.hpp"
 #include "moe/products/smoothing.hpp"
 #include "moe/text/tokenizer.hpp"
+#include "runtime/core/config_path.hpp"
 #include "tests/moe/forced.hpp"
 #include "tests/support/shared_folder.hpp"
 

@@ -1,7 +1,7 @@
 // A whole deployment in one job: what is served equals what the model says to the whole prompt at once.
 #include <fmt/format.h>
 
-#include "moe/model_path.hpp"
+#include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/serving/roles.hpp"
 #include "runtime/serving/server.hpp"
@@ -51,7 +51,7 @@ std::vector<Request> some_requests() {
 
 ServeOptions some_options() {
   ServeOptions options;
-  options.checkpoint = moe::find_model(moe::default_model);
+  options.checkpoint = find_model(default_model);
   options.serving.context_block_tokens = 16;
   options.serving.decode_kv_tokens = 4096;
   options.serving.max_batch_tokens = 64;

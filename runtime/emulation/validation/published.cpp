@@ -6,9 +6,9 @@
 
 #include <fmt/format.h>
 
+#include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
-#include "runtime/emulation/config_path.hpp"
 
 namespace supernode::emulation {
 

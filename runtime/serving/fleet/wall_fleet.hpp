@@ -4,8 +4,8 @@
 #include <map>
 #include <vector>
 
+#include "runtime/core/mpi/mailbox.hpp"
 #include "runtime/serving/coordinator/events.hpp"
-#include "runtime/serving/fleet/mailbox.hpp"
 #include "runtime/serving/load/workload.hpp"
 #include "runtime/serving/serving_config.hpp"
 #include "runtime/serving/wire/wire.hpp"

@@ -3,7 +3,7 @@
 
 #include <functional>
 
-#include "runtime/serving/fleet/mailbox.hpp"
+#include "runtime/core/mpi/mailbox.hpp"
 #include "runtime/serving/wire/wire.hpp"
 #include "runtime/serving/workers/worker.hpp"
 

@@ -1,11 +1,11 @@
-#include "collectives/selection/rule_file.hpp"
+#include "collectives/rule_file.hpp"
 
 #include <filesystem>
 
 #include "collectives/algorithms.hpp"
+#include "runtime/core/config_path.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/core/mpi/agreement.hpp"
-#include "runtime/emulation/config_path.hpp"
 
 namespace supernode::collectives {
 
@@ -30,7 +30,7 @@ std::shared_ptr<const SelectionRules> load_rules(const Communicator& comm, const
   on_root(comm, [&] {
     source = options.rules;
     if (source == "default") {
-      const auto shipped = std::filesystem::path(emulation::config_directory()) / "exchange-rules" / "default.rules";
+      const auto shipped = std::filesystem::path(config_directory()) / "exchange-rules" / "default.rules";
       std::error_code ignored;
       if (!std::filesystem::exists(shipped, ignored)) {
         source.clear();

@@ -1,4 +1,4 @@
-#include "memory_pool/format/layout.hpp"
+#include "memory_pool/owner/layout.hpp"
 
 #include <algorithm>
 #include <bit>

@@ -1,4 +1,4 @@
-#include "collectives/quantise.hpp"
+#include "runtime/core/quantise.hpp"
 
 #include <algorithm>
 #include <array>
@@ -10,13 +10,13 @@
 // Highway compiles the part between HWY_BEFORE_NAMESPACE and HWY_AFTER_NAMESPACE once for each instruction set, by
 // including this file again and again; HWY_DYNAMIC_DISPATCH picks one when the program runs.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "collectives/quantise.cpp"
+#define HWY_TARGET_INCLUDE "runtime/core/quantise.cpp"
 #include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>  // before highway.h
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
-namespace supernode::collectives::HWY_NAMESPACE {
+namespace supernode::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 using F32 = hn::ScalableTag<float>;
@@ -183,10 +183,11 @@ void CopyBytes(const std::byte* from, std::size_t n, std::byte* to) {
 /// next row, comes into the second-level cache, so that fetching it and storing this one take place together: for rows
 /// that come from memory this saves 10 to 15 % of the time.
 template <bool streaming>
-void WriteRow(Payload payload, const float* row, std::size_t n, float inverse, std::byte* const* to, std::size_t n_to) {
+void WriteRow(ElementType type, const float* row, std::size_t n, float inverse, std::byte* const* to,
+              std::size_t n_to) {
   constexpr std::size_t piece = 2048, line = 16;
   alignas(64) std::byte scratch[piece * sizeof(std::uint16_t)];
-  const std::size_t width = element_bytes(payload);
+  const std::size_t width = element_bytes(type);
   for (std::size_t begin = 0; begin < n; begin += piece) {
     const float* const from = row + begin;
     const std::size_t count = std::min(piece, n - begin);
@@ -194,26 +195,26 @@ void WriteRow(Payload payload, const float* row, std::size_t n, float inverse, s
     const bool in_place = n_to == 1 && !streaming;
     std::byte* const out = in_place ? to[0] + begin * width : scratch;
     const std::byte* done = out;
-    if (payload == Payload::int8) {
+    if (type == ElementType::int8) {
       ConvertInt8(from, count, inverse, out);
-    } else if (payload == Payload::bf16) {
+    } else if (type == ElementType::bf16) {
       ConvertBf16(from, count, out);
     } else {
       done = reinterpret_cast<const std::byte*>(from);
     }
-    if (in_place && payload != Payload::f32) continue;
+    if (in_place && type != ElementType::f32) continue;
     for (std::size_t k = 0; k < n_to; ++k) CopyBytes<streaming>(done, count * width, to[k] + begin * width);
   }
 }
 
-void WriteRowOrdinary(Payload payload, const float* row, std::size_t n, float inverse, std::byte* const* to,
+void WriteRowOrdinary(ElementType type, const float* row, std::size_t n, float inverse, std::byte* const* to,
                       std::size_t n_to) {
-  WriteRow<false>(payload, row, n, inverse, to, n_to);
+  WriteRow<false>(type, row, n, inverse, to, n_to);
 }
 
-void WriteRowStreaming(Payload payload, const float* row, std::size_t n, float inverse, std::byte* const* to,
+void WriteRowStreaming(ElementType type, const float* row, std::size_t n, float inverse, std::byte* const* to,
                        std::size_t n_to) {
-  WriteRow<true>(payload, row, n, inverse, to, n_to);
+  WriteRow<true>(type, row, n, inverse, to, n_to);
 }
 
 HWY_INLINE hn::Vec<F32> LoadBf16(const std::uint16_t* from) {
@@ -221,13 +222,13 @@ HWY_INLINE hn::Vec<F32> LoadBf16(const std::uint16_t* from) {
   return hn::BitCast(F32(), hn::ShiftLeft<16>(hn::PromoteTo(U32(), hn::LoadU(du16, from))));
 }
 
-void ReadRow(Payload payload, const std::byte* row, float scale, float* out, std::size_t n) {
+void ReadRow(ElementType type, const std::byte* row, float scale, float* out, std::size_t n) {
   const F32 d;
   const std::size_t lanes = hn::Lanes(d);
   std::size_t i = 0;
-  if (payload == Payload::f32) {
+  if (type == ElementType::f32) {
     std::memcpy(out, row, n * sizeof(float));
-  } else if (payload == Payload::bf16) {
+  } else if (type == ElementType::bf16) {
     const auto* from = reinterpret_cast<const std::uint16_t*>(row);
     for (; i + lanes <= n; i += lanes) hn::StoreU(LoadBf16(from + i), d, out + i);
     for (; i < n; ++i) out[i] = f32_of(from[i]);
@@ -241,11 +242,11 @@ void ReadRow(Payload payload, const std::byte* row, float scale, float* out, std
   }
 }
 
-void SumRows(Payload payload, const std::byte* const* rows, std::size_t n_rows, float* out, std::size_t n) {
+void SumRows(ElementType type, const std::byte* const* rows, std::size_t n_rows, float* out, std::size_t n) {
   const F32 d;
   const std::size_t lanes = hn::Lanes(d);
   std::size_t i = 0;
-  if (payload == Payload::f32) {
+  if (type == ElementType::f32) {
     const auto row = [&](std::size_t k) { return reinterpret_cast<const float*>(rows[k]); };
     for (; i + lanes <= n; i += lanes) {
       auto sum = hn::LoadU(d, row(0) + i);
@@ -272,44 +273,44 @@ void SumRows(Payload payload, const std::byte* const* rows, std::size_t n_rows, 
   }
 }
 
-}  // namespace supernode::collectives::HWY_NAMESPACE
+}  // namespace supernode::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace supernode::collectives {
+namespace supernode {
 HWY_EXPORT(MaxAbs);
 HWY_EXPORT(WriteRowOrdinary);
 HWY_EXPORT(WriteRowStreaming);
 HWY_EXPORT(ReadRow);
 HWY_EXPORT(SumRows);
 
-RowScale row_scale(Payload payload, std::span<const float> row) {
-  if (payload != Payload::int8) return {};
+RowScale row_scale(ElementType type, std::span<const float> row) {
+  if (type != ElementType::int8) return {};
   const float largest = HWY_DYNAMIC_DISPATCH(MaxAbs)(row.data(), row.size());
   if (!(largest > 1e-36f)) return {0, 0};  // 127 / largest would overflow
   return {largest / 127.0f, 127.0f / largest};
 }
 
-void write_row(Payload payload, std::span<const float> row, RowScale scale, std::span<std::byte* const> destinations,
+void write_row(ElementType type, std::span<const float> row, RowScale scale, std::span<std::byte* const> destinations,
                Stores stores) {
   const auto write =
       stores == Stores::streaming ? HWY_DYNAMIC_DISPATCH(WriteRowStreaming) : HWY_DYNAMIC_DISPATCH(WriteRowOrdinary);
-  write(payload, row.data(), row.size(), scale.inverse, destinations.data(), destinations.size());
+  write(type, row.data(), row.size(), scale.inverse, destinations.data(), destinations.size());
 }
 
 void flush_stores() { hwy::FlushStream(); }
 
-void read_row(Payload payload, const std::byte* row, float scale, std::span<float> out) {
-  HWY_DYNAMIC_DISPATCH(ReadRow)(payload, row, scale, out.data(), out.size());
+void read_row(ElementType type, const std::byte* row, float scale, std::span<float> out) {
+  HWY_DYNAMIC_DISPATCH(ReadRow)(type, row, scale, out.data(), out.size());
 }
 
-void sum_rows(Payload payload, std::span<const std::byte* const> rows, std::span<float> out) {
+void sum_rows(ElementType type, std::span<const std::byte* const> rows, std::span<float> out) {
   if (rows.empty()) {
     std::fill(out.begin(), out.end(), 0.0f);
   } else {
-    HWY_DYNAMIC_DISPATCH(SumRows)(payload, rows.data(), rows.size(), out.data(), out.size());
+    HWY_DYNAMIC_DISPATCH(SumRows)(type, rows.data(), rows.size(), out.data(), out.size());
   }
 }
 
-}  // namespace supernode::collectives
+}  // namespace supernode
 #endif  // HWY_ONCE

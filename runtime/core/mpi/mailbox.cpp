@@ -1,13 +1,23 @@
-#include "runtime/serving/fleet/mailbox.hpp"
+#include "runtime/core/mpi/mailbox.hpp"
 
+#include <algorithm>
 #include <exception>
+#include <iterator>
+#include <limits>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
 
-namespace supernode::serving {
+namespace supernode {
+namespace {
+
+/// Sends complete nearly in order, so a look at the oldest few is enough, and a silent peer does not make it slow.
+constexpr std::size_t looks_at_a_time = 8;
+
+}  // namespace
 
 Mailbox::~Mailbox() {
   // While an error unwinds, requests are not waited for (handle.hpp), so MPI still reads these bytes: they must stay.
@@ -15,7 +25,7 @@ Mailbox::~Mailbox() {
 }
 
 void Mailbox::send(int to, int tag, std::vector<std::byte> bytes) {
-  collect_sent();
+  collect_sent(looks_at_a_time);
   Outgoing& message = outgoing_.emplace_back();
   message.to = to;
   message.bytes = std::move(bytes);
@@ -24,7 +34,7 @@ void Mailbox::send(int to, int tag, std::vector<std::byte> bytes) {
 }
 
 std::optional<Message> Mailbox::poll() {
-  collect_sent();
+  collect_sent(looks_at_a_time);
   int found = 0;
   MPI_Message handle = MPI_MESSAGE_NULL;
   MPI_Status status;
@@ -40,7 +50,7 @@ std::optional<Message> Mailbox::poll() {
 void Mailbox::flush(double deadline_s) {
   wait_until(
       [&] {
-        collect_sent();
+        collect_sent(std::numeric_limits<std::size_t>::max());
         return outgoing_.empty();
       },
       deadline_s,
@@ -48,10 +58,18 @@ void Mailbox::flush(double deadline_s) {
       true);
 }
 
-void Mailbox::collect_sent() {
-  for (auto message = outgoing_.begin(); message != outgoing_.end();) {
-    message = completed(*message->request.out()) ? outgoing_.erase(message) : std::next(message);
+void Mailbox::collect_sent(std::size_t most) {
+  const std::size_t looks = std::min(most, outgoing_.size());
+  auto message = outgoing_.begin();
+  for (std::size_t look = 0; look < looks; ++look) {
+    if (completed(*message->request.out())) {
+      message = outgoing_.erase(message);
+    } else {
+      // To the back: messages to others must not wait behind it.
+      const auto stuck = message++;
+      outgoing_.splice(outgoing_.end(), outgoing_, stuck);
+    }
   }
 }
 
-}  // namespace supernode::serving
+}  // namespace supernode

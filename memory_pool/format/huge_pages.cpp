@@ -1,4 +1,4 @@
-#include "memory_pool/transport/huge_pages.hpp"
+#include "memory_pool/format/huge_pages.hpp"
 
 #include <cinttypes>
 #include <cstdio>

@@ -1,4 +1,4 @@
-#include "runtime/emulation/config_path.hpp"
+#include "runtime/core/config_path.hpp"
 
 #include <algorithm>
 #include <cstdlib>
@@ -10,14 +10,17 @@
 
 #include "runtime/core/error.hpp"
 
-namespace supernode::emulation {
+namespace supernode {
 namespace fs = std::filesystem;
 
 std::string config_directory() {
   if (const char* wanted = std::getenv("SUPERNODE_CONFIG_DIR"); wanted && *wanted) return wanted;
   std::error_code ignored;
-  if (fs::is_directory(SUPERNODE_CONFIG_DIR, ignored)) return SUPERNODE_CONFIG_DIR;
-  return SUPERNODE_INSTALLED_CONFIG_DIR;
+  const fs::path program = fs::read_symlink("/proc/self/exe", ignored);
+  for (const fs::path& folder :
+       {program.parent_path().parent_path() / "share" / "supernode" / "configs", fs::path(SUPERNODE_SOURCE_CONFIGS)})
+    if (fs::is_directory(folder, ignored)) return folder.string();
+  return SUPERNODE_INSTALLED_CONFIGS;
 }
 
 std::string config_path(const std::string& kind, const std::string& name, const std::string& suffix) {
@@ -39,4 +42,13 @@ std::string config_path(const std::string& kind, const std::string& name, const 
   throw UsageError(fmt::format("'{}' is not in {}; known:{} (or give a path)", name, folder.string(), list));
 }
 
-}  // namespace supernode::emulation
+std::string find_model(const std::string& path) {
+  constexpr std::string_view shipped = "configs/";
+  if (path.empty()) throw UsageError("--model: a folder or an HDF5 file is needed");
+  std::error_code ignored;
+  if (fs::exists(path, ignored) || !path.starts_with(shipped)) return path;
+  const fs::path candidate = fs::path(config_directory()) / path.substr(shipped.size());
+  return fs::exists(candidate, ignored) ? candidate.string() : path;
+}
+
+}  // namespace supernode
