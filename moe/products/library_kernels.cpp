@@ -35,10 +35,11 @@ decltype(auto) guarded(const char* what, Make&& make) {
 struct Types {
   DataType x, weights, y;
 };
-/// In the order of ComputeType.
-constexpr Types types_of[] = {{DataType::f32, DataType::f32, DataType::f32},
-                              {DataType::bf16, DataType::bf16, DataType::f32},
-                              {DataType::s8, DataType::s8, DataType::s32}};
+Types types_of(ComputeType type) {
+  if (type == ComputeType::int8) return {DataType::s8, DataType::s8, DataType::s32};
+  if (type == ComputeType::bf16) return {DataType::bf16, DataType::bf16, DataType::f32};
+  return {DataType::f32, DataType::f32, DataType::f32};
+}
 
 /// Below AVX-512 with VNNI, AVX2 is the limit unless the user sets one: oneDNN 2.6 has no packed matmul for bytes
 /// there, and its convolutions for AVX2 are the tried ones.
@@ -72,7 +73,7 @@ LibraryKernels::LibraryKernels() : engine_(make_engine()), stream_(engine_) {}
 
 dnnl::primitive_desc LibraryKernels::describe(Form form, ComputeType type, int rows, int n_out, int n_in,
                                               const dnnl::memory::desc& weights) {
-  const Types types = types_of[static_cast<int>(type)];
+  const Types types = types_of(type);
   if (form == Form::matmul) {
     const dnnl::memory::desc x({rows, n_in}, types.x, Format::ab), y({rows, n_out}, types.y, Format::ab);
     return dnnl::matmul::primitive_desc({x, weights, y}, engine_, true);
@@ -84,7 +85,7 @@ dnnl::primitive_desc LibraryKernels::describe(Form form, ComputeType type, int r
 }
 
 dnnl::memory::desc LibraryKernels::weights_of(Form form, ComputeType type, int n_out, int n_in, bool plain) {
-  const DataType element = types_of[static_cast<int>(type)].weights;
+  const DataType element = types_of(type).weights;
   if (form == Form::matmul) return {{n_in, n_out}, element, plain ? Format::ba : Format::any};
   return {{n_out, n_in, 1, 1}, element, plain ? Format::oihw : Format::any};
 }
