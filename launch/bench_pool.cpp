@@ -184,8 +184,9 @@ class BenchPoolCommand : public Command {
     const Communicator& world = *context.world;
     const Communicator self = world.split(world.rank(), 0);
     const std::string text = read_file_on_root(world, trace_);
-    const serving::Trace trace = collectively(
-        world, [&] { return serving::parse_trace(text, trace_, static_cast<std::size_t>(max_requests_)); });
+    const serving::Trace trace = collectively(world, [&] {
+      return serving::parse_trace(text, trace_, {.max_requests = static_cast<std::size_t>(max_requests_)});
+    });
     if (trace.block_tokens == 0) throw UsageError("--trace " + trace_ + ": has no block keys (hash_ids)");
     for (const int blocks : curve_blocks_)
       if (blocks < 1) throw UsageError("--curve-blocks: at least 1 block");

@@ -7,8 +7,12 @@
 #include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
+#include "runtime/core/log.hpp"
 #include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/sizes.hpp"
+#include "runtime/emulation/machine/machine.hpp"
+#include "runtime/serving/load/metrics.hpp"
+#include "runtime/serving/load/workload.hpp"
 #include "runtime/serving/roles.hpp"
 #include "runtime/serving/server.hpp"
 
@@ -19,8 +23,16 @@ class ServeCommand : public Command {
  public:
   void describe(OptionTable& t) override {
     t.add("serve", "model", model_, "checkpoint directory");
-    t.add("serve", "trace", trace_, "Mooncake (JSON lines) or Azure (CSV) trace: a file, or a name in configs/traces");
+    t.add("serve", "trace", trace_,
+          "Mooncake (JSON lines), Azure or BurstGPT (CSV) trace: a file, or a name in configs/traces");
     t.add("serve", "max_requests", max_requests_, "requests taken from the trace's start; 0: all").range(0, 1e9);
+    t.add("serve", "trace_block_tokens", trace_options_.block_tokens, "prompt tokens of one hash id of the trace")
+        .range(1, 1 << 20);
+    t.add("serve", "trace_time_unit", time_unit_, "what the timestamps of a Mooncake trace count")
+        .choices({"ms", "s", "us"});
+    t.add("serve", "zero_output", zero_output_,
+          "requests of the trace without output: left out, or raised to one token")
+        .choices({"skip", "one"});
     t.add("serve", "time_scale", workload_.time_scale, "arrival times are multiplied by this; 0: all at once")
         .range(0, 1e9);
     t.add("serve", "length_scale", workload_.length_scale, "prompt, output and block lengths are multiplied by this")
@@ -33,8 +45,8 @@ class ServeCommand : public Command {
     t.add("serve", "machine", machine_, "clock: 'wall'").choices({"wall"});
     t.add("serve", "compute", compute_, "'real': the model computes every token").choices({"real"});
     t.add("serve", "dtype", dtype_, "type of the model's matrices").choices({"f32", "bf16", "int8"});
-    t.add("serve", "temperature", sampler_.temperature, "0: greedy").range(0, 1e3);
-    t.add("serve", "top_p", sampler_.top_p, "nucleus sampling, (0, 1]").range(1e-9, 1);
+    t.add("serve", "temperature", workload_.sampler.temperature, "0: greedy").range(0, 1e3);
+    t.add("serve", "top_p", workload_.sampler.top_p, "nucleus sampling, (0, 1]").range(1e-9, 1);
     t.add("serve", "goodput", goodput_, "objectives in ms that a good request meets, as ttft:2000,tpot:50,e2el:9000");
     t.add("serve", "metric_percentiles", percentiles_, "percentiles of the latencies");
     t.add("serve", "save_detailed", metrics_.save_detailed, "each request in the JSON results");
@@ -52,8 +64,7 @@ class ServeCommand : public Command {
     const Communicator& world = *context.world;
     options_.checkpoint = find_model(model_);
     options_.type = moe::parse_compute_type(dtype_);
-    options_.sampler = sampler_;
-    options_.sampler.seed = workload_.seed;
+    workload_.sampler.seed = workload_.seed;
     options_.max_concurrency = max_concurrency_;
     options_.deadline_s = context.run.deadline;
     // Whatever is wrong with options, files or sizes is found by rank 0 before anyone loads a model.
@@ -74,7 +85,14 @@ class ServeCommand : public Command {
       serving::check_world_size(options_.serving, world.size());
       if (trace_.empty()) throw UsageError("--trace is missing: name a trace file");
       const std::string path = config_path("traces", trace_, ".jsonl");
-      const serving::Trace trace = serving::parse_trace(read_file(path), path, max_requests_);
+      trace_options_.max_requests = max_requests_;
+      trace_options_.time_unit_s = serving::parse_time_unit(time_unit_);
+      trace_options_.zero_output = serving::parse_zero_output(zero_output_);
+      const serving::Trace trace = serving::parse_trace(read_file(path), path, trace_options_);
+      without_output_ = trace.without_output;
+      if (without_output_ > 0)
+        log(LogLevel::warning, "{}: {} requests without output {}", path, without_output_,
+            trace_options_.zero_output == serving::ZeroOutput::skip ? "are left out" : "get one token");
       requests = serving::make_workload(trace, workload_, model.vocab_size,
                                         serving::max_request_length(options_.serving, model));
     });
@@ -83,35 +101,50 @@ class ServeCommand : public Command {
       return static_cast<int>(ExitCode::good);
     }
 
-    const serving::ServeOutcome outcome = serving::serve(world, options_, requests);
+    const serving::ServeOutcome outcome = serving::serve(world, options_, std::move(requests));
     Json results;
     std::string text;
     std::vector<Samples> samples;
+    bool all_served = true;
     if (context.is_root()) {
-      const serving::ServingConfig& s = options_.serving;
-      const int dies = s.prefill_instances * s.prefill_dies + s.decode_instances * s.decode_dies;
-      results = serving::serving_results(requests, outcome.records, outcome.pool, metrics_, "wall", dies);
+      results = serving::serving_results(outcome.requests, outcome.pool, metrics_, describe_run());
+      if (without_output_ > 0) results["without_output"] = without_output_;
       text = serving::serving_text(results, metrics_);
-      samples = request_samples(outcome.records);
+      samples = request_samples(outcome.requests);
+      for (const serving::ServedRequest& served : outcome.requests) {
+        if (served.completed()) continue;
+        if (std::exchange(all_served, false))
+          log(LogLevel::error, "request {} failed: {}", served.request->id, served.ended.detail);
+      }
     }
     report(context, "serve", results, text, samples);
-    return static_cast<int>(ExitCode::good);
+    const bool good = world.max(static_cast<long long>(!all_served)) == 0;
+    return static_cast<int>(good ? ExitCode::good : ExitCode::check_failed);
   }
 
  private:
   /// One row a request: arrival, queue, pool, prefill, handover, decode, exchange, e2e in ms, then token counts.
-  static std::vector<Samples> request_samples(const std::vector<serving::RequestRecord>& records) {
-    Samples rows{"requests", {}, {records.size(), 11}};
-    for (const serving::RequestRecord& r : records) {
+  static std::vector<Samples> request_samples(const std::vector<serving::ServedRequest>& requests) {
+    Samples rows{"requests", {}, {requests.size(), 11}};
+    for (const serving::ServedRequest& served : requests) {
+      const serving::RequestRecord& r = served.record;
       const serving::PartTimes p = serving::parts_of(r);
-      for (const serving::Nanoseconds value :
-           {r.arrived, p.queue, p.pool, p.prefill, p.handover, p.decode, p.exchange, r.finished - r.arrived})
-        rows.values.push_back(static_cast<double>(value) / 1e6);
+      for (const serving::RunSpan value : {r.arrived - serving::RunTime{}, p.queue, p.pool, p.prefill, p.handover,
+                                           p.decode, p.exchange, r.finished - r.arrived})
+        rows.values.push_back(serving::to_ms(value));
       for (const std::size_t count :
            {static_cast<std::size_t>(r.hit_tokens), static_cast<std::size_t>(r.computed_tokens), r.tokens.size()})
         rows.values.push_back(static_cast<double>(count));
     }
     return {std::move(rows)};
+  }
+
+  serving::RunDescription describe_run() const {
+    const serving::ServingConfig& s = options_.serving;
+    serving::RunDescription run;
+    run.dies = s.prefill_instances * s.prefill_dies + s.decode_instances * s.decode_dies;
+    run.dies_per_npu = emulation::load_machine("cloudmatrix384").dies_per_npu;
+    return run;
   }
 
   std::string plan_text(const moe::ModelConfig& model) const {
@@ -145,7 +178,9 @@ class ServeCommand : public Command {
 
   std::string model_ = default_model;
   std::string trace_;
-  std::uint64_t max_requests_ = 0;
+  std::uint64_t max_requests_ = 0, without_output_ = 0;
+  serving::TraceOptions trace_options_;
+  std::string time_unit_ = "ms", zero_output_ = "skip";
   int max_concurrency_ = 0;
   std::string machine_ = "wall", compute_ = "real", dtype_ = "f32";
   std::vector<std::string> goodput_, inject_;
@@ -153,7 +188,6 @@ class ServeCommand : public Command {
   bool dry_run_ = false;
   serving::WorkloadOptions workload_;
   serving::MetricsOptions metrics_;
-  moe::SamplerOptions sampler_;
   serving::ServeOptions options_;
 };
 

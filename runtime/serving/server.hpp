@@ -5,10 +5,8 @@
 #include <vector>
 
 #include "memory_pool/config.hpp"
-#include "moe/sampler.hpp"
 #include "moe/transformer.hpp"
 #include "runtime/core/mpi/communicator.hpp"
-#include "runtime/serving/coordinator/scheduler.hpp"
 #include "runtime/serving/injection.hpp"
 #include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/serving_config.hpp"
@@ -22,15 +20,15 @@ struct ServeOptions {
   std::string checkpoint;        ///< model directory
   bool model_from_pool = false;  ///< the cache ranks read the files, once; the others load from them
   moe::ComputeType type = moe::ComputeType::f32;
-  moe::SamplerOptions sampler;
   int max_concurrency = 0;  ///< requests in flight; 0: no limit
   double deadline_s = 120;
   std::vector<Injection> injections;  ///< in order of their start
 };
 
+/// On rank 0 only.
 struct ServeOutcome {
-  std::vector<RequestRecord> records;  ///< by request; on rank 0 only
-  PoolFigures pool;                    ///< on rank 0 only
+  std::vector<ServedRequest> requests;  ///< by id
+  PoolFigures pool;
 };
 
 /// Longest prompt + output that the deployment takes, tokens.
@@ -39,6 +37,6 @@ int max_request_length(const ServingConfig& serving, const moe::ModelConfig& mod
 /// Serves `requests` (which matter on rank 0 only) on the wall clock. Collective over `world`, whose size is
 /// world_size().
 /// @throws AgreedError for a wrong world size or a bad checkpoint; TimeoutError when a peer goes silent.
-ServeOutcome serve(const Communicator& world, const ServeOptions& options, const std::vector<Request>& requests);
+ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::vector<Request> requests);
 
 }  // namespace supernode::serving

@@ -3,102 +3,15 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 
 #include "runtime/core/error.hpp"
-#include "runtime/core/random.hpp"
-#include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/roles.hpp"
-#include "tests/support/catch.hpp"
+#include "tests/serving/fake_fleet.hpp"
 
 using namespace supernode;
 using namespace supernode::serving;
+using namespace supernode::serving::test;
 using Catch::Matchers::Contains;
-
-namespace {
-
-std::vector<Request> some_requests(std::size_t count, int prompt, int output, double gap_s = 0) {
-  std::vector<Request> requests(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    requests[i].id = static_cast<std::int64_t>(i);
-    requests[i].arrival_s = gap_s * static_cast<double>(i);
-    requests[i].output_tokens = output;
-    requests[i].prompt.assign(static_cast<std::size_t>(prompt), 1);
-  }
-  return requests;
-}
-
-/// Answers commands after fixed times, in modelled order, and checks the limits that the scheduler promises.
-class FakeFleet {
- public:
-  FakeFleet(const ServingConfig& config, const std::vector<Request>& requests) : config_(config), requests_(requests) {
-    for (std::size_t i = 0; i < requests.size(); ++i)
-      push(static_cast<Nanoseconds>(requests[i].arrival_s * 1e9), Arrived{i});
-  }
-
-  std::vector<RequestRecord> run(int max_concurrency = 0) {
-    Scheduler scheduler(config_, requests_, max_concurrency);
-    while (!scheduler.done()) {
-      if (events_.empty()) throw std::runtime_error("the scheduler waits for nothing");
-      const auto first = events_.begin();
-      const Event event = first->second;
-      events_.erase(first);
-      for (const Command& command : scheduler.handle(event)) perform(command, event.time);
-    }
-    return scheduler.records();
-  }
-
-  std::size_t largest_decode_batch = 0, largest_prefill_tokens = 0;
-  std::map<std::size_t, DieId> decode_die;
-
- private:
-  template <class What>
-  void push(Nanoseconds time, What what) {
-    events_.emplace(std::pair(time, serial_++), Event{time, std::move(what)});
-  }
-
-  void perform(const Command& command, Nanoseconds now) {
-    if (const auto* start = std::get_if<StartPrefill>(&command)) {
-      std::size_t tokens = 0;
-      for (std::size_t die = 0; die < start->by_die.size(); ++die) {
-        PrefillReported report{{start->instance, static_cast<int>(die)}, {}};
-        for (const auto& item : start->by_die[die]) {
-          const int length = static_cast<int>(requests_[item.request].prompt.size());
-          tokens += static_cast<std::size_t>(length);
-          decode_die[item.request] = item.decode;
-          report.results.push_back({item.request, 7, length / 2, length - length / 2, 1000, 500});
-        }
-        push(now + 5'000'000 + static_cast<Nanoseconds>(die), report);
-      }
-      largest_prefill_tokens = std::max(largest_prefill_tokens, tokens);
-    } else if (const auto* fetch = std::get_if<FetchKv>(&command)) {
-      CHECK(fetch->decode == decode_die.at(fetch->request));
-      push(now + 1'000'000, KvArrived{fetch->decode, fetch->request});
-    } else {
-      const auto& iterate = std::get<StartDecode>(command);
-      for (std::size_t die = 0; die < iterate.joins_by_die.size(); ++die) {
-        auto& running = running_[{iterate.instance, static_cast<int>(die)}];
-        for (const std::size_t request : iterate.joins_by_die[die])
-          running[request] = requests_[request].output_tokens - 1;
-        largest_decode_batch = std::max(largest_decode_batch, running.size());
-        DecodeReported report{{iterate.instance, static_cast<int>(die)}, 300, {}};
-        for (auto entry = running.begin(); entry != running.end();) {
-          report.tokens.push_back({entry->first, 8});
-          entry = --entry->second == 0 ? running.erase(entry) : std::next(entry);
-        }
-        push(now + 2'000'000 + static_cast<Nanoseconds>(die), report);
-      }
-    }
-  }
-
-  const ServingConfig& config_;
-  const std::vector<Request>& requests_;
-  std::map<std::pair<Nanoseconds, int>, Event> events_;
-  std::map<std::pair<int, int>, std::map<std::size_t, int>> running_;
-  int serial_ = 0;
-};
-
-}  // namespace
 
 TEST_CASE("every request ends, with all its tokens, and its parts add up exactly") {
   ServingConfig config;
@@ -107,24 +20,38 @@ TEST_CASE("every request ends, with all its tokens, and its parts add up exactly
   config.decode_instances = GENERATE(1, 2);
   config.decode_dies = GENERATE(1, 4);
   const int output = GENERATE(1, 2, 9);
-  const auto requests = some_requests(23, 100, output, 0.001);
-  const auto records = FakeFleet(config, requests).run();
-  for (const RequestRecord& r : records) {
-    CHECK(r.done);
+  FakeFleet fleet(config, some_requests(23, 100, output, 0.001));
+  const std::vector<ServedRequest> all = fleet.run();
+  CHECK(fleet.stopped);
+  REQUIRE(all.size() == 23);
+  for (const ServedRequest& served : all) {
+    const RequestRecord& r = served.record;
+    CHECK(served.ended.why == EndReason::length);
     CHECK(r.tokens.size() == static_cast<std::size_t>(output));
     CHECK(r.hit_tokens + r.computed_tokens == 100);
     const PartTimes parts = parts_of(r);
     CHECK(parts.sum() == r.finished - r.arrived);
-    for (const Nanoseconds part :
-         {parts.queue, parts.pool, parts.prefill, parts.handover, parts.decode, parts.exchange})
-      CHECK(part >= 0);
+    for (const RunSpan part : {parts.queue, parts.pool, parts.prefill, parts.handover, parts.decode, parts.exchange})
+      CHECK(part >= 0ns);
     CHECK(std::is_sorted(r.token_times.begin(), r.token_times.end()));
   }
 }
 
+TEST_CASE("a run ends only when every die has reported: an empty sibling of the last batch, too") {
+  ServingConfig config;
+  config.prefill_instances = 1;
+  config.prefill_dies = 2;
+  // One request of one token: its own die reports first and ends it; the sibling's report is still owed then.
+  FakeFleet fleet(config, some_requests(1, 10, 1));
+  const std::vector<ServedRequest> all = fleet.run();
+  CHECK(all.size() == 1);
+  CHECK(fleet.stopped);
+  CHECK(fleet.quiet());
+}
+
 TEST_CASE("limits hold: prefill batch, decode batch, KV capacity, concurrency") {
   ServingConfig config;
-  const auto requests = some_requests(40, 100, 20);
+  const std::vector<Request> requests = some_requests(40, 100, 20);
 
   SECTION("prefill tokens") {
     config.max_prefill_tokens = 250;
@@ -142,41 +69,141 @@ TEST_CASE("limits hold: prefill batch, decode batch, KV capacity, concurrency") 
     config.max_decode_batch = 3;
     FakeFleet fleet(config, requests);
     fleet.run();
-    CHECK(fleet.largest_decode_batch <= 3);
+    CHECK(fleet.largest_decode_batch == 3);
   }
   SECTION("KV capacity") {
     config.decode_kv_tokens = 250;  // two requests of 120 a die
     FakeFleet fleet(config, requests);
     fleet.run();
-    CHECK(fleet.largest_decode_batch <= 2);
+    CHECK(fleet.largest_decode_batch == 2);
   }
   SECTION("concurrency") {
     FakeFleet fleet(config, requests);
-    const auto records = fleet.run(1);
-    for (std::size_t i = 1; i < records.size(); ++i) CHECK(records[i].prefill_started >= records[i - 1].finished);
+    const auto all = fleet.run(1);
+    for (std::size_t i = 1; i < all.size(); ++i) CHECK(all[i].record.prefill_started >= all[i - 1].record.finished);
   }
 }
 
 TEST_CASE("requests spread over the decode dies, and nobody overtakes the head of the queue") {
   ServingConfig config;
-  const auto requests = some_requests(16, 64, 4);
-  FakeFleet fleet(config, requests);
-  const auto records = fleet.run();
+  FakeFleet fleet(config, some_requests(16, 64, 4));
+  const auto all = fleet.run();
   std::map<int, int> per_die;
   for (const auto& [request, die] : fleet.decode_die) ++per_die[die.die];
-  for (const auto& [die, count] : per_die) CHECK(count == 4);
-  for (std::size_t i = 1; i < records.size(); ++i) CHECK(records[i].prefill_started >= records[i - 1].prefill_started);
+  CHECK(per_die == std::map<int, int>{{0, 4}, {1, 4}, {2, 4}, {3, 4}});
+  for (std::size_t i = 1; i < all.size(); ++i)
+    CHECK(all[i].record.prefill_started >= all[i - 1].record.prefill_started);
+}
+
+TEST_CASE("waiting requests go to the least loaded idle prefill instance, and die") {
+  ServingConfig config;
+  config.prefill_instances = 2;
+  config.prefill_dies = 2;
+  config.decode_dies = 1;
+  config.decode_kv_tokens = 200;
+  std::vector<Request> requests = some_requests(5, 10, 2);
+  // While the first decodes there is no room for the second, so all others wait and both instances are idle.
+  requests[0].prompt.resize(150, 1);
+  requests[1].prompt.resize(100, 1);
+  FakeFleet fleet(config, requests);
+  fleet.run();
+  const auto with = [&](RequestId id) {
+    return *std::find_if(fleet.batches.begin(), fleet.batches.end(), [&](const StartPrefill& batch) {
+      for (const auto& items : batch.by_die)
+        for (const auto& item : items)
+          if (item.request->id == id) return true;
+      return false;
+    });
+  };
+  const auto tokens_of = [](const StartPrefill& batch) {
+    std::vector<std::size_t> tokens;
+    for (const auto& items : batch.by_die) {
+      std::size_t sum = 0;
+      for (const auto& item : items) sum += item.request->prompt.size();
+      tokens.push_back(sum);
+    }
+    return tokens;
+  };
+  // The long one takes an instance; the three short ones that are admitted with it share the other one's dies.
+  const StartPrefill long_batch = with(requests[1].id), short_batch = with(requests[2].id);
+  CHECK(long_batch.instance != short_batch.instance);
+  CHECK(tokens_of(long_batch) == std::vector<std::size_t>{100, 0});
+  CHECK(tokens_of(short_batch) == std::vector<std::size_t>{20, 10});
 }
 
 TEST_CASE("a TPOT objective holds back joins while others run") {
   ServingConfig config;
   config.decode_dies = 1;
   config.tpot_objective_ms = 1;  // the fake fleet takes 2 ms an iteration
-  const auto requests = some_requests(4, 10, 5, 0.02);
-  FakeFleet fleet(config, requests);
-  const auto records = fleet.run();
+  FakeFleet fleet(config, some_requests(4, 10, 5, 0.02));
+  const auto all = fleet.run();
   CHECK(fleet.largest_decode_batch == 1);
-  for (const RequestRecord& r : records) CHECK(r.done);
+  CHECK(all.size() == 4);
+}
+
+TEST_CASE("every token of an iteration counts from its end, the last one as the others") {
+  ServingConfig config;
+  config.decode_dies = 4;  // die d reports d nanoseconds later
+  FakeFleet fleet(config, some_requests(4, 10, 4));
+  for (const ServedRequest& served : fleet.run()) {
+    const std::vector<RunTime>& times = served.record.token_times;
+    REQUIRE(times.size() == 4);
+    CHECK(times[2] - times[1] == 2ms + 3ns);
+    CHECK(times[3] - times[2] == 2ms + 3ns);
+    CHECK(times[3] == served.record.finished);
+  }
+}
+
+TEST_CASE("a request whose logits are not finite fails with the reason, and the others go on") {
+  ServingConfig config;
+  std::vector<Request> requests = some_requests(6, 10, 5);
+  FakeFleet fleet(config, requests);
+  fleet.without_first_token = {requests[1].id};
+  fleet.fails_while_decoding = {requests[4].id};
+  const auto all = fleet.run();
+  REQUIRE(all.size() == 6);
+  for (std::size_t i = 0; i < all.size(); ++i) CHECK(all[i].completed() == (i != 1 && i != 4));
+  CHECK(all[1].ended.detail == "the logits of its first token are not finite");
+  CHECK(all[1].record.tokens.empty());
+  CHECK(all[4].ended.detail == "the logits of token 2 are not finite");
+}
+
+TEST_CASE("events that do not fit what was ordered are refused by name") {
+  ServingConfig config;
+  config.decode_dies = 1;
+  ServedLog log;
+  Scheduler scheduler(config, log);
+  auto request = std::make_shared<const Request>(some_requests(1, 10, 3)[0]);
+  const RequestId id = request->id;
+  const auto at = [](int ms) { return RunTime(std::chrono::milliseconds(ms)); };
+  CHECK_THROWS_WITH(scheduler.handle({at(0), PrefillReported{{0, 0}, {}}}), Contains("without a batch"));
+  CHECK_THROWS_WITH(scheduler.handle({at(0), DecodeReported{{0, 0}, 0ns, {}}}), Contains("without an iteration"));
+  CHECK_THROWS_WITH(scheduler.handle({at(0), KvArrived{{0, 0}, 5}}), Contains("request 5, which is not here"));
+
+  const std::vector<Command> prefill = scheduler.handle({at(1), Arrived{request}});
+  REQUIRE(prefill.size() == 1);
+  CHECK_THROWS_WITH(scheduler.handle({at(2), KvArrived{{0, 0}, id}}), Contains("which does not wait for it"));
+  const std::vector<Command> handover =
+      scheduler.handle({at(2), PrefillReported{{0, 0}, {{id, SampledToken(3), 0, 10, 0ns, 0ns}}}});
+  REQUIRE(handover.size() == 1);
+  CHECK(std::get<ExpectKv>(handover[0]).first_token == 3);
+  const std::vector<Command> decode = scheduler.handle({at(3), KvArrived{{0, 0}, id}});
+  REQUIRE(decode.size() == 1);
+  CHECK_THROWS_WITH(scheduler.handle({at(4), DecodeReported{{0, 0}, 0ns, {}}}), Contains("got no token"));
+}
+
+TEST_CASE("a token twice in an iteration is refused") {
+  ServingConfig config;
+  config.decode_dies = 1;
+  ServedLog log;
+  Scheduler scheduler(config, log);
+  auto request = std::make_shared<const Request>(some_requests(1, 10, 3)[0]);
+  const RequestId id = request->id;
+  scheduler.handle({RunTime{}, Arrived{request}});
+  scheduler.handle({RunTime{}, PrefillReported{{0, 0}, {{id, SampledToken(3), 0, 10, 0ns, 0ns}}}});
+  scheduler.handle({RunTime{}, KvArrived{{0, 0}, id}});
+  CHECK_THROWS_WITH(scheduler.handle({RunTime{}, DecodeReported{{0, 0}, 0ns, {{id, 1}, {id, 2}}}}),
+                    Contains("got more than one token"));
 }
 
 TEST_CASE("roles follow the sizes, and a wrong world is told the right one") {
@@ -204,29 +231,4 @@ TEST_CASE("roles follow the sizes, and a wrong world is told the right one") {
   }
   CHECK_NOTHROW(check_world_size(config, 14));
   CHECK_THROWS_WITH(check_world_size(config, 8), Contains("needs 14 ranks") && Contains("mpirun -n 14"));
-}
-
-TEST_CASE("results carry the names that users of serving benchmarks know") {
-  ServingConfig config;
-  const auto requests = some_requests(10, 100, 5, 0.01);
-  const auto records = FakeFleet(config, requests).run();
-  MetricsOptions options;
-  options.percentiles = {50, 99};
-  options.goodput_ms = parse_goodput({"ttft:1000", "tpot:0.001"});
-  options.save_detailed = true;
-  const Json results = serving_results(requests, records, {}, options, "wall", 6);
-  CHECK(results["completed"] == 10);
-  CHECK(results["total_input_tokens"] == 1000);
-  CHECK(results["total_output_tokens"] == 50);
-  CHECK(results["pool"]["hit_tokens"].get<int>() + results["pool"]["computed_tokens"].get<int>() == 1000);
-  CHECK(results["goodput"] == 0.0);
-  CHECK(results["npus"] == 3.0);
-  double sum = 0;
-  for (const auto& [part, value] : results["parts_ms"].items()) sum += value.get<double>();
-  CHECK(sum == Approx(results["mean_e2el_ms"].get<double>()));
-  CHECK(results["requests"].size() == 10);
-  const std::string text = serving_text(results, options);
-  CHECK_THAT(text, Contains("Serving Benchmark Result") && Contains("P99 TTFT (ms):") && Contains("Request goodput"));
-  CHECK_THROWS_WITH(parse_goodput({"ttft"}), Contains("'ttft' is not"));
-  CHECK_THROWS_WITH(parse_goodput({"speed:3"}), Contains("'speed:3'"));
 }

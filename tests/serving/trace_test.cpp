@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
+#include "runtime/serving/load/timestamp.hpp"
 #include "runtime/serving/load/workload.hpp"
 #include "tests/support/catch.hpp"
 
@@ -22,6 +24,17 @@ const std::string azure =
     "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
     "2023-12-31 23:59:59.5000000,374,44\r\n"
     "2024-01-01 00:00:00.7500000,396,109";  // the last line is not terminated
+const std::string azure_2024 =
+    "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+    "2024-03-04 05:06:07.080910+00:00,120,30\n"
+    "2024-03-04 05:06:07.500000+00:00,200,12\n"
+    "2024-03-04 05:06:09+00:00,40,9\n";
+const std::string burstgpt =
+    "\xef\xbb\xbf\n"  // a byte order mark and a blank first line
+    "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    "3,model-a,120,30,150,Conversation log\n"
+    "9,model-b,80,0,80,API log\n"
+    "20.0,model-b,50,2,52,API log\n";
 }  // namespace
 
 TEST_CASE("both formats are recognised and start at time 0") {
@@ -39,7 +52,76 @@ TEST_CASE("both formats are recognised and start at time 0") {
   CHECK(a.requests[1].arrival_s == Approx(1.25).margin(1e-6));
   CHECK(a.requests[1].output_tokens == 109);
   CHECK(a.requests[0].hash_ids.empty());
-  CHECK(parse_trace(mooncake, "m.jsonl", 1).requests.size() == 1);
+  CHECK(parse_trace(mooncake, "m.jsonl", {.max_requests = 1}).requests.size() == 1);
+}
+
+TEST_CASE("times of both Azure traces are read, with a zone and without a fraction") {
+  const auto seconds = [](const std::string& text) { return parse_timestamp(text).value(); };
+  CHECK(seconds("1970-01-02 00:00:01") == 86401);
+  CHECK(seconds("2000-03-01 00:00:00Z") == 951868800);
+  CHECK(seconds("2024-02-29T12:00:00.25+00:00") == 1709208000.25);
+  CHECK(seconds("2024-02-29 12:00:00+02:30") == 1709208000 - 9000);
+  CHECK(seconds("2024-02-29 12:00:00-00:30") == 1709208000 + 1800);
+  for (const char* bad :
+       {"", "2024", "2024-02-30 12:00:00", "2024-13-01 12:00:00", "2024-02-29 24:00:00", "2024-02-29 12:00:00.",
+        "2024-02-29 12:00:00+1", "2024-02-29 12:00:00 UTC", "+024-02-29 12:00:00"})
+    CHECK_FALSE(parse_timestamp(bad));
+  const Trace trace = parse_trace(azure_2024, "a.csv");
+  REQUIRE(trace.requests.size() == 3);
+  CHECK(trace.requests[1].arrival_s == Approx(0.41909).margin(1e-6));
+  CHECK(trace.requests[2].arrival_s == Approx(1.91909).margin(1e-6));
+  CHECK(trace.requests[2].output_tokens == 9);
+}
+
+TEST_CASE("BurstGPT traces are read; their times are seconds") {
+  const Trace trace = parse_trace(burstgpt, "b.csv");
+  CHECK(trace.format == "burstgpt");
+  REQUIRE(trace.requests.size() == 2);
+  CHECK(trace.requests[1].arrival_s == 17);
+  CHECK(trace.requests[1].input_tokens == 50);
+  CHECK(trace.without_output == 1);
+}
+
+TEST_CASE("rows without output are left out and counted, or get one token") {
+  const std::string zero_in_azure =
+      "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.1,110,27\n2023-11-16 18:15:47.2,20,0\n"
+      "2023-11-16 18:15:48.2,20,5\n";
+  const std::string zero_in_mooncake = R"({"timestamp": 0, "input_length": 5, "output_length": 2})"
+                                       "\n"
+                                       R"({"timestamp": 1, "input_length": 6, "output_length": 0})";
+  CHECK(parse_trace(zero_in_azure, "z").requests.size() == 2);
+  CHECK(parse_trace(zero_in_azure, "z").without_output == 1);
+  CHECK(parse_trace(zero_in_mooncake, "z").requests.size() == 1);
+  const Trace raised = parse_trace(zero_in_mooncake, "z", {.zero_output = ZeroOutput::one});
+  REQUIRE(raised.requests.size() == 2);
+  CHECK(raised.requests[1].output_tokens == 1);
+  CHECK(raised.without_output == 1);
+  // The count of wanted requests is that of requests that are served.
+  CHECK(parse_trace(zero_in_azure, "z", {.max_requests = 2}).requests.back().output_tokens == 5);
+  CHECK_THROWS_WITH(parse_zero_output("no"), Contains("known: skip, one"));
+}
+
+TEST_CASE("blocks of another size and times of another unit are read when they are named") {
+  const std::string small_blocks =
+      R"({"timestamp": 0.25, "input_length": 40, "output_length": 4, "hash_ids": [100, 101, 102]})"
+      "\n"
+      R"({"timestamp": 2, "input_length": 33, "output_length": 4, "hash_ids": [100, 200, 201]})";
+  CHECK_THROWS_WITH(parse_trace(small_blocks, "b", {.time_unit_s = 1}), Contains("blocks of 16 would fit"));
+  const Trace trace = parse_trace(small_blocks, "b", {.block_tokens = 16, .time_unit_s = parse_time_unit("s")});
+  CHECK(trace.block_tokens == 16);
+  CHECK(trace.requests[1].arrival_s == 1.75);
+  // Sixteen tokens are shared, and no more.
+  const auto requests = make_workload(trace, {}, 1000, 1 << 20);
+  const auto [a, b] = std::mismatch(requests[0].prompt.begin(), requests[0].prompt.end(), requests[1].prompt.begin());
+  CHECK(a - requests[0].prompt.begin() == 16);
+  CHECK_THROWS_WITH(parse_time_unit("h"), Contains("known: s, ms, us"));
+}
+
+TEST_CASE("an infinite rate brings all requests at once") {
+  const Trace trace = parse_trace(mooncake, "m");
+  WorkloadOptions options;
+  options.request_rate = std::numeric_limits<double>::infinity();
+  for (const Request& request : make_workload(trace, options, 1000, 1 << 20)) CHECK(request.arrival_s == 0);
 }
 
 TEST_CASE("a byte order mark and carriage returns do no harm") {
@@ -64,11 +146,25 @@ TEST_CASE("a bad trace is refused with its line") {
       {R"({"timestamp": 0, "input_length": "x", "output_length": 1})", "'input_length' is not an integer"},
       {R"({"timestamp": 0, "input_length": 0, "output_length": 1})", "input_length of 0 is out of range"},
       {R"({"timestamp": 0, "input_length": 99999999999, "output_length": 1})", "out of range"},
-      {R"({"timestamp": 0, "input_length": 513, "output_length": 1, "hash_ids": [1]})", "do not cover"},
+      {R"({"timestamp": 0, "input_length": 513, "output_length": 1, "hash_ids": [1]})",
+       "t:1: 1 hash_ids for 513 input tokens, but blocks of 512 tokens take 2; blocks of 1024 would fit "
+       "(--trace-block-tokens 1024)"},
+      {R"({"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": []})", "0 hash_ids for 5 input tokens"},
+      {R"({"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1,2,3,4,5,6]})", "6 hash_ids for 5"},
+      {mooncake + R"({"timestamp": 1e17, "input_length": 5, "output_length": 1})", "more than three years"},
+      {mooncake + R"({"timestamp": -1e17, "input_length": 5, "output_length": 1})", "more than three years"},
+      {R"({"timestamp": 0.5, "input_length": 5, "output_length": 1})", "(--trace-time-unit s for seconds)"},
+      {R"({"timestamp": 0, "input_length": 5, "output_length": -1})", "output_length of -1 is out of range"},
+      {R"({"timestamp": 0, "input_length": 18446744073709551615, "output_length": 1})", "out of range"},
       {R"({"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [true]})", "not an integer"},
       {mooncake + R"({"timestamp": 0, "input_length": 5, "output_length": 1})", "t:3: arrives before"},
       {"TIMESTAMP,ContextTokens,GeneratedTokens\nyesterday,1,2\n", "t:2: 'yesterday' is not a time"},
-      {"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,1\n", "t:2: expected three fields"},
+      {"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,1\n", "t:2: expected 3 fields"},
+      {"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-02-29 18:15:46.68,1,1\n", "is not a time"},
+      {"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-02-28 18:15:46.68,0,1\n", "ContextTokens of 0 is out of range"},
+      {"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-02-28 18:15:46.68,3,0\n", "t: the trace holds no request"},
+      {"Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\nx,m,1,1,2,API\n",
+       "Timestamp 'x' is no number of seconds"},
       {"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,1,x\n", "t:2: GeneratedTokens 'x'"},
   }));
   CHECK_THROWS_WITH(parse_trace(row.text, "t"), Contains(row.expected));

@@ -1,41 +1,33 @@
 #pragma once
-// Small messages between ranks, sent without waiting and received by polling.
+// Messages between ranks, sent without waiting and received by polling.
 
 #include <cstddef>
 #include <list>
 #include <optional>
-#include <span>
 #include <vector>
 
+#include "runtime/core/message_port.hpp"
 #include "runtime/core/mpi/communicator.hpp"
 
 namespace supernode {
 
-struct Message {
-  int source = 0;
-  int tag = 0;
-  std::vector<std::byte> bytes;
-};
-
-/// Owns the bytes of a message until MPI has sent them. Messages of one tag from one rank to another arrive in the
-/// order of sending. Not for two threads at once.
-class Mailbox {
+/// Owns the bytes of a message until MPI has moved them. A large message that is still on its way holds nobody up:
+/// poll() returns what is here whole, and keeps the order of each source.
+class Mailbox : public MessagePort {
  public:
   /// Borrows the communicator: it outlives the mailbox, and nothing else receives on it.
   explicit Mailbox(const Communicator& comm) : comm_(&comm) {}
-  /// Waits for the sends, unless an error unwinds: then MPI keeps the bytes, and this process will end.
-  ~Mailbox();
+  /// Waits for what is on its way, unless an error unwinds: then MPI keeps the bytes, and this process will end.
+  ~Mailbox() override;
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
 
-  /// Does not wait; the bytes are kept here until they are gone.
-  void send(int to, int tag, std::vector<std::byte> bytes);
-  /// The next message of anyone, if one is here. Also lets sends go on.
-  std::optional<Message> poll();
+  /// @throws UsageError for a message beyond 2 GiB, which MPI cannot count.
+  void send(int to, int tag, std::vector<std::byte> bytes) override;
+  std::optional<Message> poll() override;
+  void flush(double deadline_s) override;
   /// Messages that MPI has not taken yet.
   std::size_t unsent() const { return outgoing_.size(); }
-  /// Waits until all sends are gone. @throws TimeoutError naming a rank that does not receive.
-  void flush(double deadline_s);
 
  private:
   struct Outgoing {
@@ -43,10 +35,18 @@ class Mailbox {
     std::vector<std::byte> bytes;
     OwnedRequest request;
   };
+  struct Arriving {
+    Message message;
+    OwnedRequest request;
+  };
   void collect_sent(std::size_t most);
+  std::optional<Message> take_arrived();
+  bool is_arriving_from(int source) const;
 
   const Communicator* comm_;
-  std::list<Outgoing> outgoing_;  ///< a list: MPI holds pointers into the elements
+  // Lists: MPI holds pointers into the elements.
+  std::list<Outgoing> outgoing_;
+  std::list<Arriving> arriving_;
 };
 
 }  // namespace supernode

@@ -1,22 +1,22 @@
 #include "runtime/serving/coordinator/scheduler.hpp"
 
 #include <algorithm>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
 
 namespace supernode::serving {
 
-Scheduler::Scheduler(const ServingConfig& config, const std::vector<Request>& requests, int max_concurrency)
+Scheduler::Scheduler(const ServingConfig& config, TokenSink& sink, int max_concurrency)
     : config_(config),
-      requests_(requests),
-      max_concurrency_(max_concurrency),
-      prefill_(static_cast<std::size_t>(config.prefill_instances)),
-      decode_(static_cast<std::size_t>(config.decode_instances)),
-      placement_(requests.size()),
-      records_(requests.size()) {
-  for (DecodeInstance& instance : decode_)
-    instance.dies.assign(static_cast<std::size_t>(config.decode_dies),
-                         DecodeDie{config.decode_kv_tokens, config.max_decode_batch, {}});
+      sink_(sink),
+      admission_(max_concurrency),
+      fleet_(config),
+      decode_(static_cast<std::size_t>(config.decode_instances)) {
+  for (DecodeInstance& instance : decode_) instance.ready.resize(static_cast<std::size_t>(config.decode_dies));
 }
 
 std::vector<Command> Scheduler::handle(const Event& event) {
@@ -25,157 +25,211 @@ std::vector<Command> Scheduler::handle(const Event& event) {
   return commands;
 }
 
-std::int64_t Scheduler::kv_tokens(std::size_t request) const {
-  return static_cast<std::int64_t>(requests_[request].prompt.size()) + requests_[request].output_tokens;
+Scheduler::Active& Scheduler::find(RequestId request, Stage stage, const char* what) {
+  const auto found = active_.find(request);
+  if (found == active_.end())
+    throw EnvironmentError(fmt::format("{} for request {}, which is not here", what, request));
+  if (found->second.stage != stage)
+    throw EnvironmentError(fmt::format("{} for request {}, which does not wait for it", what, request));
+  return found->second;
 }
 
-void Scheduler::on(const Arrived& event, Nanoseconds now, std::vector<Command>& commands) {
-  records_[event.request].arrived = now;
-  queue_.push_back(event.request);
+// ---- events ----
+
+void Scheduler::on(const Arrived& event, RunTime now, std::vector<Command>& commands) {
+  const RequestId id = event.request->id;
+  const auto [entry, fresh] = active_.try_emplace(id, Active{event.request, {}, Stage::queued, {}, {}});
+  expect(fresh, "two requests with one id");
+  entry->second.record.arrived = now;
+  queue_.push_back(id);
   start_prefills(now, commands);
 }
 
-void Scheduler::on(const PrefillReported& event, Nanoseconds now, std::vector<Command>& commands) {
-  PrefillInstance& instance = prefill_[static_cast<std::size_t>(event.die.instance)];
-  expect(instance.reports_missing > 0, "a prefill die reported without a batch");
+void Scheduler::on(const PrefillReported& event, RunTime now, std::vector<Command>& commands) {
+  PrefillInstanceState& instance = fleet_.prefill.at(static_cast<std::size_t>(event.die.instance));
+  if (instance.idle())
+    throw EnvironmentError(
+        fmt::format("prefill instance {}, die {} reported without a batch", event.die.instance, event.die.die));
   --instance.reports_missing;
-  for (const PrefillResult& result : event.results) {
-    RequestRecord& record = records_[result.request];
-    record.first_token = now;
-    record.pool = result.pool;
-    record.prefill_exchange = result.exchange;
-    record.hit_tokens = result.hit_tokens;
-    record.computed_tokens = result.computed_tokens;
-    record.tokens.push_back(result.first_token);
-    record.token_times.push_back(now);
-    const Placement& place = placement_[result.request];
-    if (requests_[result.request].output_tokens == 1) {
-      record.decode_joined = now;
-      finish(result.request, now);
-    } else {
-      commands.push_back(FetchKv{result.request, place.prefill, place.decode, result.first_token});
-    }
-  }
+  for (const PrefillResult& result : event.results) take_result(result, event.die, now, commands);
   start_prefills(now, commands);
 }
 
-void Scheduler::on(const KvArrived& event, Nanoseconds now, std::vector<Command>& commands) {
-  DecodeInstance& instance = decode_[static_cast<std::size_t>(event.die.instance)];
-  instance.dies[static_cast<std::size_t>(event.die.die)].ready.push_back(event.request);
+void Scheduler::take_result(const PrefillResult& result, DieId die, RunTime now, std::vector<Command>& commands) {
+  Active& active = find(result.request, Stage::prefilling, "a prefill result");
+  if (active.prefill != die)
+    throw EnvironmentError(fmt::format("a prefill result for request {} from another die", result.request));
+  RequestRecord& record = active.record;
+  record.first_token = record.decode_joined = now;
+  record.pool = result.pool;
+  record.prefill_exchange = result.exchange;
+  record.hit_tokens = result.hit_tokens;
+  record.computed_tokens = result.computed_tokens;
+  if (!result.first_token) {
+    end(result.request, {EndReason::failed, "the logits of its first token are not finite"}, now);
+    return;
+  }
+  add_token(active, *result.first_token, now);
+  if (active.request->max_output == 1) {
+    end(result.request, {EndReason::length}, now);
+    return;
+  }
+  active.stage = Stage::handed_over;
+  commands.push_back(ExpectKv{active.request, active.prefill, active.decode, *result.first_token});
+}
+
+void Scheduler::on(const KvArrived& event, RunTime now, std::vector<Command>& commands) {
+  Active& active = find(event.request, Stage::handed_over, "KV");
+  if (active.decode != event.die)
+    throw EnvironmentError(fmt::format("KV of request {} came to another die", event.request));
+  active.stage = Stage::ready;
+  DecodeInstance& instance = decode_instance(event.die.instance);
+  instance.ready[static_cast<std::size_t>(event.die.die)].push_back(event.request);
   if (instance.reports_missing == 0) start_decode(event.die.instance, now, commands);
 }
 
-void Scheduler::on(const DecodeReported& event, Nanoseconds now, std::vector<Command>& commands) {
-  DecodeInstance& instance = decode_[static_cast<std::size_t>(event.die.instance)];
-  expect(instance.reports_missing > 0, "a decode die reported without an iteration");
+void Scheduler::on(const DecodeReported& event, RunTime now, std::vector<Command>& commands) {
+  DecodeInstance& instance = decode_instance(event.die.instance);
+  if (instance.reports_missing == 0)
+    throw EnvironmentError(
+        fmt::format("decode instance {}, die {} reported without an iteration", event.die.instance, event.die.die));
   instance.slowest_exchange = std::max(instance.slowest_exchange, event.exchange);
-  for (const DecodeReported::Token& token : event.tokens) {
-    records_[token.request].tokens.push_back(token.token);
-    records_[token.request].token_times.push_back(now);
-  }
+  for (const DecodeReported::Token& token : event.tokens)
+    if (find(token.request, Stage::running, "a token").decode != event.die)
+      throw EnvironmentError(fmt::format("a token for request {} from another die", token.request));
+  instance.tokens.insert(instance.tokens.end(), event.tokens.begin(), event.tokens.end());
   if (--instance.reports_missing > 0) return;
 
-  // The iteration is over for the whole instance: its time, and its exchange, count for every request in it.
-  instance.last_iteration = now - instance.iteration_started;
-  std::vector<std::size_t> running;
-  for (const std::size_t request : instance.running) {
-    records_[request].decode_exchange += instance.slowest_exchange;
-    if (records_[request].tokens.size() >= static_cast<std::size_t>(requests_[request].output_tokens)) {
-      // A token counts from when the coordinator had it; the request ends with the iteration that gave its last one.
-      records_[request].token_times.back() = now;
-      finish(request, now);
-    } else {
-      running.push_back(request);
-    }
-  }
-  instance.running = std::move(running);
+  end_iteration(instance, now);
   start_prefills(now, commands);
   start_decode(event.die.instance, now, commands);
 }
 
-std::optional<DieId> Scheduler::find_room(std::size_t request) const {
-  std::optional<DieId> best;
-  std::int64_t most = kv_tokens(request) - 1;
-  for (std::size_t i = 0; i < decode_.size(); ++i) {
-    for (std::size_t d = 0; d < decode_[i].dies.size(); ++d) {
-      const DecodeDie& die = decode_[i].dies[d];
-      if (die.free_slots == 0 || die.free_kv_tokens <= most) continue;
-      most = die.free_kv_tokens;
-      best = DieId{static_cast<int>(i), static_cast<int>(d)};
-    }
-  }
-  return best;
+/// Every running request got one token. @throws EnvironmentError naming one that did not, or got more.
+void Scheduler::check_tokens(const DecodeInstance& instance) const {
+  std::vector<RequestId> expected = instance.running, given;
+  for (const DecodeReported::Token& token : instance.tokens) given.push_back(token.request);
+  std::sort(expected.begin(), expected.end());
+  std::sort(given.begin(), given.end());
+  const auto [one, other] = std::mismatch(expected.begin(), expected.end(), given.begin(), given.end());
+  if (one == expected.end() && other == given.end()) return;
+  const bool missing = one != expected.end() && (other == given.end() || *one < *other);
+  throw EnvironmentError(fmt::format("request {} got {} in an iteration", missing ? *one : *other,
+                                     missing ? "no token" : "more than one token"));
 }
 
-void Scheduler::start_prefills(Nanoseconds now, std::vector<Command>& commands) {
-  for (std::size_t i = 0; i < prefill_.size() && !queue_.empty(); ++i) {
-    if (prefill_[i].reports_missing > 0) continue;
-    StartPrefill batch;
-    batch.instance = static_cast<int>(i);
-    batch.by_die.resize(static_cast<std::size_t>(config_.prefill_dies));
-    std::vector<std::int64_t> load(batch.by_die.size(), 0);
-    std::int64_t total = 0;
-    while (!queue_.empty()) {
-      const std::size_t request = queue_.front();
-      const auto tokens = static_cast<std::int64_t>(requests_[request].prompt.size());
-      if (total > 0 && total + tokens > config_.max_prefill_tokens) break;
-      if (max_concurrency_ > 0 && in_flight_ >= max_concurrency_) break;
-      const std::optional<DieId> room = find_room(request);
-      if (!room) break;
-      queue_.pop_front();
-      ++in_flight_;
-      DecodeDie& decode = decode_[static_cast<std::size_t>(room->instance)].dies[static_cast<std::size_t>(room->die)];
-      decode.free_kv_tokens -= kv_tokens(request);
-      --decode.free_slots;
-      const auto die = static_cast<std::size_t>(std::min_element(load.begin(), load.end()) - load.begin());
-      load[die] += tokens;
-      total += tokens;
-      batch.by_die[die].push_back({request, *room});
-      placement_[request] = {DieId{batch.instance, static_cast<int>(die)}, *room};
-      records_[request].prefill_started = now;
+/// The dies step together, so an iteration's time, its exchange and its tokens' times are the same for all that were in
+/// it: a token counts from the end of its iteration.
+void Scheduler::end_iteration(DecodeInstance& instance, RunTime now) {
+  check_tokens(instance);
+  instance.last_iteration = now - instance.iteration_started;
+  for (const RequestId request : instance.running)
+    active_.at(request).record.decode_exchange += instance.slowest_exchange;
+  for (const DecodeReported::Token& token : instance.tokens) {
+    Active& active = active_.at(token.request);
+    if (token.token) {
+      add_token(active, *token.token, now);
+      if (active.record.tokens.size() == static_cast<std::size_t>(active.request->max_output))
+        end(token.request, {EndReason::length}, now);
+    } else {
+      end(token.request,
+          {EndReason::failed, fmt::format("the logits of token {} are not finite", active.record.tokens.size() + 1)},
+          now);
     }
-    if (total == 0) return;  // the head of the queue must wait; so must all behind it
-    prefill_[i].reports_missing = config_.prefill_dies;
-    commands.push_back(std::move(batch));
+  }
+  instance.tokens.clear();
+  std::erase_if(instance.running, [&](RequestId request) { return !active_.contains(request); });
+}
+
+// ---- policy ----
+
+/// A batch that an idle prefill instance will get.
+struct Scheduler::FormingBatch {
+  StartPrefill command;
+  std::vector<std::int64_t> tokens_by_die;
+  std::int64_t tokens = 0;
+
+  bool takes(std::int64_t more, const ServingConfig& config) const {
+    return tokens == 0 || tokens + more <= config.max_prefill_tokens;
+  }
+};
+
+void Scheduler::start_prefills(RunTime now, std::vector<Command>& commands) {
+  std::vector<FormingBatch> forming;
+  for (std::size_t i = 0; i < fleet_.prefill.size() && !queue_.empty(); ++i) {
+    if (!fleet_.prefill[i].idle()) continue;
+    const auto dies = static_cast<std::size_t>(config_.prefill_dies);
+    FormingBatch& batch = forming.emplace_back();
+    batch.command.instance = static_cast<int>(i);
+    batch.command.by_die.resize(dies);
+    batch.tokens_by_die.resize(dies);
+  }
+  while (!queue_.empty()) {
+    Active& active = active_.at(queue_.front());
+    const auto tokens = static_cast<std::int64_t>(active.request->prompt.size());
+    FormingBatch* least = nullptr;
+    for (FormingBatch& batch : forming)
+      if (batch.takes(tokens, config_) && (!least || batch.tokens < least->tokens)) least = &batch;
+    // The head of the queue must wait, for an instance or for room to decode; so must all behind it.
+    if (!least) break;
+    const std::optional<DieId> room = admission_.place(*active.request, fleet_);
+    if (!room) break;
+    queue_.pop_front();
+    admission_.reserve(*active.request, *room, fleet_);
+    const auto die = std::min_element(least->tokens_by_die.begin(), least->tokens_by_die.end());
+    const auto index = static_cast<std::size_t>(die - least->tokens_by_die.begin());
+    *die += tokens;
+    least->tokens += tokens;
+    least->command.by_die[index].push_back({active.request, *room});
+    active.stage = Stage::prefilling;
+    active.prefill = {least->command.instance, static_cast<int>(index)};
+    active.decode = *room;
+    active.record.prefill_started = now;
+  }
+  for (FormingBatch& batch : forming) {
+    if (batch.tokens == 0) continue;
+    // All dies of the instance step together, those without a request too.
+    fleet_.prefill[static_cast<std::size_t>(batch.command.instance)].reports_missing = config_.prefill_dies;
+    commands.push_back(std::move(batch.command));
   }
 }
 
-void Scheduler::start_decode(int index, Nanoseconds now, std::vector<Command>& commands) {
-  DecodeInstance& instance = decode_[static_cast<std::size_t>(index)];
+void Scheduler::start_decode(int index, RunTime now, std::vector<Command>& commands) {
+  DecodeInstance& instance = decode_instance(index);
   const bool too_slow = config_.tpot_objective_ms > 0 && !instance.running.empty() &&
-                        static_cast<double>(instance.last_iteration) > config_.tpot_objective_ms * 1e6;
-  StartDecode command;
-  command.instance = index;
-  command.joins_by_die.resize(instance.dies.size());
+                        to_ms(instance.last_iteration) > config_.tpot_objective_ms;
+  StartDecode command{index, std::vector<std::vector<RequestId>>(instance.ready.size())};
   if (!too_slow) {
-    for (std::size_t d = 0; d < instance.dies.size(); ++d) {
-      DecodeDie& die = instance.dies[d];
-      for (const std::size_t request : die.ready) {
-        records_[request].decode_joined = now;
+    for (std::size_t die = 0; die < instance.ready.size(); ++die) {
+      for (const RequestId request : instance.ready[die]) {
+        Active& active = active_.at(request);
+        active.stage = Stage::running;
+        active.record.decode_joined = now;
         instance.running.push_back(request);
       }
-      command.joins_by_die[d] = std::move(die.ready);
-      die.ready.clear();
+      command.joins_by_die[die] = std::exchange(instance.ready[die], {});
     }
   }
   if (instance.running.empty()) return;
   instance.reports_missing = config_.decode_dies;
   instance.iteration_started = now;
-  instance.slowest_exchange = 0;
+  instance.slowest_exchange = {};
   commands.push_back(std::move(command));
 }
 
-void Scheduler::finish(std::size_t request, Nanoseconds now) {
-  RequestRecord& record = records_[request];
-  expect(!record.done, "a request ended twice");
-  record.finished = now;
-  record.done = true;
-  ++finished_;
-  --in_flight_;
-  const DieId place = placement_[request].decode;
-  DecodeDie& die = decode_[static_cast<std::size_t>(place.instance)].dies[static_cast<std::size_t>(place.die)];
-  die.free_kv_tokens += kv_tokens(request);
-  ++die.free_slots;
+// ---- ends ----
+
+void Scheduler::add_token(Active& active, std::int32_t token, RunTime now) {
+  active.record.tokens.push_back(token);
+  active.record.token_times.push_back(now);
+  sink_.on_token(active.request->id, token, now);
+}
+
+void Scheduler::end(RequestId request, Ended ended, RunTime now) {
+  Active active = std::move(active_.extract(request).mapped());
+  active.record.finished = now;
+  admission_.release(*active.request, active.decode, fleet_);
+  sink_.on_end({std::move(active.request), std::move(active.record), std::move(ended)});
 }
 
 }  // namespace supernode::serving

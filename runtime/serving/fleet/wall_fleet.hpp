@@ -1,55 +1,46 @@
 #pragma once
-// The coordinator's view of its workers on the wall clock: events come as they happen, commands leave as messages.
+// The fleet on the wall clock: events come as they happen, commands leave as messages.
 
-#include <map>
-#include <vector>
-
-#include "runtime/core/mpi/mailbox.hpp"
-#include "runtime/serving/coordinator/events.hpp"
-#include "runtime/serving/load/workload.hpp"
-#include "runtime/serving/serving_config.hpp"
-#include "runtime/serving/wire/wire.hpp"
+#include "runtime/core/clock.hpp"
+#include "runtime/core/message_port.hpp"
+#include "runtime/serving/coordinator/fleet.hpp"
+#include "runtime/serving/coordinator/liveness.hpp"
+#include "runtime/serving/coordinator/request_source.hpp"
+#include "runtime/serving/wire/fleet_wire.hpp"
 
 namespace supernode::serving {
 
-class WallFleet : public EventSource, public CommandSink {
+/// Rank 0 only.
+class WallFleet : public Fleet {
  public:
-  /// Time 0 is now. The references outlive the fleet. Rank 0 only.
-  WallFleet(const ServingConfig& config, const std::vector<Request>& requests, Mailbox& mailbox, double deadline_s);
+  /// Time 0 is now. The references outlive the fleet.
+  /// @param deadline_s longest that a die may owe a report @param clock the wall clock; tests have their own
+  WallFleet(const ServingConfig& config, RequestSource& source, MessagePort& port, double deadline_s,
+            WallTime (*clock)() = wall_now);
 
   /// Waits for the next arrival or report. @throws TimeoutError naming the rank that owes a report for longer than the
-  /// deadline.
+  /// deadline; EnvironmentError naming a rank whose message is malformed, or was not owed.
   Event next() override;
-  void perform(const Command& command, Nanoseconds now) override;
-
-  /// Tells all workers to stop and collects what each has to say (its statistics, as text), by rank.
-  /// @throws TimeoutError naming a rank that does not.
-  std::map<int, std::string> stop();
-
-  Nanoseconds now() const;
+  void perform(const Command& command, RunTime now) override;
+  bool quiet() const override { return source_.closed() && liveness_.quiet(); }
+  /// @throws as next(); a message that is not a worker's last one is not taken for it.
+  WorkerStatistics stop() override;
 
  private:
-  void send(int rank, MessageKind kind, std::vector<std::byte> bytes);
-  void expect_report(int rank, const char* what);
-  Event decode(const Message& message);
-  /// Now and then tells the workers that the coordinator is there, and looks at what they owe.
-  /// @throws TimeoutError when one owes a report for too long.
+  RunTime now() const { return RunTime(run_span((clock_() - start_).value)); }
+  void send(std::vector<Outgoing> messages);
+  /// Sends keep-alives when they are due, and looks at what is owed.
   void watch();
+  [[noreturn]] void give_up(const Liveness::Overdue& overdue) const;
 
   const ServingConfig& config_;
-  const std::vector<Request>& requests_;
-  Mailbox& mailbox_;
+  RequestSource& source_;
+  MessagePort& port_;
   const double deadline_s_;
-  const double start_s_;
-  double last_watch_s_;
-  std::vector<std::size_t> by_arrival_;  ///< requests in order of arrival
-  std::size_t next_arrival_ = 0;
-  struct Owed {
-    const char* what = "";
-    int count = 0;
-    double since_s = 0;
-  };
-  std::map<int, Owed> owed_;  ///< rank -> reports it owes
+  WallTime (*const clock_)();
+  const WallTime start_;
+  FleetWire wire_;
+  Liveness liveness_;
 };
 
 }  // namespace supernode::serving

@@ -1,157 +1,170 @@
 #include "runtime/serving/load/metrics.hpp"
 
 #include <algorithm>
-#include <charconv>
+#include <optional>
 
 #include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/statistics.hpp"
+#include "runtime/core/text.hpp"
 
 namespace supernode::serving {
 namespace {
 
-double ms(Nanoseconds span) { return static_cast<double>(span) / 1e6; }
+double e2el_ms(const RequestRecord& r) { return to_ms(r.finished - r.arrived); }
+double ttft_ms(const RequestRecord& r) { return to_ms(r.first_token - r.arrived); }
 
-Nanoseconds e2el(const RequestRecord& r) { return r.finished - r.arrived; }
-Nanoseconds ttft(const RequestRecord& r) { return r.first_token - r.arrived; }
-double tpot_ms(const RequestRecord& r) {
-  return r.tokens.size() > 1 ? ms(e2el(r) - ttft(r)) / static_cast<double>(r.tokens.size() - 1) : 0;
+std::optional<double> tpot_ms(const RequestRecord& r) {
+  if (r.tokens.size() < 2) return std::nullopt;
+  return to_ms(r.finished - r.first_token) / static_cast<double>(r.tokens.size() - 1);
 }
+
+std::vector<double> gaps_ms(const RequestRecord& r) {
+  std::vector<double> gaps;
+  for (std::size_t i = 1; i < r.token_times.size(); ++i) gaps.push_back(to_ms(r.token_times[i] - r.token_times[i - 1]));
+  return gaps;
+}
+
+Json or_null(std::optional<double> value) { return value ? Json(*value) : Json(nullptr); }
 
 /// vLLM's key names: mean_x_ms, median_x_ms, std_x_ms, p99_x_ms.
 void add_latency(Json& results, const std::string& name, std::vector<double> sample, const MetricsOptions& options) {
   const Summary s = summarize(sample);
   std::sort(sample.begin(), sample.end());
-  results[fmt::format("mean_{}_ms", name)] = s.mean;
-  results[fmt::format("median_{}_ms", name)] = s.p50;
-  results[fmt::format("std_{}_ms", name)] = s.stddev;
-  for (const double p : options.percentiles) results[fmt::format("p{:g}_{}_ms", p, name)] = quantile(sample, p / 100);
+  const auto add = [&](const std::string& key, double value) {
+    results[key] = sample.empty() ? Json(nullptr) : Json(value);
+  };
+  add(fmt::format("mean_{}_ms", name), s.mean);
+  add(fmt::format("median_{}_ms", name), s.p50);
+  add(fmt::format("std_{}_ms", name), s.stddev);
+  for (const double p : options.percentiles) add(fmt::format("p{:g}_{}_ms", p, name), quantile(sample, p / 100));
 }
 
 Json parts_json(const PartTimes& p, double divide_by = 1) {
-  const auto value = [&](Nanoseconds span) { return ms(span) / divide_by; };
+  const auto value = [&](RunSpan span) { return to_ms(span) / divide_by; };
   return {{"queue", value(p.queue)},       {"pool", value(p.pool)},     {"prefill", value(p.prefill)},
           {"handover", value(p.handover)}, {"decode", value(p.decode)}, {"exchange", value(p.exchange)}};
 }
 
+/// A request without a figure for an objective does not meet it.
 bool meets_objectives(const RequestRecord& r, const std::map<std::string, double>& goodput_ms) {
-  const std::map<std::string, double> mine{{"ttft", ms(ttft(r))}, {"tpot", tpot_ms(r)}, {"e2el", ms(e2el(r))}};
-  return std::all_of(goodput_ms.begin(), goodput_ms.end(),
-                     [&](const auto& objective) { return mine.at(objective.first) <= objective.second; });
+  const std::map<std::string, std::optional<double>> mine{
+      {"ttft", ttft_ms(r)}, {"tpot", tpot_ms(r)}, {"e2el", e2el_ms(r)}};
+  return std::all_of(goodput_ms.begin(), goodput_ms.end(), [&](const auto& objective) {
+    const std::optional<double> value = mine.at(objective.first);
+    return value && *value <= objective.second;
+  });
 }
 
-Json request_json(const Request& request, const RequestRecord& r, const MetricsOptions& options) {
-  std::vector<double> gaps;
-  for (std::size_t i = 1; i < r.token_times.size(); ++i) gaps.push_back(ms(r.token_times[i] - r.token_times[i - 1]));
-  Json row{{"id", request.id},
-           {"input_tokens", request.prompt.size()},
+Json request_json(const ServedRequest& served, const MetricsOptions& options) {
+  const RequestRecord& r = served.record;
+  Json row{{"id", served.request->id},
+           {"input_tokens", served.request->prompt.size()},
            {"output_tokens", r.tokens.size()},
            {"hit_tokens", r.hit_tokens},
            {"computed_tokens", r.computed_tokens},
-           {"arrival_ms", ms(r.arrived)},
-           {"ttft_ms", ms(ttft(r))},
-           {"tpot_ms", tpot_ms(r)},
-           {"e2el_ms", ms(e2el(r))},
-           {"itl_ms", gaps},
+           {"arrival_ms", to_ms(r.arrived - RunTime{})},
+           {"ttft_ms", ttft_ms(r)},
+           {"tpot_ms", or_null(tpot_ms(r))},
+           {"e2el_ms", e2el_ms(r)},
+           {"itl_ms", gaps_ms(r)},
            {"parts_ms", parts_json(parts_of(r))}};
   if (options.save_tokens) {
-    row["prompt_token_ids"] = request.prompt;
+    row["prompt_token_ids"] = served.request->prompt;
     row["output_token_ids"] = r.tokens;
   }
   return row;
 }
 
-}  // namespace
-
-PartTimes parts_of(const RequestRecord& r) {
+/// Sums over the requests that were completed.
+struct Totals {
+  std::vector<double> ttft, tpot, itl, e2el;  ///< ms
   PartTimes parts;
-  parts.queue = r.prefill_started - r.arrived;
-  parts.pool = r.pool;
-  parts.exchange = r.prefill_exchange + r.decode_exchange;
-  parts.prefill = r.first_token - r.prefill_started - r.pool - r.prefill_exchange;
-  parts.handover = r.decode_joined - r.first_token;
-  parts.decode = r.finished - r.decode_joined - r.decode_exchange;
-  return parts;
-}
-
-std::map<std::string, double> parse_goodput(const std::vector<std::string>& items) {
-  std::map<std::string, double> objectives;
-  for (const std::string& item : items) {
-    const auto colon = item.find(':');
-    const std::string name = item.substr(0, colon);
-    double value = 0;
-    const char* begin = colon == std::string::npos ? item.data() + item.size() : item.data() + colon + 1;
-    const auto [end, status] = std::from_chars(begin, item.data() + item.size(), value);
-    if ((name != "ttft" && name != "tpot" && name != "e2el") || status != std::errc{} ||
-        end != item.data() + item.size() || !(value > 0))
-      throw UsageError(fmt::format("--goodput: '{}' is not ttft:MS, tpot:MS or e2el:MS", item));
-    objectives[name] = value;
-  }
-  return objectives;
-}
-
-Json serving_results(const std::vector<Request>& requests, const std::vector<RequestRecord>& records,
-                     const PoolFigures& pool, const MetricsOptions& options, const std::string& clock, int dies) {
-  std::vector<double> ttfts, tpots, gaps, ends;
-  PartTimes total;
-  Nanoseconds last = 0;
+  RunTime last{};
   std::uint64_t completed = 0, input = 0, output = 0, hits = 0, computed = 0, good = 0;
-  Json detailed = Json::array();
-  for (std::size_t i = 0; i < records.size(); ++i) {
-    const RequestRecord& r = records[i];
-    if (!r.done) continue;
+
+  void add(const ServedRequest& served, const MetricsOptions& options) {
+    const RequestRecord& r = served.record;
     ++completed;
-    input += requests[i].prompt.size();
+    input += served.request->prompt.size();
     output += r.tokens.size();
     hits += static_cast<std::uint64_t>(r.hit_tokens);
     computed += static_cast<std::uint64_t>(r.computed_tokens);
     last = std::max(last, r.finished);
-    ttfts.push_back(ms(ttft(r)));
-    if (r.tokens.size() > 1) tpots.push_back(tpot_ms(r));
-    ends.push_back(ms(e2el(r)));
-    for (std::size_t t = 1; t < r.token_times.size(); ++t) gaps.push_back(ms(r.token_times[t] - r.token_times[t - 1]));
-    const PartTimes p = parts_of(r);
-    total.queue += p.queue;
-    total.pool += p.pool;
-    total.prefill += p.prefill;
-    total.handover += p.handover;
-    total.decode += p.decode;
-    total.exchange += p.exchange;
+    ttft.push_back(ttft_ms(r));
+    if (const auto tpot_of_r = tpot_ms(r)) tpot.push_back(*tpot_of_r);
+    e2el.push_back(e2el_ms(r));
+    const std::vector<double> gaps = gaps_ms(r);
+    itl.insert(itl.end(), gaps.begin(), gaps.end());
+    parts += parts_of(r);
     if (meets_objectives(r, options.goodput_ms)) ++good;
-    if (options.save_detailed) detailed.push_back(request_json(requests[i], r, options));
   }
-  const double duration = static_cast<double>(last) / 1e9;
-  const auto rate = [&](std::uint64_t count) { return duration > 0 ? static_cast<double>(count) / duration : 0.0; };
-  const double npus = dies / 2.0;
+};
 
-  Json results{{"clock", clock},
+Json pool_json(const PoolFigures& pool, const Totals& totals) {
+  const double input = static_cast<double>(totals.input);
+  Json json{{"lookups", pool.lookups},
+            {"hits", pool.hits},
+            {"hit_tokens", totals.hits},
+            {"computed_tokens", totals.computed},
+            {"hit_rate", totals.input > 0 ? static_cast<double>(totals.hits) / input : 0.0},
+            {"miss_reasons", pool.miss_reasons},
+            {"stored_blocks", pool.stored_blocks},
+            {"dropped_blocks", pool.dropped_blocks}};
+  if (pool.model_bytes > 0) json["model"] = {{"bytes", pool.model_bytes}, {"bytes_read", pool.model_bytes_read}};
+  return json;
+}
+
+}  // namespace
+
+std::map<std::string, double> parse_goodput(const std::vector<std::string>& items) {
+  std::map<std::string, double> objectives;
+  for (const std::string& item : items) {
+    const auto parts = split(item, ':');
+    const double value = parts.size() == 2 ? parse_number<double>(parts[1]).value_or(0) : 0;
+    if ((parts[0] != "ttft" && parts[0] != "tpot" && parts[0] != "e2el") || !(value > 0))
+      throw UsageError(fmt::format("--goodput: '{}' is not ttft:MS, tpot:MS or e2el:MS", item));
+    objectives[std::string(parts[0])] = value;
+  }
+  return objectives;
+}
+
+Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigures& pool, const MetricsOptions& options,
+                     const RunDescription& run) {
+  Totals totals;
+  Json detailed = Json::array(), failures = Json::array();
+  for (const ServedRequest& served : requests) {
+    if (!served.completed()) {
+      failures.push_back({{"id", served.request->id}, {"reason", served.ended.detail}});
+      continue;
+    }
+    totals.add(served, options);
+    if (options.save_detailed) detailed.push_back(request_json(served, options));
+  }
+  const double duration = to_seconds(totals.last - RunTime{});
+  const auto rate = [&](std::uint64_t count) { return duration > 0 ? static_cast<double>(count) / duration : 0.0; };
+  const double npus = static_cast<double>(run.dies) / run.dies_per_npu;
+
+  Json results{{"clock", run.clock},
                {"duration", duration},
-               {"completed", completed},
-               {"failed", requests.size() - completed},
-               {"total_input_tokens", input},
-               {"total_output_tokens", output},
-               {"request_throughput", rate(completed)},
-               {"output_throughput", rate(output)},
-               {"total_token_throughput", rate(input + output)}};
-  add_latency(results, "ttft", std::move(ttfts), options);
-  add_latency(results, "tpot", std::move(tpots), options);
-  add_latency(results, "itl", std::move(gaps), options);
-  add_latency(results, "e2el", std::move(ends), options);
-  results["goodput"] = options.goodput_ms.empty() ? Json(nullptr) : Json(rate(good));
-  results["pool"] = {{"lookups", pool.lookups},
-                     {"hits", pool.hits},
-                     {"hit_tokens", hits},
-                     {"computed_tokens", computed},
-                     {"hit_rate", input > 0 ? static_cast<double>(hits) / static_cast<double>(input) : 0.0},
-                     {"miss_reasons", pool.miss_reasons},
-                     {"stored_blocks", pool.stored_blocks},
-                     {"dropped_blocks", pool.dropped_blocks}};
-  if (pool.model_bytes > 0)
-    results["pool"]["model"] = {{"bytes", pool.model_bytes}, {"bytes_read", pool.model_bytes_read}};
-  results["parts_ms"] = parts_json(total, completed > 0 ? static_cast<double>(completed) : 1);
+               {"completed", totals.completed},
+               {"failed", failures.size()},
+               {"total_input_tokens", totals.input},
+               {"total_output_tokens", totals.output},
+               {"request_throughput", rate(totals.completed)},
+               {"output_throughput", rate(totals.output)},
+               {"total_token_throughput", rate(totals.input + totals.output)}};
+  add_latency(results, "ttft", std::move(totals.ttft), options);
+  add_latency(results, "tpot", std::move(totals.tpot), options);
+  add_latency(results, "itl", std::move(totals.itl), options);
+  add_latency(results, "e2el", std::move(totals.e2el), options);
+  results["goodput"] = options.goodput_ms.empty() ? Json(nullptr) : Json(rate(totals.good));
+  results["pool"] = pool_json(pool, totals);
+  results["parts_ms"] = parts_json(totals.parts, totals.completed > 0 ? static_cast<double>(totals.completed) : 1);
   results["npus"] = npus;
-  results["output_tokens_per_s_per_npu"] = rate(output) / npus;
+  results["output_tokens_per_s_per_npu"] = rate(totals.output) / npus;
+  if (!failures.empty()) results["failures"] = std::move(failures);
   if (options.save_detailed) results["requests"] = std::move(detailed);
   return results;
 }
@@ -162,7 +175,8 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
     text += fmt::format("{:<44} {:<15}\n", label, value.get<std::uint64_t>());
   };
   const auto number = [&](std::string_view label, const Json& value) {
-    text += fmt::format("{:<44} {:<15.2f}\n", label, value.get<double>());
+    text += value.is_null() ? fmt::format("{:<44} {:<15}\n", label, "-")
+                            : fmt::format("{:<44} {:<15.2f}\n", label, value.get<double>());
   };
   count("Successful requests:", r["completed"]);
   count("Failed requests:", r["failed"]);

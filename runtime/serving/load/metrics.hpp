@@ -1,31 +1,25 @@
 #pragma once
 // From the records of a run to the figures that users of serving benchmarks know. Pure.
 //
-// TTFT = first token - arrival. TPOT = (E2E - TTFT) / (n - 1) for n > 1 output tokens. ITL: time between tokens of a
-// request. The six parts of a request are disjoint and add up to its end-to-end time exactly (whole nanoseconds):
+// TTFT = first token - arrival. TPOT = (E2E - TTFT) / (n - 1) for n > 1 output tokens; a request of one token has none.
+// ITL: time between tokens of a request. The six parts of a request are disjoint and add up to its end-to-end time
+// exactly (whole nanoseconds):
 //   queue     arrival until its prefill batch is ordered
 //   pool      lookup of the prefix and loading of hits
-//   prefill   the rest until the coordinator has the first token, without exchange
+//   prefill   the rest until the coordinator has the first token, without its share of the exchange
 //   handover  KV to the decode die, and the wait for the next iteration
 //   decode    iterations that it was in, without exchange
-//   exchange  token dispatch and combine within prefill and decode (the slowest die's, since all wait for it)
+//   exchange  token dispatch and combine: of a prefill batch its share by computed tokens, of an iteration the whole of
+//             the slowest die, since all wait for it
 
 #include <map>
 #include <string>
 #include <vector>
 
 #include "runtime/core/json.hpp"
-#include "runtime/serving/coordinator/scheduler.hpp"
+#include "runtime/serving/load/request_record.hpp"
 
 namespace supernode::serving {
-
-struct PartTimes {
-  Nanoseconds queue = 0, pool = 0, prefill = 0, handover = 0, decode = 0, exchange = 0;
-  Nanoseconds sum() const { return queue + pool + prefill + handover + decode + exchange; }
-};
-
-/// @pre record.done
-PartTimes parts_of(const RequestRecord& record);
 
 /// What the pool's clients counted, summed over the prefill dies.
 struct PoolFigures {
@@ -46,12 +40,19 @@ struct MetricsOptions {
 /// "ttft:2000" and the like into goodput_ms. @throws UsageError naming the item.
 std::map<std::string, double> parse_goodput(const std::vector<std::string>& items);
 
-/// The `results` object of `serve`. @param clock "wall" or "modelled" @param dies prefill and decode dies together; two
-/// are an NPU
-Json serving_results(const std::vector<Request>& requests, const std::vector<RequestRecord>& records,
-                     const PoolFigures& pool, const MetricsOptions& options, const std::string& clock, int dies);
+/// What a run was on.
+struct RunDescription {
+  std::string clock = "wall";  ///< or "modelled"
+  int dies = 0;                ///< prefill and decode dies together
+  int dies_per_npu = 1;        ///< of the emulated machine
+};
 
-/// The "Serving Benchmark Result" block, from serving_results().
+/// The `results` object of `serve`. A latency that no request has is null.
+/// @param requests all that were served, in the order in which rows are wanted
+Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigures& pool, const MetricsOptions& options,
+                     const RunDescription& run);
+
+/// The "Serving Benchmark Result" block, from serving_results(); "-" for what is null.
 std::string serving_text(const Json& results, const MetricsOptions& options);
 
 }  // namespace supernode::serving

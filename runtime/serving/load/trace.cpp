@@ -1,142 +1,82 @@
 #include "runtime/serving/load/trace.hpp"
 
-#include <charconv>
-#include <cstdio>
+#include <cmath>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
-#include "runtime/core/json.hpp"
+#include "runtime/serving/load/trace_formats.hpp"
 
 namespace supernode::serving {
 namespace {
 
-constexpr int mooncake_block_tokens = 512;
-constexpr std::int64_t absurd_length = std::int64_t{1} << 31;
+/// A trace spans days; what spans more than this is in another unit, or no time at all.
+constexpr double longest_trace_s = 3 * 366 * 86400.0;
 
-/// The lines of a text one by one, without "\r" and with their numbers.
-class Lines {
- public:
-  Lines(std::string_view text, const std::string& source) : rest_(text), source_(source) {}
-  bool next() {
-    if (rest_.empty()) return false;
-    const auto end = std::min(rest_.find('\n'), rest_.size());
-    line_ = rest_.substr(0, end);
-    if (!line_.empty() && line_.back() == '\r') line_.remove_suffix(1);
-    rest_.remove_prefix(std::min(end + 1, rest_.size()));
-    ++number_;
-    return true;
-  }
-  std::string_view line() const { return line_; }
-  UsageError bad(const std::string& why) const { return UsageError(fmt::format("{}:{}: {}", source_, number_, why)); }
-
- private:
-  std::string_view rest_, line_;
-  const std::string& source_;
-  int number_ = 0;
-};
-
-std::int64_t checked_length(const Lines& lines, std::int64_t value, const char* name, std::int64_t least) {
-  if (value < least || value >= absurd_length) throw lines.bad(fmt::format("{} of {} is out of range", name, value));
-  return value;
+/// Sets the reader on the first line that is not blank. @returns false when there is none.
+bool skip_blank_lines(LineReader& lines) {
+  while (lines.next())
+    if (!lines.blank()) return true;
+  return false;
 }
 
-std::int64_t json_integer(const Lines& lines, const Json& object, const char* key, std::int64_t least) {
-  const auto found = object.find(key);
-  if (found == object.end()) throw lines.bad(fmt::format("key '{}' is missing", key));
-  if (!found->is_number_integer()) throw lines.bad(fmt::format("'{}' is not an integer", key));
-  return checked_length(lines, found->get<std::int64_t>(), key, least);
+/// The name of the format that begins with this line; "" for none.
+std::string format_of(std::string_view line) {
+  if (line == azure_header) return "azure";
+  if (line == burstgpt_header) return "burstgpt";
+  return line.starts_with('{') ? "mooncake" : "";
 }
 
-TraceRequest parse_mooncake(const Lines& lines) {
-  const Json object = Json::parse(lines.line(), nullptr, false);
-  if (!object.is_object()) throw lines.bad("not a JSON object (is the file truncated?)");
-  TraceRequest request;
-  const auto timestamp = object.find("timestamp");
-  if (timestamp == object.end() || !timestamp->is_number()) throw lines.bad("key 'timestamp' (ms) is missing");
-  request.arrival_s = timestamp->get<double>() / 1e3;
-  request.input_tokens = json_integer(lines, object, "input_length", 1);
-  request.output_tokens = json_integer(lines, object, "output_length", 1);
-  const auto ids = object.find("hash_ids");
-  if (ids == object.end()) return request;
-  if (!ids->is_array()) throw lines.bad("'hash_ids' is not a list");
-  for (const Json& id : *ids) {
-    if (!id.is_number_integer()) throw lines.bad("'hash_ids' holds something that is not an integer");
-    request.hash_ids.push_back(id.get<std::int64_t>());
-  }
-  const auto covered = static_cast<std::int64_t>(request.hash_ids.size()) * mooncake_block_tokens;
-  if (covered < request.input_tokens)
-    throw lines.bad(fmt::format("{} hash_ids of {} tokens do not cover {} input tokens", request.hash_ids.size(),
-                                mooncake_block_tokens, request.input_tokens));
-  return request;
-}
-
-/// Seconds since the epoch of "2023-11-16 18:15:46.6805900"; days by the civil calendar (Hinnant's algorithm).
-double parse_timestamp(const Lines& lines, std::string_view text) {
-  int year = 0, month = 0, day = 0, hour = 0, minute = 0, used = 0;
-  double second = 0;
-  const std::string copy(text);
-  if (std::sscanf(copy.c_str(), "%4d-%2d-%2d %2d:%2d:%lf%n", &year, &month, &day, &hour, &minute, &second, &used) !=
-          6 ||
-      used != static_cast<int>(copy.size()) || month < 1 || month > 12 || day < 1 || day > 31 || hour > 23 ||
-      minute > 59 || !(second >= 0 && second < 61))
-    throw lines.bad(fmt::format("'{}' is not a time like 2023-11-16 18:15:46.6805900", text));
-  const int y = year - (month <= 2);
-  const int era = y / 400, year_of_era = y - era * 400;
-  const int day_of_year = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1;
-  const int day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-  const double days = era * 146097.0 + day_of_era - 719468.0;
-  return days * 86400 + hour * 3600 + minute * 60 + second;
-}
-
-std::int64_t csv_integer(const Lines& lines, std::string_view field, const char* name, std::int64_t least) {
-  std::int64_t value = 0;
-  const auto [end, status] = std::from_chars(field.data(), field.data() + field.size(), value);
-  if (status != std::errc{} || end != field.data() + field.size())
-    throw lines.bad(fmt::format("{} '{}' is not an integer", name, field));
-  return checked_length(lines, value, name, least);
-}
-
-constexpr std::string_view azure_header = "TIMESTAMP,ContextTokens,GeneratedTokens";
-
-TraceRequest parse_azure(const Lines& lines) {
-  const std::string_view line = lines.line();
-  const auto first = line.find(','), second = line.find(',', first + 1);
-  if (first == std::string_view::npos || second == std::string_view::npos ||
-      line.find(',', second + 1) != std::string_view::npos)
-    throw lines.bad("expected three fields: " + std::string(azure_header));
-  TraceRequest request;
-  request.arrival_s = parse_timestamp(lines, line.substr(0, first));
-  request.input_tokens = csv_integer(lines, line.substr(first + 1, second - first - 1), "ContextTokens", 1);
-  request.output_tokens = csv_integer(lines, line.substr(second + 1), "GeneratedTokens", 1);
-  return request;
+TraceRequest parse_line(const LineReader& lines, const std::string& format, const TraceOptions& options) {
+  if (format == "azure") return parse_azure_line(lines);
+  if (format == "burstgpt") return parse_burstgpt_line(lines);
+  return parse_mooncake_line(lines, options);
 }
 
 }  // namespace
 
-Trace parse_trace(std::string_view text, const std::string& source, std::size_t max_requests) {
+double parse_time_unit(const std::string& name) {
+  if (name == "s") return 1;
+  if (name == "ms") return 1e-3;
+  if (name == "us") return 1e-6;
+  throw UsageError(fmt::format("time unit '{}' unknown; known: s, ms, us", name));
+}
+
+ZeroOutput parse_zero_output(const std::string& name) {
+  if (name == "skip") return ZeroOutput::skip;
+  if (name == "one") return ZeroOutput::one;
+  throw UsageError(fmt::format("zero output '{}' unknown; known: skip, one", name));
+}
+
+Trace parse_trace(std::string_view text, const std::string& source, const TraceOptions& options) {
+  LineReader lines(text, source);
+  if (!skip_blank_lines(lines)) throw UsageError(fmt::format("{}: the trace is empty", source));
   Trace trace;
-  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // some editors begin UTF-8 files with this mark
-  Lines lines(text, source);
-  if (text.starts_with(azure_header)) {
-    trace.format = "azure";
-    lines.next();
-  } else if (text.starts_with("{")) {
-    trace.format = "mooncake";
-    trace.block_tokens = mooncake_block_tokens;
-  } else if (text.empty()) {
-    throw UsageError(fmt::format("{}: the trace is empty", source));
-  } else {
-    throw UsageError(
-        fmt::format("{}:1: neither a Mooncake trace (JSON lines) nor an Azure trace ({})", source, azure_header));
-  }
+  trace.format = format_of(trim(lines.line()));
+  if (trace.format.empty())
+    throw lines.error(fmt::format("neither a Mooncake trace (JSON lines) nor an Azure ({}) or BurstGPT ({}) one",
+                                  azure_header, burstgpt_header));
+  const bool has_header = trace.format != "mooncake";
+  if (!has_header) trace.block_tokens = options.block_tokens;
+
   double start = 0, previous = 0;
-  while ((max_requests == 0 || trace.requests.size() < max_requests) && lines.next()) {
-    if (lines.line().empty()) continue;
-    TraceRequest request = trace.format == "azure" ? parse_azure(lines) : parse_mooncake(lines);
-    if (trace.requests.empty()) start = previous = request.arrival_s;
-    if (request.arrival_s < previous) throw lines.bad("arrives before the request of the line above");
+  bool first = true;
+  for (bool more = has_header ? lines.next() : true; more; more = lines.next()) {
+    if (lines.blank()) continue;
+    if (options.max_requests > 0 && trace.requests.size() == options.max_requests) break;
+    TraceRequest request = parse_line(lines, trace.format, options);
+    if (std::exchange(first, false)) start = previous = request.arrival_s;
+    if (!std::isfinite(request.arrival_s) || std::fabs(request.arrival_s - start) > longest_trace_s)
+      throw lines.error(fmt::format("arrives {:g} s after the first request, which is more than three years",
+                                    request.arrival_s - start));
+    if (request.arrival_s < previous) throw lines.error("arrives before the request of the line above");
     previous = request.arrival_s;
+    if (request.output_tokens == 0) {
+      ++trace.without_output;
+      if (options.zero_output == ZeroOutput::skip) continue;
+      request.output_tokens = 1;
+    }
     request.arrival_s -= start;
     trace.requests.push_back(std::move(request));
   }

@@ -1,5 +1,5 @@
 #pragma once
-// Request traces: Mooncake JSONL and Azure CSV. Pure.
+// Request traces: Mooncake JSON lines, Azure CSV (2023 and 2024), BurstGPT CSV. Pure.
 
 #include <cstdint>
 #include <string>
@@ -19,15 +19,32 @@ struct TraceRequest {
 };
 
 struct Trace {
-  std::string format;                  ///< "mooncake" or "azure"
+  std::string format;                  ///< "mooncake", "azure" or "burstgpt"
   int block_tokens = 0;                ///< tokens that one hash id stands for; 0 without hash ids
   std::vector<TraceRequest> requests;  ///< by arrival
+  std::size_t without_output = 0;      ///< rows of zero output tokens that were left out, or raised to one token
 };
 
-/// Recognises the format by its first line and parses at most `max_requests` (0: all).
+/// What becomes of rows that ask for no output.
+enum class ZeroOutput { skip, one };
+
+struct TraceOptions {
+  std::size_t max_requests = 0;  ///< 0: all
+  int block_tokens = 512;        ///< of a Mooncake trace: prompt tokens of one hash id
+  double time_unit_s = 1e-3;     ///< of a Mooncake trace: what its timestamps count
+  ZeroOutput zero_output = ZeroOutput::skip;
+};
+
+/// "ms", "s" or "us" as seconds. @throws UsageError listing them.
+double parse_time_unit(const std::string& name);
+/// "skip" or "one". @throws UsageError listing them.
+ZeroOutput parse_zero_output(const std::string& name);
+
+/// Recognises the format by its first line that is not blank, and parses it. A byte order mark does no harm.
 /// @param source the file's name, for messages.
 /// @throws UsageError "<source>:<line>: ..." for an empty file, an unknown format, a truncated or malformed line, a
-/// non-positive length, hash ids that do not cover the prompt, arrivals that go backwards.
-Trace parse_trace(std::string_view text, const std::string& source, std::size_t max_requests = 0);
+/// length out of range, hash ids whose number does not fit the prompt (with the block size that would), timestamps that
+/// are in another unit, absurd, or go backwards.
+Trace parse_trace(std::string_view text, const std::string& source, const TraceOptions& options = {});
 
 }  // namespace supernode::serving

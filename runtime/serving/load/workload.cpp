@@ -40,11 +40,31 @@ int scaled_length(std::int64_t tokens, double scale) {
   return static_cast<int>(std::clamp(std::llround(static_cast<double>(tokens) * scale), 1ll, 1ll << 30));
 }
 
+/// Streams of hash ids and of whole requests must not meet.
+constexpr std::uint64_t request_streams = std::uint64_t{1} << 63;
+
+/// The prompt of request number `index`, of `length` tokens. @param block tokens of a hash id, scaled
+void append_prompt(std::vector<std::int32_t>& prompt, const TraceRequest& source, std::size_t length, double block,
+                   std::size_t index, std::uint64_t seed, int vocabulary) {
+  prompt.reserve(length);
+  if (source.hash_ids.empty()) {
+    append_tokens(prompt, length, seed, request_streams + index, vocabulary);
+    return;
+  }
+  for (std::size_t b = 0; b < source.hash_ids.size() && prompt.size() < length; ++b) {
+    const auto end = static_cast<std::size_t>(std::llround(block * static_cast<double>(b + 1)));
+    // Rounding may leave the last block a token short of the rounded prompt; it then reaches to the prompt's end.
+    const bool last = b + 1 == source.hash_ids.size();
+    const std::size_t stop = last ? length : std::min(end, length);
+    if (stop > prompt.size())
+      append_tokens(prompt, stop - prompt.size(), seed,
+                    static_cast<std::uint64_t>(source.hash_ids[b]) & (request_streams - 1), vocabulary);
+  }
+}
+
 }  // namespace
 
 std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& options, int vocabulary, int max_length) {
-  // Streams of hash ids and of whole requests must not meet.
-  constexpr std::uint64_t request_streams = std::uint64_t{1} << 63;
   const double block = trace.block_tokens * options.length_scale;
   std::vector<Request> requests;
   Random arrivals(options.seed, request_streams - 1);
@@ -52,35 +72,21 @@ std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& op
   for (std::size_t i = 0; i < trace.requests.size(); ++i) {
     const TraceRequest& source = trace.requests[i];
     Request request;
-    request.id = static_cast<std::int64_t>(i);
+    request.id = i;
+    request.sampler = options.sampler;
     request.arrival_s = source.arrival_s * options.time_scale;
     if (options.request_rate > 0) {
       request.arrival_s = poisson_s;
       poisson_s += -std::log1p(-arrivals.uniform()) / options.request_rate;
     }
-    request.output_tokens = scaled_length(source.output_tokens, options.length_scale);
+    request.max_output = scaled_length(source.output_tokens, options.length_scale);
     const int length = scaled_length(source.input_tokens, options.length_scale);
-    if (length + request.output_tokens > max_length)
+    if (length + request.max_output > max_length)
       throw UsageError(fmt::format(
           "request {}: {} prompt + {} output tokens exceed the limit of {} (model, serving.max_model_len or "
           "serving.decode_kv_tokens; --length-scale shortens)",
-          i, length, request.output_tokens, max_length));
-    request.prompt.reserve(static_cast<std::size_t>(length));
-    if (source.hash_ids.empty()) {
-      append_tokens(request.prompt, static_cast<std::size_t>(length), options.seed, request_streams + i, vocabulary);
-    } else {
-      for (std::size_t b = 0; b < source.hash_ids.size() && request.prompt.size() < static_cast<std::size_t>(length);
-           ++b) {
-        const auto end = static_cast<std::size_t>(std::llround(block * static_cast<double>(b + 1)));
-        // Rounding may leave the last block a token short of the rounded prompt; it then reaches to the prompt's end.
-        const bool last = b + 1 == source.hash_ids.size();
-        const std::size_t stop =
-            last ? static_cast<std::size_t>(length) : std::min(end, static_cast<std::size_t>(length));
-        if (stop > request.prompt.size())
-          append_tokens(request.prompt, stop - request.prompt.size(), options.seed,
-                        static_cast<std::uint64_t>(source.hash_ids[b]) & (request_streams - 1), vocabulary);
-      }
-    }
+          i, length, request.max_output, max_length));
+    append_prompt(request.prompt, source, static_cast<std::size_t>(length), block, i, options.seed, vocabulary);
     requests.push_back(std::move(request));
   }
   return requests;

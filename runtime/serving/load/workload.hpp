@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/serving/load/request.hpp"
 #include "runtime/serving/load/trace.hpp"
 
 namespace supernode::serving {
@@ -11,23 +12,16 @@ namespace supernode::serving {
 struct WorkloadOptions {
   double time_scale = 1;    ///< arrivals are multiplied by this; 0: all at once
   double length_scale = 1;  ///< prompt, output and block lengths are multiplied by this
-  double request_rate =
-      0;  ///< requests/s: replaces the trace's arrivals by a Poisson process of that rate; 0: as traced
+  /// Requests/s of a Poisson process that replaces the trace's arrivals; 0: as traced; infinite: all at once.
+  double request_rate = 0;
   std::uint64_t seed = 0;
+  moe::SamplerOptions sampler = {};  ///< of every request
 };
 
-/// A request as it will be served.
-struct Request {
-  std::int64_t id = 0;  ///< its place in the trace
-  double arrival_s = 0;
-  int output_tokens = 0;
-  std::vector<std::int32_t> prompt;
-};
-
-/// Builds the requests. Blocks of the trace scale with the prompt: block i covers tokens [round(b i), round(b (i + 1)))
-/// with b = block_tokens x length_scale, and its tokens are a function of (hash id, offset, seed) alone, so equal ids
-/// are equal tokens at equal places, and prefix hits are real. Requests without hash ids share nothing. Lengths are at
-/// least 1.
+/// Builds the requests; a request's id is its place in the trace. Blocks of the trace scale with the prompt: block i
+/// covers tokens [round(b i), round(b (i + 1))) with b = block_tokens x length_scale, and its tokens are a function of
+/// (hash id, offset, seed) alone, so equal ids are equal tokens at equal places, and prefix hits are real. Requests
+/// without hash ids share nothing. Lengths are at least 1.
 /// @param vocabulary token ids are in [0, vocabulary); for byte vocabularies (256) the tokens are printable words.
 /// @throws UsageError naming the request when prompt + output exceed `max_length` tokens.
 std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& options, int vocabulary, int max_length);

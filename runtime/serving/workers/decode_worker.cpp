@@ -1,117 +1,103 @@
-#include <exception>
 #include <list>
-#include <map>
+#include <unordered_map>
+#include <utility>
 
 #include <fmt/format.h>
 
-#include "runtime/core/mpi/mpi_call.hpp"
-#include "runtime/serving/coordinator/events.hpp"
+#include "runtime/core/error.hpp"
+#include "runtime/serving/workers/kv_intake.hpp"
 #include "runtime/serving/workers/worker_inbox.hpp"
 
 namespace supernode::serving {
 namespace {
 
-/// A request on this die, from the notice of its KV to its last token.
+/// A request on this die, from the arrival of its KV to its last token.
 struct Sequence {
   KvNotice notice;
-  moe::KvCache cache;
+  std::unique_ptr<SequenceState> state;
   std::int32_t last_token = 0;
   int generated = 1;  ///< output tokens so far; prefill gave the first
-};
-
-/// KV under way to this die.
-struct Transfer {
-  KvNotice notice;
-  std::vector<std::byte> bytes;
-  OwnedRequest request;
+  bool failed = false;
 };
 
 class DecodeWorker {
  public:
-  explicit DecodeWorker(const WorkerContext& context) : context_(context), inbox_(context) {}
-  ~DecodeWorker() {
-    // As in Mailbox: what MPI may still write into outlives an error.
-    if (std::uncaught_exceptions() > 0) new std::list<Transfer>(std::move(transfers_));
-  }
-  DecodeWorker(const DecodeWorker&) = delete;
-  DecodeWorker& operator=(const DecodeWorker&) = delete;
+  explicit DecodeWorker(const WorkerContext& context) : context_(context), inbox_(context), intake_(*context.engine) {}
 
   void run() {
     for (;;) {
-      const Message message = inbox_.wait([this] { return take_in(); });
-      switch (static_cast<MessageKind>(message.tag)) {
-        case MessageKind::fetch_kv:
-          fetch(unpack_one<KvNotice>(message.bytes));
-          break;
-        case MessageKind::iterate:
-          iterate(ByteReader(message.bytes).get_all<std::size_t>());
-          break;
-        case MessageKind::stop:
-          inbox_.report_stopped("");
-          return;
-        default:
-          panic(fmt::format("a decode die got message {}", message.tag));
+      const Stamped<Order> order = inbox_.wait([this] { return take_in(); });
+      if (const auto* notice = std::get_if<KvNotice>(&order.what)) {
+        intake_.expect_kv(*notice);
+        report_complete();
+      } else if (const auto* iteration = std::get_if<IterateOrder>(&order.what)) {
+        iterate(iteration->joins, order.stamp);
+      } else if (std::holds_alternative<StopOrder>(order.what)) {
+        break;
+      } else {
+        inbox_.refuse(order.what);
       }
     }
+    inbox_.report_stopped({});
   }
 
  private:
-  void fetch(const KvNotice& notice) {
-    Sequence sequence{notice, context_.model->make_cache(), notice.first_token, 1};
-    // Room for the whole output now, so that no iteration allocates.
-    sequence.cache.reserve(notice.prompt_tokens + notice.output_tokens);
-    Transfer& transfer = transfers_.emplace_back();
-    transfer.notice = notice;
-    transfer.bytes.resize(sequence.cache.bytes_per_token() * static_cast<std::size_t>(notice.prompt_tokens));
-    SUPERNODE_MPI(MPI_Irecv(transfer.bytes.data(), count_cast(transfer.bytes.size(), "KV bytes"), MPI_BYTE,
-                            notice.prefill_rank, kv_tag(notice.request), context_.transfer->get(),
-                            transfer.request.out()));
-    ready_.emplace(static_cast<std::size_t>(notice.request), std::move(sequence));
-  }
-
-  /// Takes in KV that has arrived. @returns whether any has.
+  /// Takes in pieces of KV that have come. @returns whether any has.
   bool take_in() {
     bool any = false;
-    for (auto transfer = transfers_.begin(); transfer != transfers_.end();) {
-      if (!completed(*transfer->request.out())) {
-        ++transfer;
-        continue;
-      }
-      const auto request = static_cast<std::size_t>(transfer->notice.request);
-      ready_.at(request).cache.import_tokens(0, transfer->notice.prompt_tokens, transfer->bytes);
-      inbox_.report(MessageKind::kv_arrived, pack_one(request));
-      transfer = transfers_.erase(transfer);
+    while (const std::optional<Message> message = context_.transfer->poll()) {
       any = true;
+      try {
+        intake_.take(message->source, decode_kv_piece(message->bytes).what);
+      } catch (const EnvironmentError& error) {
+        throw EnvironmentError(fmt::format("{}: from rank {}: {}", inbox_.where(), message->source, error.what()));
+      }
     }
+    if (any) report_complete();
     return any;
   }
 
-  /// One iteration of the whole instance: every running request of this die gets one token.
-  void iterate(const std::vector<std::size_t>& joins) {
-    for (const std::size_t request : joins) running_.push_back(std::move(ready_.extract(request).mapped()));
-    std::vector<moe::SequenceChunk> chunks;
-    for (Sequence& sequence : running_) chunks.push_back({&sequence.cache, std::span(&sequence.last_token, 1)});
-
-    const moe::StepResult step = context_.model->forward(chunks);
-    std::vector<DecodeReported::Token> tokens;
-    int row = 0;
-    for (Sequence& sequence : running_) {
-      const int position = sequence.notice.prompt_tokens + sequence.generated++;
-      sequence.last_token =
-          moe::sample(step.row(row++), context_.sampler, static_cast<std::uint64_t>(sequence.notice.request), position);
-      tokens.push_back({static_cast<std::size_t>(sequence.notice.request), sequence.last_token});
+  void report_complete() {
+    for (KvIntake::Complete& complete : intake_.take_complete()) {
+      const RequestId request = complete.notice.request;
+      inbox_.report(KvReport{request});
+      ready_.emplace(request,
+                     Sequence{complete.notice, std::move(complete.state), complete.notice.first_token, 1, false});
     }
-    const auto exchange = static_cast<Nanoseconds>(context_.model->last_step().exchange * 1e9);
-    inbox_.report(MessageKind::decode_reported,
-                  ByteWriter().put(exchange).put_all(std::span<const DecodeReported::Token>(tokens)).take());
-    running_.remove_if([](const Sequence& sequence) { return sequence.generated == sequence.notice.output_tokens; });
+  }
+
+  /// One iteration of the whole instance: every running request of this die gets one token.
+  void iterate(const std::vector<RequestId>& joins, RunTime start) {
+    for (const RequestId request : joins) {
+      auto ready = ready_.extract(request);
+      if (!ready) throw EnvironmentError(fmt::format("{}: request {} joins without its KV", inbox_.where(), request));
+      running_.push_back(std::move(ready.mapped()));
+    }
+    std::vector<StepWork> works;
+    for (Sequence& sequence : running_)
+      works.push_back(
+          {sequence.notice.request, sequence.state.get(), std::span(&sequence.last_token, 1), sequence.notice.sampler});
+
+    const StepOutcome outcome = context_.engine->step(works, start);
+    DecodeReport report{outcome.exchange, {}};
+    std::size_t row = 0;
+    for (Sequence& sequence : running_) {
+      const SampledToken token = outcome.tokens[row++];
+      report.tokens.push_back({sequence.notice.request, token});
+      sequence.failed = !token;
+      sequence.last_token = token.value_or(0);
+      ++sequence.generated;
+    }
+    inbox_.report(report, start);
+    running_.remove_if(
+        [](const Sequence& sequence) { return sequence.failed || sequence.generated == sequence.notice.max_output; });
   }
 
   const WorkerContext& context_;
   WorkerInbox inbox_;
-  std::list<Transfer> transfers_;          ///< a list: MPI writes into the elements
-  std::map<std::size_t, Sequence> ready_;  ///< told of, not yet joined
-  std::list<Sequence> running_;            ///< in order of joining
+  KvIntake intake_;
+  std::unordered_map<RequestId, Sequence> ready_;  ///< KV is here, not yet joined
+  std::list<Sequence> running_;                    ///< in order of joining; steps point into its elements
 };
 
 }  // namespace

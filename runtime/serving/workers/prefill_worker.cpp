@@ -1,177 +1,128 @@
 #include <algorithm>
 #include <optional>
+#include <utility>
 
-#include <fmt/format.h>
-
-#include "memory_pool/context_cache.hpp"
-#include "runtime/core/clock.hpp"
-#include "runtime/core/json.hpp"
-#include "runtime/serving/coordinator/events.hpp"
+#include "runtime/core/error.hpp"
+#include "runtime/serving/workers/prefix_blocks.hpp"
 #include "runtime/serving/workers/worker_inbox.hpp"
 
 namespace supernode::serving {
 namespace {
 
-Nanoseconds to_nanoseconds(double seconds) { return static_cast<Nanoseconds>(seconds * 1e9); }
-
 /// A request while this die works on it.
 struct Sequence {
-  const PrefillBatch::Item* item = nullptr;
-  moe::KvCache cache;
-  std::vector<pool::Key> keys;            ///< of the prompt's full blocks
-  std::vector<std::byte> prefix;          ///< KV of the blocks that the pool has
-  std::optional<pool::PendingLoad> load;  ///< of `prefix`, which it writes
-  int loaded_blocks = 0;
+  const PrefillOrder::Item* item = nullptr;
+  std::unique_ptr<SequenceState> state;
+  PromptBlocks blocks;
+  PrefillResult result;
+
+  std::span<const std::int32_t> uncomputed() const {
+    return std::span(item->prompt).subspan(static_cast<std::size_t>(state->length()));
+  }
 };
 
 class PrefillWorker {
  public:
   explicit PrefillWorker(const WorkerContext& context)
-      : context_(context), inbox_(context), kv_outbox_(*context.transfer) {
-    if (!context.pool) return;
-    client_.emplace(*context.pool, "default");
-    const moe::KvCache probe = context.model->make_cache();
-    const int block_tokens = context.config->context_block_tokens;
-    blocks_.emplace(*client_,
-                    pool::ContextCacheConfig{context.model_name, block_tokens,
-                                             probe.bytes_per_token() * static_cast<std::size_t>(block_tokens)});
+      : context_(context), inbox_(context), bytes_per_token_(context.engine->state_bytes_per_token()) {
+    if (context.pool) pool_.emplace(context, bytes_per_token_);
   }
 
   void run() {
     for (;;) {
-      const Message message = inbox_.wait([this] { return background(); });
-      if (static_cast<MessageKind>(message.tag) == MessageKind::stop) break;
-      expect(static_cast<MessageKind>(message.tag) == MessageKind::prefill_batch, "a prefill die got an odd command");
-      prefill(unpack_prefill_batch(message.bytes));
+      const Stamped<Order> order = inbox_.wait([this] { return pool_ && pool_->progress(); });
+      if (std::holds_alternative<StopOrder>(order.what)) break;
+      const auto* batch = std::get_if<PrefillOrder>(&order.what);
+      if (!batch) inbox_.refuse(order.what);
+      prefill(*batch, order.stamp);
     }
-    kv_outbox_.flush(context_.deadline_s);
-    if (client_) {
-      client_->drain(context_.deadline_s);
-      client_->flush_touches();
-    }
-    inbox_.report_stopped(statistics());
+    context_.transfer->flush(context_.deadline_s);
+    if (pool_) pool_->finish(context_.deadline_s);
+    inbox_.report_stopped(pool_ ? pool_->statistics() : WorkerStatistics{});
   }
 
  private:
-  bool background() { return client_ && client_->progress(); }
-
-  void prefill(const PrefillBatch& batch) {
-    std::vector<Sequence> sequences(batch.items.size());
-    std::vector<PrefillResult> results(batch.items.size());
-    std::vector<moe::SequenceChunk> chunks;
-    for (std::size_t i = 0; i < batch.items.size(); ++i) {
-      Sequence& sequence = sequences[i];
-      sequence.item = &batch.items[i];
-      sequence.cache = context_.model->make_cache();
-      sequence.cache.reserve(static_cast<int>(sequence.item->prompt.size()));
-      const WallTime start = wall_now();
-      ask_for_prefix(sequence);
-      results[i].pool = to_nanoseconds((wall_now() - start).value);
-    }
-    for (std::size_t i = 0; i < batch.items.size(); ++i) {
-      Sequence& sequence = sequences[i];
-      const WallTime start = wall_now();
-      take_prefix(sequence);
-      results[i].pool += to_nanoseconds((wall_now() - start).value);
-      results[i].request = static_cast<std::size_t>(sequence.item->request);
-      results[i].hit_tokens = sequence.cache.length();
-      results[i].computed_tokens = static_cast<int>(sequence.item->prompt.size()) - results[i].hit_tokens;
-      chunks.push_back({&sequence.cache,
-                        std::span(sequence.item->prompt).subspan(static_cast<std::size_t>(sequence.cache.length()))});
-    }
-
-    const moe::StepResult step = context_.model->forward(chunks);
-    const Nanoseconds exchange = to_nanoseconds(context_.model->last_step().exchange);
-    for (std::size_t i = 0; i < results.size(); ++i) {
-      results[i].exchange = exchange;
-      results[i].first_token =
-          moe::sample(step.row(static_cast<int>(i)), context_.sampler, static_cast<std::uint64_t>(results[i].request),
-                      static_cast<int>(sequences[i].item->prompt.size()));
-    }
-    inbox_.report(MessageKind::prefill_reported, ByteWriter().put_all(std::span<const PrefillResult>(results)).take());
+  void prefill(const PrefillOrder& batch, RunTime start) {
+    std::vector<Sequence> sequences = make_sequences(batch);
+    load_prefixes(sequences);
+    compute(sequences, start);
+    PrefillReport report;
+    for (const Sequence& sequence : sequences) report.results.push_back(sequence.result);
+    inbox_.report(report, start);
     // The tokens are on their way; what follows is off the path of the first token.
+    for (const Sequence& sequence : sequences) {
+      if (!sequence.result.first_token) continue;  // what was computed is of no use to anyone
+      hand_over(sequence, start);
+      if (pool_) pool_->store(sequence.blocks, *sequence.state);
+    }
+  }
+
+  std::vector<Sequence> make_sequences(const PrefillOrder& batch) {
+    std::vector<Sequence> sequences(batch.items.size());
+    for (std::size_t i = 0; i < batch.items.size(); ++i) {
+      sequences[i].item = &batch.items[i];
+      sequences[i].state = context_.engine->make_state(static_cast<int>(batch.items[i].prompt.size()));
+      sequences[i].result.request = batch.items[i].request;
+    }
+    return sequences;
+  }
+
+  /// Two loops: all prompts are asked for before the first one's blocks are waited for, so that their loads overlap.
+  void load_prefixes(std::vector<Sequence>& sequences) {
+    const auto timed = [&](Sequence& sequence, auto&& step) {
+      const WallTime start = context_.now();
+      step();
+      sequence.result.pool += run_span((context_.now() - start).value);
+    };
+    if (pool_) {
+      for (Sequence& sequence : sequences)
+        timed(sequence, [&] { pool_->start(sequence.item->prompt, sequence.blocks); });
+      for (Sequence& sequence : sequences) timed(sequence, [&] { pool_->take(sequence.blocks, *sequence.state); });
+    }
     for (Sequence& sequence : sequences) {
-      hand_over(sequence);
-      store_blocks(sequence);
+      sequence.result.hit_tokens = sequence.state->length();
+      sequence.result.computed_tokens = static_cast<int>(sequence.uncomputed().size());
     }
   }
 
-  /// Begins to load the leading blocks that the pool holds, leaving at least one token to compute. While they are on
-  /// their way, the next prompt's blocks are looked up.
-  void ask_for_prefix(Sequence& sequence) {
-    if (!blocks_) return;
-    const auto& prompt = sequence.item->prompt;
-    sequence.keys = blocks_->keys(prompt);
-    const int usable =
-        blocks_->usable_blocks(blocks_->longest_prefix(sequence.keys).blocks, static_cast<int>(prompt.size()));
-    if (usable == 0) return;
-    const std::size_t block_bytes = blocks_->config().block_bytes;
-    sequence.prefix.resize(block_bytes * static_cast<std::size_t>(usable));
-    std::vector<std::span<std::byte>> destinations;
-    for (std::size_t b = 0; b < static_cast<std::size_t>(usable); ++b)
-      destinations.push_back(std::span(sequence.prefix).subspan(b * block_bytes, block_bytes));
-    sequence.load = blocks_->start_load(sequence.keys, 0, destinations);
-  }
-
-  /// Each block goes into the cache as soon as it has come, while others are on their way.
-  void take_prefix(Sequence& sequence) {
-    if (!sequence.load) return;
-    const std::size_t block_bytes = blocks_->config().block_bytes;
-    for (bool ended = false; !ended;) {
-      ended = sequence.load->wait(0.001);
-      const int blocks = sequence.load->result().blocks, fresh = blocks - sequence.loaded_blocks;
-      if (fresh == 0) continue;
-      const int tokens = blocks_->config().block_tokens;
-      sequence.cache.import_tokens(sequence.loaded_blocks * tokens, fresh * tokens,
-                                   std::span(sequence.prefix)
-                                       .subspan(block_bytes * static_cast<std::size_t>(sequence.loaded_blocks),
-                                                block_bytes * static_cast<std::size_t>(fresh)));
-      sequence.loaded_blocks = blocks;
+  /// The step of the whole batch, in which a die without a request takes part, too.
+  void compute(std::vector<Sequence>& sequences, RunTime start) {
+    std::vector<StepWork> works;
+    std::int64_t computed = 0;
+    for (Sequence& sequence : sequences) {
+      works.push_back({sequence.item->request, sequence.state.get(), sequence.uncomputed(), sequence.item->sampler});
+      computed += sequence.result.computed_tokens;
     }
-    sequence.load.reset();
-    sequence.prefix = {};
-  }
-
-  void hand_over(const Sequence& sequence) {
-    if (sequence.item->output_tokens == 1) return;
-    const int tokens = sequence.cache.length();
-    std::vector<std::byte> bytes(sequence.cache.bytes_per_token() * static_cast<std::size_t>(tokens));
-    sequence.cache.export_tokens(0, tokens, bytes);
-    kv_outbox_.send(sequence.item->decode_rank, kv_tag(sequence.item->request), std::move(bytes));
-  }
-
-  void store_blocks(const Sequence& sequence) {
-    if (!blocks_) return;
-    const int block_tokens = blocks_->config().block_tokens;
-    for (std::size_t b = static_cast<std::size_t>(sequence.loaded_blocks); b < sequence.keys.size(); ++b) {
-      std::vector<std::byte> bytes(blocks_->config().block_bytes);
-      sequence.cache.export_tokens(static_cast<int>(b) * block_tokens, block_tokens, bytes);
-      if (!blocks_->store(sequence.keys[b], std::move(bytes))) ++dropped_blocks_;
+    const StepOutcome outcome = context_.engine->step(works, start);
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      PrefillResult& result = sequences[i].result;
+      result.first_token = outcome.tokens[i];
+      // The exchange carried the rows of all; each request is charged for its own.
+      result.exchange = RunSpan(static_cast<RunSpan::rep>(static_cast<double>(outcome.exchange.count()) *
+                                                          result.computed_tokens / static_cast<double>(computed)));
     }
   }
 
-  std::string statistics() const {
-    Json counts{
-        {"lookups", 0}, {"hits", 0}, {"stored", 0}, {"dropped", dropped_blocks_}, {"miss_reasons", Json::object()}};
-    if (client_) {
-      const pool::ClientStats& stats = client_->stats();
-      counts["lookups"] = stats.lookups.asked;
-      counts["hits"] = stats.lookups.hits;
-      counts["stored"] = stats.stores[static_cast<std::size_t>(pool::Status::stored)];
-      for (std::size_t reason = 1; reason < pool::miss_reason_count; ++reason)
-        if (stats.lookups.by_reason[reason] > 0)
-          counts["miss_reasons"][std::string(to_string(static_cast<pool::MissReason>(reason)))] =
-              stats.lookups.by_reason[reason];
+  /// Sends the prompt's state to the decode die, in pieces.
+  void hand_over(const Sequence& sequence, RunTime stamp) {
+    if (sequence.item->max_output == 1) return;
+    const int tokens = sequence.state->length();
+    const auto most = static_cast<int>(std::clamp<std::size_t>(
+        static_cast<std::size_t>(context_.config->handover_piece.value) / bytes_per_token_, 1, 1u << 30));
+    for (int first = 0; first < tokens; first += most) {
+      const int count = std::min(most, tokens - first);
+      std::span<std::byte> payload;
+      std::vector<std::byte> message =
+          make_kv_piece(sequence.item->request, first, count, bytes_per_token_, stamp, payload);
+      sequence.state->export_tokens(first, count, payload);
+      context_.transfer->send(sequence.item->decode_rank, static_cast<int>(MessageKind::kv_piece), std::move(message));
     }
-    return counts.dump();
   }
 
   const WorkerContext& context_;
   WorkerInbox inbox_;
-  Mailbox kv_outbox_;
-  std::optional<pool::Client> client_;
-  std::optional<pool::ContextCache> blocks_;
-  std::uint64_t dropped_blocks_ = 0;
+  const std::size_t bytes_per_token_;
+  std::optional<PrefixBlocks> pool_;
 };
 
 }  // namespace

@@ -5,34 +5,36 @@
 #include <vector>
 
 #include "memory_pool/client.hpp"
-#include "moe/sampler.hpp"
-#include "moe/transformer.hpp"
-#include "runtime/core/mpi/communicator.hpp"
+#include "runtime/core/clock.hpp"
+#include "runtime/core/message_port.hpp"
 #include "runtime/serving/injection.hpp"
 #include "runtime/serving/roles.hpp"
+#include "runtime/serving/workers/step_engine.hpp"
 
 namespace supernode::serving {
 
 /// What a worker works with. Borrowed; all outlive the worker's loop.
 struct WorkerContext {
   const ServingConfig* config = nullptr;
-  const Communicator* control = nullptr;   ///< with the coordinator; small messages
-  const Communicator* transfer = nullptr;  ///< KV from prefill to decode dies, one message a request
-  moe::Transformer* model = nullptr;       ///< collective over the dies of this rank's instance
-  pool::Pool* pool = nullptr;              ///< null without cache ranks
-  std::string model_name;                  ///< part of the cache keys
-  moe::SamplerOptions sampler;
+  int rank = 0;
   Part part;
+  MessagePort* control = nullptr;   ///< with the coordinator, rank 0
+  MessagePort* transfer = nullptr;  ///< KV from prefill to decode dies
+  StepEngine* engine = nullptr;     ///< collective over the dies of this rank's instance
+  pool::Pool* pool = nullptr;       ///< null without cache ranks
+  std::string model_name;           ///< part of the cache keys
   double deadline_s = 120;
+  WallTime (*now)() = wall_now;
 };
 
-/// Serves prefill batches until told to stop: looks the prefix up, loads hits, computes the rest, samples the first
+/// Serves prefill batches until told to stop: looks the prefix up, loads hits, computes the rest, draws the first
 /// token, sends the KV on and stores new blocks. All dies of an instance run it together.
-/// @throws TimeoutError when the coordinator is silent for longer than the deadline.
+/// @throws TimeoutError when the coordinator is silent for longer than the deadline; EnvironmentError for a message
+/// that is malformed or not for a prefill die.
 void run_prefill_worker(const WorkerContext& context);
 
 /// Serves decode iterations until told to stop; takes in the KV of new requests between them.
-/// All dies of an instance run it together. @throws TimeoutError as above.
+/// All dies of an instance run it together. @throws as above.
 void run_decode_worker(const WorkerContext& context);
 
 /// Serves the pool's clients until told to stop, and plays the failures of its own cache rank when they are due.

@@ -2,18 +2,28 @@
 
 #include <fmt/format.h>
 
+#include "runtime/core/error.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 
 namespace supernode::serving {
 
-WorkerInbox::WorkerInbox(const WorkerContext& context) : context_(context), mailbox_(*context.control) {}
+std::string WorkerInbox::where() const {
+  const Part& part = context_.part;
+  return fmt::format("rank {} ({} instance {}, die {})", context_.rank, to_string(part.role), part.instance, part.die);
+}
 
-Message WorkerInbox::wait(const std::function<bool()>& background) {
+Stamped<Order> WorkerInbox::wait(const std::function<bool()>& background) {
   Deadline patience(context_.deadline_s);
   SpinWait spin(true);
   for (;;) {
-    if (std::optional<Message> message = mailbox_.poll()) {
-      if (static_cast<MessageKind>(message->tag) != MessageKind::keep_alive) return std::move(*message);
+    if (const std::optional<Message> message = context_.control->poll()) {
+      try {
+        if (message->source != 0) throw EnvironmentError(fmt::format("order from rank {}", message->source));
+        Stamped<Order> order = decode_order(message->bytes);
+        if (!std::holds_alternative<KeepAlive>(order.what)) return order;
+      } catch (const EnvironmentError& error) {
+        throw EnvironmentError(fmt::format("{}: {}", where(), error.what()));
+      }
       patience = Deadline(context_.deadline_s);
     }
     if (background()) {
@@ -23,19 +33,21 @@ Message WorkerInbox::wait(const std::function<bool()>& background) {
     }
     if (patience.expired())
       throw TimeoutError(
-          fmt::format("rank {} ({} instance {}, die {}) heard nothing from the coordinator (rank 0) within {} s",
-                      context_.control->rank(), to_string(context_.part.role), context_.part.instance,
-                      context_.part.die, context_.deadline_s));
+          fmt::format("{} heard nothing from the coordinator (rank 0) within {} s", where(), context_.deadline_s));
   }
 }
 
-void WorkerInbox::report(MessageKind kind, std::vector<std::byte> bytes) {
-  mailbox_.send(0, static_cast<int>(kind), std::move(bytes));
+void WorkerInbox::report(const Report& report, RunTime stamp) {
+  context_.control->send(0, static_cast<int>(kind_of(report)), encode(report, stamp));
 }
 
-void WorkerInbox::report_stopped(const std::string& text) {
-  report(MessageKind::stopped, ByteWriter().put_all(std::span<const char>(text)).take());
-  mailbox_.flush(context_.deadline_s);
+void WorkerInbox::report_stopped(WorkerStatistics statistics) {
+  report(StoppedReport{std::move(statistics)});
+  context_.control->flush(context_.deadline_s);
+}
+
+void WorkerInbox::refuse(const Order& order) const {
+  throw EnvironmentError(fmt::format("{}: order '{}' is not for it", where(), name_of(kind_of(order))));
 }
 
 }  // namespace supernode::serving

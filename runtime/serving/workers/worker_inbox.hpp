@@ -1,30 +1,34 @@
 #pragma once
-// What both kinds of worker do between commands: poll for the next one, and give up on a silent coordinator.
+// A worker's end of the control messages: the coordinator's next order, reports to it, and giving up when it is silent.
 
 #include <functional>
 
-#include "runtime/core/mpi/mailbox.hpp"
-#include "runtime/serving/wire/wire.hpp"
+#include "runtime/serving/wire/messages.hpp"
 #include "runtime/serving/workers/worker.hpp"
 
 namespace supernode::serving {
 
 class WorkerInbox {
  public:
-  explicit WorkerInbox(const WorkerContext& context);
+  /// `context` outlives it.
+  explicit WorkerInbox(const WorkerContext& context) : context_(context) {}
 
-  /// The coordinator's next command; `background()` runs at each turn and returns whether it did something.
-  /// @throws TimeoutError when nothing, not even a keep-alive, came for the deadline.
-  Message wait(const std::function<bool()>& background);
+  /// The coordinator's next order, never a keep-alive; `background()` runs at each turn and returns whether it did
+  /// something. @throws TimeoutError when nothing, not even a keep-alive, came for the deadline; EnvironmentError
+  /// naming rank and reason for a message that is no order, or comes from elsewhere.
+  Stamped<Order> wait(const std::function<bool()>& background);
 
-  /// A report to the coordinator.
-  void report(MessageKind kind, std::vector<std::byte> bytes);
-  /// The last report: statistics as text. Waits until all sends are gone.
-  void report_stopped(const std::string& text);
+  void report(const Report& report, RunTime stamp = {});
+  /// The last report. Waits until all sends are gone.
+  void report_stopped(WorkerStatistics statistics);
+
+  /// For an order that this kind of worker does not take.
+  [[noreturn]] void refuse(const Order& order) const;
+  /// "rank 5 (decode instance 0, die 1)", for messages
+  std::string where() const;
 
  private:
   const WorkerContext& context_;
-  Mailbox mailbox_;
 };
 
 }  // namespace supernode::serving

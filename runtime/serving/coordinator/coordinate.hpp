@@ -1,0 +1,13 @@
+#pragma once
+// The coordinator's loop.
+
+#include "runtime/serving/coordinator/fleet.hpp"
+#include "runtime/serving/coordinator/scheduler.hpp"
+
+namespace supernode::serving {
+
+/// Hands the fleet's events to the scheduler and its commands to the fleet, until all requests have ended and nothing
+/// is under way; then stops the fleet. @returns what the workers counted. @throws what the two throw.
+WorkerStatistics coordinate(Scheduler& scheduler, Fleet& fleet);
+
+}  // namespace supernode::serving

@@ -1,0 +1,39 @@
+#pragma once
+// What the scheduler knows of its instances: who is busy, what room is left.
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/serving/serving_config.hpp"
+#include "runtime/serving/wire/events.hpp"
+
+namespace supernode::serving {
+
+struct PrefillInstanceState {
+  int reports_missing = 0;  ///< dies that have not reported the running batch
+  bool idle() const { return reports_missing == 0; }
+};
+
+struct DecodeDieState {
+  std::int64_t free_kv_tokens = 0;
+  int free_slots = 0;
+};
+
+struct FleetState {
+  std::vector<PrefillInstanceState> prefill;
+  std::vector<std::vector<DecodeDieState>> decode;  ///< [instance][die]
+  int in_flight = 0;                                ///< requests that have left the queue and not ended
+
+  /// Everything idle and empty.
+  explicit FleetState(const ServingConfig& config)
+      : prefill(static_cast<std::size_t>(config.prefill_instances)),
+        decode(static_cast<std::size_t>(config.decode_instances),
+               std::vector<DecodeDieState>(static_cast<std::size_t>(config.decode_dies),
+                                           {config.decode_kv_tokens, config.max_decode_batch})) {}
+
+  DecodeDieState& at(DieId die) {
+    return decode.at(static_cast<std::size_t>(die.instance)).at(static_cast<std::size_t>(die.die));
+  }
+};
+
+}  // namespace supernode::serving

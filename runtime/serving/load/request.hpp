@@ -1,0 +1,24 @@
+#pragma once
+// A request as it is served.
+
+#include <cstdint>
+#include <vector>
+
+#include "moe/sampler.hpp"
+
+namespace supernode::serving {
+
+/// Names a request for the whole run, and is the stream of its samples. Never an index.
+using RequestId = std::uint64_t;
+
+struct Request {
+  RequestId id = 0;
+  double arrival_s = 0;  ///< on the run's clock, s
+  int max_output = 0;    ///< tokens, at least 1
+  std::vector<std::int32_t> prompt;
+  moe::SamplerOptions sampler = {};
+
+  int prompt_tokens() const { return static_cast<int>(prompt.size()); }
+};
+
+}  // namespace supernode::serving

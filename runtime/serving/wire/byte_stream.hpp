@@ -1,0 +1,104 @@
+#pragma once
+// Values as bytes and back: little endian, without padding, one after the other. Only numbers travel, never structs, so
+// that an edit of a struct changes no format unseen.
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "runtime/core/error.hpp"
+
+namespace supernode::serving {
+
+static_assert(std::endian::native == std::endian::little, "numbers travel in the memory order of these machines");
+
+template <class T>
+concept Number = std::is_arithmetic_v<T> || std::is_enum_v<T>;
+
+/// Appends values to a byte string.
+class ByteWriter {
+ public:
+  template <Number T>
+  ByteWriter& put(T value) {
+    const auto* raw = reinterpret_cast<const std::byte*>(&value);
+    bytes_.insert(bytes_.end(), raw, raw + sizeof value);
+    return *this;
+  }
+  /// Their number (64 bits), then the values.
+  template <Number T>
+  ByteWriter& put_all(std::span<const T> values) {
+    put<std::uint64_t>(values.size());
+    return put_raw(std::as_bytes(values));
+  }
+  ByteWriter& put_text(std::string_view text) { return put_all(std::span(text.data(), text.size())); }
+  /// Without a number in front.
+  ByteWriter& put_raw(std::span<const std::byte> bytes) {
+    bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
+    return *this;
+  }
+  void reserve(std::size_t bytes) { bytes_.reserve(bytes); }
+  std::size_t size() const { return bytes_.size(); }
+  std::vector<std::byte> take() { return std::move(bytes_); }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+/// Takes values off a byte string in the order in which they were put.
+/// @throws EnvironmentError "message too short" when there are not enough bytes.
+class ByteReader {
+ public:
+  explicit ByteReader(std::span<const std::byte> bytes) : bytes_(bytes) {}
+
+  template <Number T>
+  T get() {
+    T value;
+    std::memcpy(&value, get_raw(sizeof value).data(), sizeof value);
+    return value;
+  }
+  template <Number T>
+  std::vector<T> get_all() {
+    const auto count = get<std::uint64_t>();
+    check(count <= bytes_.size() / sizeof(T));
+    std::vector<T> values(count);
+    if (count > 0) std::memcpy(values.data(), get_raw(count * sizeof(T)).data(), count * sizeof(T));
+    return values;
+  }
+  std::string get_text() {
+    const std::vector<char> text = get_all<char>();
+    return {text.begin(), text.end()};
+  }
+  std::span<const std::byte> get_raw(std::size_t count) {
+    check(count <= bytes_.size());
+    const auto taken = bytes_.first(count);
+    bytes_ = bytes_.subspan(count);
+    return taken;
+  }
+  /// A number of elements of at least `least_bytes` each: as many as there can be, so that a wrong one reserves
+  /// nothing.
+  std::size_t get_count(std::size_t least_bytes) {
+    const auto count = get<std::uint64_t>();
+    check(count <= bytes_.size() / least_bytes);
+    return count;
+  }
+  /// @throws EnvironmentError when bytes are left.
+  void finish() const {
+    if (!bytes_.empty()) throw EnvironmentError("message too long by " + std::to_string(bytes_.size()) + " bytes");
+  }
+  std::size_t left() const { return bytes_.size(); }
+
+ private:
+  static void check(bool there) {
+    if (!there) throw EnvironmentError("message too short");
+  }
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace supernode::serving

@@ -1,0 +1,110 @@
+#pragma once
+// What happens in a serving run, and what the coordinator orders. Plain data; times are on the run's clock.
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "runtime/serving/load/request.hpp"
+#include "runtime/serving/load/run_time.hpp"
+
+namespace supernode::serving {
+
+/// A die of a prefill or decode instance.
+struct DieId {
+  int instance = 0;
+  int die = 0;
+  friend auto operator<=>(const DieId&, const DieId&) = default;
+};
+
+/// A token that a die drew; nothing when the logits were not finite.
+using SampledToken = std::optional<std::int32_t>;
+
+// ---- events ----
+
+/// A request has come. The event owns it.
+struct Arrived {
+  std::shared_ptr<const Request> request;
+};
+
+/// What a prefill die did with one request.
+struct PrefillResult {
+  RequestId request = 0;
+  SampledToken first_token;
+  int hit_tokens = 0;       ///< prompt tokens loaded from the pool
+  int computed_tokens = 0;  ///< prompt tokens computed; hit + computed = prompt
+  RunSpan pool{};           ///< lookup and load
+  RunSpan exchange{};       ///< its share of dispatch and combine within the step
+  friend bool operator==(const PrefillResult&, const PrefillResult&) = default;
+};
+
+/// One die of a prefill instance has finished its part of a batch.
+struct PrefillReported {
+  DieId die;
+  std::vector<PrefillResult> results;
+};
+
+/// A request's KV has arrived whole at its decode die.
+struct KvArrived {
+  DieId die;
+  RequestId request = 0;
+};
+
+/// One die of a decode instance has finished an iteration.
+struct DecodeReported {
+  DieId die;
+  RunSpan exchange{};
+  struct Token {
+    RequestId request = 0;
+    SampledToken token;
+    friend bool operator==(const Token&, const Token&) = default;
+  };
+  std::vector<Token> tokens;
+};
+
+struct Event {
+  RunTime time{};
+  std::variant<Arrived, PrefillReported, KvArrived, DecodeReported> what;
+};
+
+// ---- commands ----
+
+/// A batch for a prefill instance: for each of its dies the requests it prefills (maybe none: the dies step together).
+struct StartPrefill {
+  int instance = 0;
+  struct Item {
+    std::shared_ptr<const Request> request;
+    DieId decode;  ///< where the KV goes; unused when the request ends with its first token
+  };
+  std::vector<std::vector<Item>> by_die;
+};
+
+/// The KV of a request is on its way from a prefill die to a decode die, which makes room for it.
+struct ExpectKv {
+  std::shared_ptr<const Request> request;
+  DieId prefill, decode;
+  std::int32_t first_token = 0;
+};
+
+/// One iteration of a decode instance: requests that join, for each of its dies. All requests already there go on.
+struct StartDecode {
+  int instance = 0;
+  std::vector<std::vector<RequestId>> joins_by_die;
+};
+
+using Command = std::variant<StartPrefill, ExpectKv, StartDecode>;
+
+// ---- the end of a run ----
+
+/// What a worker counted; a decode die has nothing of it.
+struct WorkerStatistics {
+  std::uint64_t lookups = 0, hits = 0, stored_blocks = 0, dropped_blocks = 0;
+  std::map<std::string, std::uint64_t> miss_reasons;
+  friend bool operator==(const WorkerStatistics&, const WorkerStatistics&) = default;
+};
+
+}  // namespace supernode::serving

@@ -1,0 +1,89 @@
+#include "runtime/serving/wire/fleet_wire.hpp"
+
+#include <fmt/format.h>
+
+#include "runtime/core/error.hpp"
+#include "runtime/serving/roles.hpp"
+
+namespace supernode::serving {
+namespace {
+
+Outgoing outgoing(int rank, const Order& order, RunTime stamp, std::string_view owes) {
+  return {rank, kind_of(order), encode(order, stamp), owes};
+}
+
+void add(std::vector<Outgoing>& messages, const ServingConfig& config, const StartPrefill& start, RunTime stamp) {
+  for (std::size_t die = 0; die < start.by_die.size(); ++die) {
+    PrefillOrder order;
+    for (const StartPrefill::Item& item : start.by_die[die])
+      order.items.push_back({item.request->id, item.request->max_output,
+                             decode_rank(config, item.decode.instance, item.decode.die), item.request->sampler,
+                             item.request->prompt});
+    const int rank = prefill_rank(config, start.instance, static_cast<int>(die));
+    messages.push_back(outgoing(rank, std::move(order), stamp, "a prefill batch"));
+  }
+}
+
+void add(std::vector<Outgoing>& messages, const ServingConfig& config, const ExpectKv& command, RunTime stamp) {
+  const Request& request = *command.request;
+  const KvNotice notice{request.id,
+                        prefill_rank(config, command.prefill.instance, command.prefill.die),
+                        request.prompt_tokens(),
+                        request.max_output,
+                        command.first_token,
+                        request.sampler};
+  const int rank = decode_rank(config, command.decode.instance, command.decode.die);
+  messages.push_back(outgoing(rank, notice, stamp, "a KV hand-over"));
+}
+
+void add(std::vector<Outgoing>& messages, const ServingConfig& config, const StartDecode& start, RunTime stamp) {
+  for (std::size_t die = 0; die < start.joins_by_die.size(); ++die) {
+    const int rank = decode_rank(config, start.instance, static_cast<int>(die));
+    messages.push_back(outgoing(rank, IterateOrder{start.joins_by_die[die]}, stamp, "a decode iteration"));
+  }
+}
+
+/// The report as an event of the die, if a worker of that role makes such reports.
+std::optional<FleetWire::Incoming> to_event(const Part& part, int rank, Report&& report) {
+  const DieId die{part.instance, part.die};
+  const bool prefill = part.role == Role::prefill, decode = part.role == Role::decode;
+  if (auto* batch = std::get_if<PrefillReport>(&report); batch && prefill)
+    return PrefillReported{die, std::move(batch->results)};
+  if (const auto* kv = std::get_if<KvReport>(&report); kv && decode) return KvArrived{die, kv->request};
+  if (auto* iteration = std::get_if<DecodeReport>(&report); iteration && decode)
+    return DecodeReported{die, iteration->exchange, std::move(iteration->tokens)};
+  if (auto* stopped = std::get_if<StoppedReport>(&report); stopped && (prefill || decode))
+    return Stopped{rank, std::move(stopped->statistics)};
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<Outgoing> FleetWire::encode(const Command& command, RunTime stamp) const {
+  std::vector<Outgoing> messages;
+  std::visit([&](const auto& what) { add(messages, config_, what, stamp); }, command);
+  return messages;
+}
+
+std::vector<Outgoing> FleetWire::encode_for_all(const Order& order, RunTime stamp) const {
+  std::vector<Outgoing> messages;
+  for (int rank = 1; rank < cache_rank(config_, 0); ++rank) messages.push_back(outgoing(rank, order, stamp, {}));
+  return messages;
+}
+
+Stamped<FleetWire::Incoming> FleetWire::decode(int rank, std::span<const std::byte> message) const {
+  const auto where = [&] { return fmt::format("rank 0 (coordinator): from rank {}: ", rank); };
+  if (rank < 1 || rank >= world_size(config_)) throw EnvironmentError(where() + "no such rank in this deployment");
+  try {
+    Stamped<Report> report = decode_report(message);
+    const MessageKind kind = kind_of(report.what);
+    const Part part = part_of(config_, rank);
+    if (std::optional<Incoming> event = to_event(part, rank, std::move(report.what)))
+      return {report.stamp, std::move(*event)};
+    throw EnvironmentError(fmt::format("message '{}' of a {} rank", name_of(kind), to_string(part.role)));
+  } catch (const EnvironmentError& error) {
+    throw EnvironmentError(where() + error.what());
+  }
+}
+
+}  // namespace supernode::serving

@@ -1,0 +1,47 @@
+#pragma once
+// Between the coordinator's commands and events and the bytes of its workers' ranks. Pure.
+
+#include <cstddef>
+#include <span>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "runtime/serving/serving_config.hpp"
+#include "runtime/serving/wire/messages.hpp"
+
+namespace supernode::serving {
+
+/// A message for a rank.
+struct Outgoing {
+  int rank = 0;
+  MessageKind kind{};
+  std::vector<std::byte> bytes;
+  std::string_view owes;  ///< the report that the rank owes for it, as messages name it; empty: none
+};
+
+/// A worker has stopped, and this is what it counted.
+struct Stopped {
+  int rank = 0;
+  WorkerStatistics statistics;
+};
+
+class FleetWire {
+ public:
+  /// `config` outlives it.
+  explicit FleetWire(const ServingConfig& config) : config_(config) {}
+
+  /// The messages of a command. O(bytes of the prompts in it).
+  std::vector<Outgoing> encode(const Command& command, RunTime stamp) const;
+  /// An order to every prefill and decode die: KeepAlive or StopOrder.
+  std::vector<Outgoing> encode_for_all(const Order& order, RunTime stamp) const;
+
+  using Incoming = std::variant<PrefillReported, KvArrived, DecodeReported, Stopped>;
+  /// @throws EnvironmentError naming the rank when the message is malformed, or not one of its role.
+  Stamped<Incoming> decode(int rank, std::span<const std::byte> message) const;
+
+ private:
+  const ServingConfig& config_;
+};
+
+}  // namespace supernode::serving

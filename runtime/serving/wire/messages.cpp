@@ -1,0 +1,322 @@
+#include "runtime/serving/wire/messages.hpp"
+
+#include <fmt/format.h>
+
+#include "runtime/serving/wire/byte_stream.hpp"
+
+namespace supernode::serving {
+namespace {
+
+constexpr std::size_t kv_head_bytes = 8 + 4 + 4 + 8;
+
+void put_envelope(ByteWriter& to, MessageKind kind, std::size_t body_bytes, RunTime stamp) {
+  expect(body_bytes <= std::numeric_limits<std::uint32_t>::max(), "the body of a serving message is too large");
+  to.put(kind).put(wire_version).put(static_cast<std::uint32_t>(body_bytes)).put(stamp.time_since_epoch().count());
+}
+
+std::vector<std::byte> with_envelope(MessageKind kind, ByteWriter body, RunTime stamp) {
+  const std::vector<std::byte> bytes = body.take();
+  ByteWriter message;
+  message.reserve(envelope_bytes + bytes.size());
+  put_envelope(message, kind, bytes.size(), stamp);
+  return message.put_raw(bytes).take();
+}
+
+struct Envelope {
+  MessageKind kind{};
+  RunTime stamp{};
+};
+
+/// Takes the envelope off; the body is then all that is left.
+Envelope get_envelope(ByteReader& from) {
+  Envelope envelope;
+  envelope.kind = from.get<MessageKind>();
+  const auto version = from.get<std::uint16_t>();
+  if (version != wire_version)
+    throw EnvironmentError(fmt::format(
+        "message of version {}, this program has {}: all ranks must run the same program", version, wire_version));
+  const auto body_bytes = from.get<std::uint32_t>();
+  envelope.stamp = RunTime(RunSpan(from.get<std::int64_t>()));
+  if (from.left() < body_bytes) throw EnvironmentError("message too short");
+  if (from.left() > body_bytes)
+    throw EnvironmentError(fmt::format("message too long by {} bytes", from.left() - body_bytes));
+  return envelope;
+}
+
+[[noreturn]] void refuse(MessageKind kind, const char* wanted) {
+  throw EnvironmentError(fmt::format("message '{}' is no {}", name_of(kind), wanted));
+}
+
+void put(ByteWriter& to, const moe::SamplerOptions& sampler) {
+  to.put(sampler.temperature).put(sampler.top_p).put(sampler.seed);
+}
+
+moe::SamplerOptions get_sampler(ByteReader& from) {
+  moe::SamplerOptions sampler;
+  sampler.temperature = from.get<double>();
+  sampler.top_p = from.get<double>();
+  sampler.seed = from.get<std::uint64_t>();
+  return sampler;
+}
+
+void put(ByteWriter& to, SampledToken token) {
+  to.put(static_cast<std::uint8_t>(token.has_value())).put(token.value_or(0));
+}
+
+SampledToken get_token(ByteReader& from) {
+  const bool there = from.get<std::uint8_t>() != 0;
+  const auto token = from.get<std::int32_t>();
+  return there ? SampledToken(token) : std::nullopt;
+}
+
+void put(ByteWriter& to, RunSpan span) { to.put(span.count()); }
+RunSpan get_span(ByteReader& from) { return RunSpan(from.get<RunSpan::rep>()); }
+
+// ---- orders ----
+
+void put_body(ByteWriter& to, const PrefillOrder& order) {
+  to.put<std::uint64_t>(order.items.size());
+  for (const PrefillOrder::Item& item : order.items) {
+    to.put(item.request).put(item.max_output).put(item.decode_rank);
+    put(to, item.sampler);
+    to.put_all(std::span<const std::int32_t>(item.prompt));
+  }
+}
+
+void put_body(ByteWriter& to, const KvNotice& notice) {
+  to.put(notice.request).put(notice.prefill_rank).put(notice.prompt_tokens).put(notice.max_output);
+  to.put(notice.first_token);
+  put(to, notice.sampler);
+}
+
+void put_body(ByteWriter& to, const IterateOrder& order) { to.put_all(std::span<const RequestId>(order.joins)); }
+void put_body(ByteWriter&, const KeepAlive&) {}
+void put_body(ByteWriter&, const StopOrder&) {}
+
+PrefillOrder get_prefill_order(ByteReader& from) {
+  PrefillOrder order;
+  order.items.resize(from.get_count(sizeof(RequestId)));
+  for (PrefillOrder::Item& item : order.items) {
+    item.request = from.get<RequestId>();
+    item.max_output = from.get<std::int32_t>();
+    item.decode_rank = from.get<std::int32_t>();
+    item.sampler = get_sampler(from);
+    item.prompt = from.get_all<std::int32_t>();
+  }
+  return order;
+}
+
+KvNotice get_notice(ByteReader& from) {
+  KvNotice notice;
+  notice.request = from.get<RequestId>();
+  notice.prefill_rank = from.get<std::int32_t>();
+  notice.prompt_tokens = from.get<std::int32_t>();
+  notice.max_output = from.get<std::int32_t>();
+  notice.first_token = from.get<std::int32_t>();
+  notice.sampler = get_sampler(from);
+  return notice;
+}
+
+Order get_order(MessageKind kind, ByteReader& from) {
+  switch (kind) {
+    case MessageKind::prefill_batch:
+      return get_prefill_order(from);
+    case MessageKind::expect_kv:
+      return get_notice(from);
+    case MessageKind::iterate:
+      return IterateOrder{from.get_all<RequestId>()};
+    case MessageKind::keep_alive:
+      return KeepAlive{};
+    case MessageKind::stop:
+      return StopOrder{};
+    default:
+      refuse(kind, "order");
+  }
+}
+
+// ---- reports ----
+
+void put_body(ByteWriter& to, const PrefillReport& report) {
+  to.put<std::uint64_t>(report.results.size());
+  for (const PrefillResult& result : report.results) {
+    to.put(result.request);
+    put(to, result.first_token);
+    to.put<std::int32_t>(result.hit_tokens).put<std::int32_t>(result.computed_tokens);
+    put(to, result.pool);
+    put(to, result.exchange);
+  }
+}
+
+void put_body(ByteWriter& to, const KvReport& report) { to.put(report.request); }
+
+void put_body(ByteWriter& to, const DecodeReport& report) {
+  put(to, report.exchange);
+  to.put<std::uint64_t>(report.tokens.size());
+  for (const DecodeReported::Token& token : report.tokens) {
+    to.put(token.request);
+    put(to, token.token);
+  }
+}
+
+void put_body(ByteWriter& to, const StoppedReport& report) {
+  const WorkerStatistics& s = report.statistics;
+  to.put(s.lookups).put(s.hits).put(s.stored_blocks).put(s.dropped_blocks);
+  to.put<std::uint64_t>(s.miss_reasons.size());
+  for (const auto& [reason, count] : s.miss_reasons) to.put_text(reason).put(count);
+}
+
+PrefillReport get_prefill_report(ByteReader& from) {
+  PrefillReport report;
+  report.results.resize(from.get_count(sizeof(RequestId)));
+  for (PrefillResult& result : report.results) {
+    result.request = from.get<RequestId>();
+    result.first_token = get_token(from);
+    result.hit_tokens = from.get<std::int32_t>();
+    result.computed_tokens = from.get<std::int32_t>();
+    result.pool = get_span(from);
+    result.exchange = get_span(from);
+  }
+  return report;
+}
+
+DecodeReport get_decode_report(ByteReader& from) {
+  DecodeReport report;
+  report.exchange = get_span(from);
+  report.tokens.resize(from.get_count(sizeof(RequestId)));
+  for (DecodeReported::Token& token : report.tokens) {
+    token.request = from.get<RequestId>();
+    token.token = get_token(from);
+  }
+  return report;
+}
+
+StoppedReport get_stopped_report(ByteReader& from) {
+  StoppedReport report;
+  WorkerStatistics& s = report.statistics;
+  s.lookups = from.get<std::uint64_t>();
+  s.hits = from.get<std::uint64_t>();
+  s.stored_blocks = from.get<std::uint64_t>();
+  s.dropped_blocks = from.get<std::uint64_t>();
+  for (std::size_t left = from.get_count(sizeof(std::uint64_t)); left > 0; --left) {
+    std::string reason = from.get_text();
+    s.miss_reasons[std::move(reason)] = from.get<std::uint64_t>();
+  }
+  return report;
+}
+
+Report get_report(MessageKind kind, ByteReader& from) {
+  switch (kind) {
+    case MessageKind::prefill_reported:
+      return get_prefill_report(from);
+    case MessageKind::kv_arrived:
+      return KvReport{from.get<RequestId>()};
+    case MessageKind::decode_reported:
+      return get_decode_report(from);
+    case MessageKind::stopped:
+      return get_stopped_report(from);
+    default:
+      refuse(kind, "report");
+  }
+}
+
+template <class Variant>
+std::vector<std::byte> encode_any(const Variant& what, RunTime stamp) {
+  ByteWriter body;
+  std::visit([&](const auto& one) { put_body(body, one); }, what);
+  return with_envelope(kind_of(what), std::move(body), stamp);
+}
+
+}  // namespace
+
+std::string_view name_of(MessageKind kind) {
+  switch (kind) {
+    case MessageKind::prefill_batch:
+      return "prefill_batch";
+    case MessageKind::expect_kv:
+      return "expect_kv";
+    case MessageKind::iterate:
+      return "iterate";
+    case MessageKind::keep_alive:
+      return "keep_alive";
+    case MessageKind::stop:
+      return "stop";
+    case MessageKind::prefill_reported:
+      return "prefill_reported";
+    case MessageKind::kv_arrived:
+      return "kv_arrived";
+    case MessageKind::decode_reported:
+      return "decode_reported";
+    case MessageKind::stopped:
+      return "stopped";
+    case MessageKind::kv_piece:
+      return "kv_piece";
+  }
+  return "unknown";
+}
+
+MessageKind kind_of(const Order& order) {
+  constexpr MessageKind kinds[] = {MessageKind::prefill_batch, MessageKind::expect_kv, MessageKind::iterate,
+                                   MessageKind::keep_alive, MessageKind::stop};
+  static_assert(std::size(kinds) == std::variant_size_v<Order>);
+  return kinds[order.index()];
+}
+
+MessageKind kind_of(const Report& report) {
+  constexpr MessageKind kinds[] = {MessageKind::prefill_reported, MessageKind::kv_arrived, MessageKind::decode_reported,
+                                   MessageKind::stopped};
+  static_assert(std::size(kinds) == std::variant_size_v<Report>);
+  return kinds[report.index()];
+}
+
+std::vector<std::byte> encode(const Order& order, RunTime stamp) { return encode_any(order, stamp); }
+std::vector<std::byte> encode(const Report& report, RunTime stamp) { return encode_any(report, stamp); }
+
+Stamped<Order> decode_order(std::span<const std::byte> message) {
+  ByteReader reader(message);
+  const Envelope envelope = get_envelope(reader);
+  Stamped<Order> order{envelope.stamp, get_order(envelope.kind, reader)};
+  reader.finish();
+  return order;
+}
+
+Stamped<Report> decode_report(std::span<const std::byte> message) {
+  ByteReader reader(message);
+  const Envelope envelope = get_envelope(reader);
+  Stamped<Report> report{envelope.stamp, get_report(envelope.kind, reader)};
+  reader.finish();
+  return report;
+}
+
+std::vector<std::byte> make_kv_piece(RequestId request, int first, int count, std::size_t bytes_per_token,
+                                     RunTime stamp, std::span<std::byte>& payload) {
+  const std::size_t payload_bytes = static_cast<std::size_t>(count) * bytes_per_token;
+  ByteWriter writer;
+  writer.reserve(envelope_bytes + kv_head_bytes + payload_bytes);
+  put_envelope(writer, MessageKind::kv_piece, kv_head_bytes + payload_bytes, stamp);
+  writer.put(request).put<std::int32_t>(first).put<std::int32_t>(count).put<std::uint64_t>(bytes_per_token);
+  std::vector<std::byte> message = writer.take();
+  message.resize(message.size() + payload_bytes);
+  payload = std::span(message).last(payload_bytes);
+  return message;
+}
+
+Stamped<KvPiece> decode_kv_piece(std::span<const std::byte> message) {
+  ByteReader reader(message);
+  const Envelope envelope = get_envelope(reader);
+  if (envelope.kind != MessageKind::kv_piece) refuse(envelope.kind, "piece of KV");
+  KvPiece piece;
+  piece.request = reader.get<RequestId>();
+  piece.first = reader.get<std::int32_t>();
+  piece.count = reader.get<std::int32_t>();
+  piece.bytes_per_token = reader.get<std::uint64_t>();
+  piece.bytes = reader.get_raw(reader.left());
+  if (piece.first < 0 || piece.count < 1 || piece.bytes_per_token == 0 ||
+      piece.bytes.size() / piece.bytes_per_token != static_cast<std::size_t>(piece.count) ||
+      piece.bytes.size() % piece.bytes_per_token != 0)
+    throw EnvironmentError(fmt::format("piece of KV with {} bytes for tokens {} to {} of {} bytes each",
+                                       piece.bytes.size(), piece.first, piece.first + piece.count,
+                                       piece.bytes_per_token));
+  return {envelope.stamp, piece};
+}
+
+}  // namespace supernode::serving

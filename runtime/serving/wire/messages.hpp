@@ -1,0 +1,133 @@
+#pragma once
+// The messages of a serving run, as bytes: the coordinator's orders, the workers' reports, pieces of KV. All packing
+// and unpacking of serving stands here. Pure.
+//
+//   bytes 0-1  kind                 bytes 4-7   bytes of the body
+//   bytes 2-3  version (1)          bytes 8-15  stamp: ns on the run's clock
+//   then the body
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "runtime/serving/wire/events.hpp"
+
+namespace supernode::serving {
+
+/// Also the MPI tag, for those who look at traffic; what counts is the envelope.
+enum class MessageKind : std::uint16_t {
+  // coordinator -> worker
+  prefill_batch = 1,
+  expect_kv,
+  iterate,
+  keep_alive,
+  stop,
+  // worker -> coordinator
+  prefill_reported,
+  kv_arrived,
+  decode_reported,
+  stopped,
+  // prefill die -> decode die
+  kv_piece,
+};
+
+std::string_view name_of(MessageKind kind);
+
+inline constexpr std::uint16_t wire_version = 1;
+inline constexpr std::size_t envelope_bytes = 16;
+
+// ---- orders ----
+
+/// What a prefill die gets: its requests of a batch.
+struct PrefillOrder {
+  struct Item {
+    RequestId request = 0;
+    std::int32_t max_output = 0;
+    std::int32_t decode_rank = 0;  ///< where the KV goes; unused for one output token
+    moe::SamplerOptions sampler;
+    std::vector<std::int32_t> prompt;
+  };
+  std::vector<Item> items;
+};
+
+/// Tells a decode die that a request's KV is on its way to it.
+struct KvNotice {
+  RequestId request = 0;
+  std::int32_t prefill_rank = 0, prompt_tokens = 0, max_output = 0, first_token = 0;
+  moe::SamplerOptions sampler;
+};
+
+/// One iteration; these requests join.
+struct IterateOrder {
+  std::vector<RequestId> joins;
+};
+
+/// "I am still here": a worker's wait begins anew.
+struct KeepAlive {};
+
+struct StopOrder {};
+
+using Order = std::variant<PrefillOrder, KvNotice, IterateOrder, KeepAlive, StopOrder>;
+
+// ---- reports ----
+
+struct PrefillReport {
+  std::vector<PrefillResult> results;
+};
+
+struct KvReport {
+  RequestId request = 0;
+};
+
+struct DecodeReport {
+  RunSpan exchange{};
+  std::vector<DecodeReported::Token> tokens;
+};
+
+/// A worker's last report.
+struct StoppedReport {
+  WorkerStatistics statistics;
+};
+
+using Report = std::variant<PrefillReport, KvReport, DecodeReport, StoppedReport>;
+
+// ---- KV ----
+
+/// Tokens [first, first + count) of a request's prompt, in the form that the state of a sequence exports.
+struct KvPiece {
+  RequestId request = 0;
+  std::int32_t first = 0, count = 0;
+  std::uint64_t bytes_per_token = 0;
+  std::span<const std::byte> bytes;  ///< count x bytes_per_token, in the message
+};
+
+// ---- bytes ----
+
+/// A message with the time that its envelope carries.
+template <class What>
+struct Stamped {
+  RunTime stamp{};
+  What what;
+};
+
+MessageKind kind_of(const Order& order);
+MessageKind kind_of(const Report& report);
+
+std::vector<std::byte> encode(const Order& order, RunTime stamp);
+std::vector<std::byte> encode(const Report& report, RunTime stamp);
+
+/// @throws EnvironmentError saying what is wrong: too short, too long, another version, not an order (a report).
+Stamped<Order> decode_order(std::span<const std::byte> message);
+Stamped<Report> decode_report(std::span<const std::byte> message);
+
+/// The head of a piece of `count` tokens; the message is the head, and then the exported bytes.
+/// @param payload gets the place in the message that the caller fills
+std::vector<std::byte> make_kv_piece(RequestId request, int first, int count, std::size_t bytes_per_token,
+                                     RunTime stamp, std::span<std::byte>& payload);
+/// `message` outlives the result. @throws EnvironmentError as above.
+Stamped<KvPiece> decode_kv_piece(std::span<const std::byte> message);
+
+}  // namespace supernode::serving

@@ -1,0 +1,72 @@
+#include "runtime/serving/workers/prefix_blocks.hpp"
+
+#include <string>
+#include <utility>
+
+namespace supernode::serving {
+
+PrefixBlocks::PrefixBlocks(const WorkerContext& context, std::size_t bytes_per_token)
+    : client_(*context.pool, "default"),
+      cache_(client_, pool::ContextCacheConfig{
+                          context.model_name, context.config->context_block_tokens,
+                          bytes_per_token * static_cast<std::size_t>(context.config->context_block_tokens)}) {}
+
+void PrefixBlocks::start(std::span<const std::int32_t> prompt, PromptBlocks& blocks) {
+  blocks.keys = cache_.keys(prompt);
+  const int usable = cache_.usable_blocks(cache_.longest_prefix(blocks.keys).blocks, static_cast<int>(prompt.size()));
+  if (usable == 0) return;
+  const std::size_t block_bytes = cache_.config().block_bytes;
+  blocks.loaded.resize(block_bytes * static_cast<std::size_t>(usable));
+  std::vector<std::span<std::byte>> destinations;
+  for (std::size_t b = 0; b < static_cast<std::size_t>(usable); ++b)
+    destinations.push_back(std::span(blocks.loaded).subspan(b * block_bytes, block_bytes));
+  blocks.load = cache_.start_load(blocks.keys, 0, destinations);
+}
+
+void PrefixBlocks::take(PromptBlocks& blocks, SequenceState& state) {
+  if (!blocks.load) return;
+  const std::size_t block_bytes = cache_.config().block_bytes;
+  const int block_tokens = cache_.config().block_tokens;
+  for (bool ended = false; !ended;) {
+    ended = blocks.load->wait(0.001);
+    const int come = blocks.load->result().blocks, fresh = come - blocks.taken;
+    if (fresh == 0) continue;
+    const auto bytes = std::span(blocks.loaded)
+                           .subspan(block_bytes * static_cast<std::size_t>(blocks.taken),
+                                    block_bytes * static_cast<std::size_t>(fresh));
+    state.import_tokens(blocks.taken * block_tokens, fresh * block_tokens, bytes);
+    blocks.taken = come;
+  }
+  blocks.load.reset();
+  blocks.loaded = {};
+}
+
+void PrefixBlocks::store(const PromptBlocks& blocks, const SequenceState& state) {
+  const int block_tokens = cache_.config().block_tokens;
+  for (std::size_t b = static_cast<std::size_t>(blocks.taken); b < blocks.keys.size(); ++b) {
+    std::vector<std::byte> bytes(cache_.config().block_bytes);
+    state.export_tokens(static_cast<int>(b) * block_tokens, block_tokens, bytes);
+    if (!cache_.store(blocks.keys[b], std::move(bytes))) ++dropped_;
+  }
+}
+
+void PrefixBlocks::finish(double deadline_s) {
+  client_.drain(deadline_s);
+  client_.flush_touches();
+}
+
+WorkerStatistics PrefixBlocks::statistics() const {
+  const pool::ClientStats& stats = client_.stats();
+  WorkerStatistics counts;
+  counts.lookups = stats.lookups.asked;
+  counts.hits = stats.lookups.hits;
+  counts.stored_blocks = stats.stores[static_cast<std::size_t>(pool::Status::stored)];
+  counts.dropped_blocks = dropped_;
+  for (std::size_t reason = 1; reason < pool::miss_reason_count; ++reason)
+    if (stats.lookups.by_reason[reason] > 0)
+      counts.miss_reasons[std::string(to_string(static_cast<pool::MissReason>(reason)))] =
+          stats.lookups.by_reason[reason];
+  return counts;
+}
+
+}  // namespace supernode::serving

@@ -1,0 +1,47 @@
+#pragma once
+// A prefill die's use of the pool: which leading blocks of a prompt are there, taking them in, storing new ones.
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "memory_pool/context_cache.hpp"
+#include "runtime/serving/workers/worker.hpp"
+
+namespace supernode::serving {
+
+/// The blocks of one prompt.
+struct PromptBlocks {
+  std::vector<pool::Key> keys;            ///< of the prompt's full blocks
+  std::vector<std::byte> loaded;          ///< what the load writes: state of the blocks that the pool has
+  std::optional<pool::PendingLoad> load;  ///< under way
+  int taken = 0;                          ///< leading blocks that the sequence's state holds
+};
+
+class PrefixBlocks {
+ public:
+  /// @pre context.pool. @param block_tokens x bytes_per_token is a block
+  PrefixBlocks(const WorkerContext& context, std::size_t bytes_per_token);
+
+  /// Looks the prompt up and begins to load the leading blocks that the pool holds, leaving at least one token to
+  /// compute. While they are on their way, the next prompt's can be looked up.
+  void start(std::span<const std::int32_t> prompt, PromptBlocks& blocks);
+  /// Waits for the blocks; each goes into `state` as soon as it has come, while others are on their way.
+  void take(PromptBlocks& blocks, SequenceState& state);
+  /// Queues the blocks that did not come from the pool for storing.
+  void store(const PromptBlocks& blocks, const SequenceState& state);
+
+  /// Lets stores go on. @returns whether something happened.
+  bool progress() { return client_.progress(); }
+  /// Waits until all stores have gone. @throws TimeoutError
+  void finish(double deadline_s);
+  WorkerStatistics statistics() const;
+
+ private:
+  pool::Client client_;
+  pool::ContextCache cache_;
+  std::uint64_t dropped_ = 0;
+};
+
+}  // namespace supernode::serving

@@ -1,0 +1,51 @@
+#pragma once
+// All that a worker knows of a model: how a sequence's state is made, and what a step does.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "runtime/serving/wire/events.hpp"
+
+namespace supernode::serving {
+
+/// What a model keeps of one sequence: all of it is exported, stored and handed over together, by ranges of tokens.
+class SequenceState {
+ public:
+  virtual ~SequenceState() = default;
+  /// Tokens held.
+  virtual int length() const = 0;
+  /// Copies tokens [first, first + count) into `out`, count x StepEngine::state_bytes_per_token() bytes.
+  virtual void export_tokens(int first, int count, std::span<std::byte> out) const = 0;
+  /// Sets tokens [first, first + count), first <= length(), from exported bytes; length() grows to cover them.
+  virtual void import_tokens(int first, int count, std::span<const std::byte> bytes) = 0;
+};
+
+/// One sequence's part of a step: its next tokens go in, and one is drawn at its last position.
+struct StepWork {
+  RequestId request = 0;
+  SequenceState* state = nullptr;
+  std::span<const std::int32_t> tokens;  ///< follow those in `state`, which grows by them
+  moe::SamplerOptions sampler;
+};
+
+struct StepOutcome {
+  std::vector<SampledToken> tokens;  ///< [works]
+  RunSpan exchange{};                ///< dispatch and combine within the step, this die's
+};
+
+class StepEngine {
+ public:
+  virtual ~StepEngine() = default;
+  /// An empty state with room for `max_tokens`, so that growing up to there does not allocate. Local.
+  virtual std::unique_ptr<SequenceState> make_state(int max_tokens) = 0;
+  /// The same for every state. Local.
+  virtual std::size_t state_bytes_per_token() const = 0;
+  /// A step for the sequences of this die. Collective over the dies of the instance; a die may have no work.
+  /// @param start when it begins, on the run's clock
+  virtual StepOutcome step(std::span<const StepWork> works, RunTime start) = 0;
+};
+
+}  // namespace supernode::serving

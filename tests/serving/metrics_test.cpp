@@ -1,0 +1,97 @@
+// From records to figures.
+#include "runtime/serving/load/metrics.hpp"
+
+#include "tests/serving/fake_fleet.hpp"
+
+using namespace supernode;
+using namespace supernode::serving;
+using namespace supernode::serving::test;
+using Catch::Matchers::Contains;
+
+namespace {
+
+RunDescription some_run() { return {"wall", 6, 2}; }
+
+/// A request that came at 0, had its first token at 10 ms and a further one every 5 ms.
+ServedRequest served_with(RequestId id, int tokens) {
+  Request request;
+  request.id = id;
+  request.max_output = tokens;
+  request.prompt.assign(60, 1);
+  ServedRequest served{std::make_shared<const Request>(request), {}, {EndReason::length, ""}};
+  RequestRecord& r = served.record;
+  r.prefill_started = RunTime(1ms);
+  r.first_token = r.decode_joined = RunTime(10ms);
+  r.computed_tokens = 60;
+  for (int t = 0; t < tokens; ++t) {
+    r.tokens.push_back(t);
+    r.token_times.push_back(RunTime(10ms + t * 5ms));
+  }
+  r.finished = r.token_times.back();
+  return served;
+}
+
+}  // namespace
+
+TEST_CASE("results carry the names that users of serving benchmarks know") {
+  ServingConfig config;
+  FakeFleet fleet(config, some_requests(10, 100, 5, 0.01));
+  const std::vector<ServedRequest> all = fleet.run();
+  MetricsOptions options;
+  options.percentiles = {50, 99};
+  options.goodput_ms = parse_goodput({"ttft:1000", "tpot:0.001"});
+  options.save_detailed = true;
+  const Json results = serving_results(all, {}, options, some_run());
+  CHECK(results["completed"] == 10);
+  CHECK(results["failed"] == 0);
+  CHECK(results["total_input_tokens"] == 1000);
+  CHECK(results["total_output_tokens"] == 50);
+  CHECK(results["pool"]["hit_tokens"] == 500);
+  CHECK(results["pool"]["computed_tokens"] == 500);
+  CHECK(results["goodput"] == 0.0);
+  CHECK(results["npus"] == 3.0);
+  double sum = 0;
+  for (const auto& [part, value] : results["parts_ms"].items()) sum += value.get<double>();
+  CHECK(sum == Approx(results["mean_e2el_ms"].get<double>()));
+  CHECK(results["requests"].size() == 10);
+  const std::string text = serving_text(results, options);
+  CHECK_THAT(text, Contains("Serving Benchmark Result") && Contains("P99 TTFT (ms):") && Contains("Request goodput"));
+  CHECK_THROWS_WITH(parse_goodput({"ttft"}), Contains("'ttft' is not"));
+  CHECK_THROWS_WITH(parse_goodput({"speed:3"}), Contains("'speed:3'"));
+}
+
+TEST_CASE("NPUs are counted by the machine's dies") {
+  CHECK(serving_results({served_with(0, 2)}, {}, {}, {"wall", 6, 3})["npus"] == 2.0);
+}
+
+TEST_CASE("a request of one token has no TPOT and no ITL, and meets no objective of them") {
+  MetricsOptions options;
+  options.goodput_ms = parse_goodput({"tpot:1000"});
+  options.save_detailed = true;
+
+  const Json ones = serving_results({served_with(0, 1), served_with(1, 1)}, {}, options, some_run());
+  for (const char* key : {"mean_tpot_ms", "median_tpot_ms", "std_tpot_ms", "p99_tpot_ms", "mean_itl_ms", "p99_itl_ms"})
+    CHECK(ones[key].is_null());
+  CHECK(ones["mean_ttft_ms"] == 10.0);
+  CHECK(ones["goodput"] == 0.0);
+  CHECK(ones["requests"][0]["tpot_ms"].is_null());
+  CHECK_THAT(serving_text(ones, options), Contains("Mean TPOT (ms):                              -"));
+
+  const Json mixed = serving_results({served_with(0, 1), served_with(1, 1), served_with(2, 1), served_with(3, 3)}, {},
+                                     options, some_run());
+  CHECK(mixed["mean_tpot_ms"] == 5.0);
+  CHECK(mixed["requests"][2]["tpot_ms"].is_null());
+  CHECK(mixed["requests"][3]["tpot_ms"] == 5.0);
+  // One good request in 20 ms.
+  CHECK(mixed["goodput"] == Approx(50));
+}
+
+TEST_CASE("a failed request is counted, named, and in no latency") {
+  ServedRequest failed = served_with(5, 1);
+  failed.ended = {EndReason::failed, "the logits of its first token are not finite"};
+  const Json results = serving_results({served_with(4, 3), failed}, {}, {}, some_run());
+  CHECK(results["completed"] == 1);
+  CHECK(results["failed"] == 1);
+  CHECK(results["failures"] == Json::parse(R"([{"id": 5, "reason": "the logits of its first token are not finite"}])"));
+  CHECK(results["total_output_tokens"] == 3);
+}

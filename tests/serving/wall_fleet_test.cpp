@@ -1,0 +1,190 @@
+// The fleet on the wall clock, liveness and arrivals, with a clock and a transport of the test's own: no mpirun.
+#include "runtime/serving/fleet/wall_fleet.hpp"
+
+#include "runtime/core/error.hpp"
+#include "runtime/serving/coordinator/arrivals.hpp"
+#include "runtime/serving/coordinator/coordinate.hpp"
+#include "tests/serving/fake_fleet.hpp"
+#include "tests/serving/fake_port.hpp"
+
+using namespace supernode;
+using namespace supernode::serving;
+using namespace supernode::serving::test;
+using Catch::Matchers::Contains;
+
+namespace {
+
+double test_now_s = 0;
+WallTime test_clock() { return {test_now_s}; }
+/// Each look takes 10 ms.
+WallTime running_clock() { return {test_now_s += 0.01}; }
+
+/// Two prefill dies in one instance (ranks 1, 2), one decode die (rank 3).
+ServingConfig some_config() {
+  ServingConfig config;
+  config.prefill_instances = 1;
+  config.prefill_dies = 2;
+  config.decode_dies = 1;
+  config.cache_ranks = 0;
+  return config;
+}
+
+std::shared_ptr<const Request> request_of(RequestId id) {
+  Request request;
+  request.id = id;
+  request.max_output = 1;
+  request.prompt = {1};
+  return std::make_shared<const Request>(request);
+}
+
+struct Fixture {
+  ServingConfig config = some_config();
+  FakePort port;
+  Arrivals nothing{{}};
+  WallFleet fleet{config, nothing, port, 5, (test_now_s = 100, test_clock)};
+
+  void start_batch() { fleet.perform(StartPrefill{0, {{{request_of(1), {0, 0}}}, {}}}, RunTime{}); }
+  void arrive(int rank, const Report& report) { port.arrive(rank, encode(report, RunTime{})); }
+};
+
+}  // namespace
+
+TEST_CASE("arrivals come at their times, in order, and the source closes") {
+  std::vector<Request> requests = some_requests(3, 4, 1);
+  requests[0].arrival_s = 2;
+  requests[1].arrival_s = 1;
+  requests[2].arrival_s = 1;
+  Arrivals arrivals(requests);
+  CHECK(arrivals.next_at() == RunTime(1s));
+  CHECK_FALSE(arrivals.poll(RunTime(999ms)));
+  const auto id_of = [](const std::optional<Event>& event) {
+    return std::get<Arrived>(event.value().what).request->id;
+  };
+  // Asked late: the time is still that of the arrival.
+  const auto first = arrivals.poll(RunTime(5s));
+  CHECK(first->time == RunTime(1s));
+  CHECK(id_of(first) == requests[1].id);
+  CHECK(id_of(arrivals.poll(RunTime(5s))) == requests[2].id);
+  CHECK_FALSE(arrivals.closed());
+  CHECK(id_of(arrivals.poll(RunTime(5s))) == requests[0].id);
+  CHECK(arrivals.closed());
+  CHECK_FALSE(arrivals.next_at());
+  CHECK_FALSE(arrivals.poll(RunTime(9s)));
+}
+
+TEST_CASE("liveness knows who owes what since when") {
+  Liveness liveness(8, 0);
+  CHECK(liveness.quiet());
+  liveness.owe(3, "a decode iteration", 1);
+  liveness.owe(2, "a prefill batch", 2);
+  liveness.owe(3, "a decode iteration", 4);
+  CHECK_FALSE(liveness.quiet());
+  CHECK_FALSE(liveness.overdue(8.9));
+  CHECK(liveness.overdue(9)->rank == 3);
+  CHECK(liveness.overdue(9)->what == "a decode iteration");
+  liveness.reported(3, 5);  // the second one's time begins
+  CHECK_FALSE(liveness.overdue(9.9));
+  CHECK(liveness.overdue(10)->rank == 2);
+  liveness.reported(2, 6);
+  liveness.reported(3, 6);
+  CHECK(liveness.quiet());
+  CHECK_THROWS_WITH(liveness.reported(3, 7), Contains("rank 3 reported something that it did not owe"));
+
+  CHECK_FALSE(liveness.keep_alive_due(0.9));
+  CHECK(liveness.keep_alive_due(1));
+  CHECK_FALSE(liveness.keep_alive_due(1.9));
+  CHECK(liveness.keep_alive_due(2));
+}
+
+TEST_CASE_METHOD(Fixture, "the fleet is quiet only when both dies of an instance have reported") {
+  CHECK(fleet.quiet());
+  start_batch();
+  REQUIRE(port.sent.size() == 2);  // the die without a request takes part, too
+  arrive(1, PrefillReport{{{1, SampledToken(3), 0, 1, 0ns, 0ns}}});
+  CHECK(std::get<PrefillReported>(fleet.next().what).die == DieId{0, 0});
+  CHECK_FALSE(fleet.quiet());
+  arrive(2, PrefillReport{});
+  CHECK(std::get<PrefillReported>(fleet.next().what).results.empty());
+  CHECK(fleet.quiet());
+}
+
+TEST_CASE("a run with an empty sibling at the end takes every last word for what it is") {
+  const ServingConfig config = some_config();
+  FakePort port;
+  Request request = *request_of(1);
+  Arrivals arrivals({request});
+  test_now_s = 100;
+  WallFleet fleet(config, arrivals, port, 5, test_clock);
+  ServedLog log;
+  Scheduler scheduler(config, log);
+  // The sibling's empty report comes after the one that ends the only request.
+  port.arrive(1, encode(PrefillReport{{{1, SampledToken(3), 0, 1, 0ns, 0ns}}}, RunTime{}));
+  port.arrive(2, encode(PrefillReport{}, RunTime{}));
+  for (int rank = 1; rank <= 3; ++rank)
+    port.arrive(rank, encode(StoppedReport{{10, static_cast<std::uint64_t>(rank), 0, 0, {{"absent", 1}}}}, RunTime{}));
+  const WorkerStatistics counts = coordinate(scheduler, fleet);
+  CHECK(counts.lookups == 30);
+  CHECK(counts.hits == 6);
+  CHECK(counts.miss_reasons == std::map<std::string, std::uint64_t>{{"absent", 3}});
+  CHECK(port.arriving.empty());
+  CHECK(port.flushes == 1);
+  CHECK(log.take().size() == 1);
+}
+
+TEST_CASE_METHOD(Fixture, "short, foreign, duplicated and late reports are refused by rank") {
+  SECTION("short") {
+    start_batch();
+    std::vector<std::byte> bytes = encode(PrefillReport{}, RunTime{});
+    bytes.pop_back();
+    port.arrive(1, bytes);
+    CHECK_THROWS_WITH(fleet.next(), Contains("from rank 1: message too short"));
+  }
+  SECTION("foreign") {
+    start_batch();
+    arrive(1, DecodeReport{});
+    CHECK_THROWS_WITH(fleet.next(), Contains("from rank 1: message 'decode_reported' of a prefill rank"));
+  }
+  SECTION("duplicated") {
+    start_batch();
+    arrive(2, PrefillReport{});
+    arrive(2, PrefillReport{});
+    fleet.next();
+    CHECK_THROWS_WITH(fleet.next(), Contains("rank 2 reported something that it did not owe"));
+  }
+  SECTION("before it was asked") {
+    arrive(3, KvReport{1});
+    start_batch();
+    CHECK_THROWS_WITH(fleet.next(), Contains("rank 3 reported something that it did not owe"));
+  }
+  SECTION("a last word without an order") {
+    start_batch();
+    arrive(1, StoppedReport{});
+    CHECK_THROWS_WITH(fleet.next(), Contains("rank 1 stopped without being told to"));
+  }
+  SECTION("late: after the order to stop") {
+    arrive(3, DecodeReport{});
+    CHECK_THROWS_WITH(fleet.stop(), Contains("rank 3 reported something after the end"));
+  }
+  SECTION("two last words") {
+    arrive(1, StoppedReport{});
+    arrive(1, StoppedReport{});
+    CHECK_THROWS_WITH(fleet.stop(), Contains("rank 1 reported something that it did not owe"));
+  }
+}
+
+TEST_CASE("a silent die is named, and workers hear that the coordinator is there") {
+  const ServingConfig config = some_config();
+  FakePort port;
+  Arrivals nothing{{}};
+  test_now_s = 0;
+  WallFleet fleet(config, nothing, port, 0.4, running_clock);
+  fleet.perform(StartPrefill{0, {{}, {}}}, RunTime{});
+  port.arrive(1, encode(PrefillReport{}, RunTime{}));
+  fleet.next();
+  CHECK_THROWS_WITH(
+      fleet.next(),
+      "rank 0 (coordinator): rank 2 (prefill instance 0, die 1) did not report a prefill batch within 0.4 s");
+  int keep_alives = 0;
+  for (const auto& sent : port.sent) keep_alives += sent.tag == static_cast<int>(MessageKind::keep_alive);
+  CHECK(keep_alives >= 3 * 8);  // eight times a deadline, to each of three
+}

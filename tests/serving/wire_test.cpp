@@ -1,0 +1,208 @@
+// The messages of serving, as bytes and back: every kind, and every way in which one can be wrong.
+#include "runtime/core/error.hpp"
+#include "runtime/core/random.hpp"
+#include "runtime/serving/roles.hpp"
+#include "runtime/serving/wire/fleet_wire.hpp"
+#include "runtime/serving/wire/messages.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace supernode;
+using namespace supernode::serving;
+using namespace std::chrono_literals;
+using Catch::Matchers::Contains;
+
+namespace {
+
+const RunTime some_time(123456789ns);
+
+PrefillOrder some_batch() {
+  PrefillOrder order;
+  order.items.push_back({1ull << 40, 7, 3, {0.5, 0.9, 11}, {1, 2, 3}});
+  order.items.push_back({8, 1, 4, {}, {5}});
+  return order;
+}
+
+std::vector<Order> all_orders() {
+  return {some_batch(), KvNotice{9, 2, 100, 20, 5, {1, 0.5, 3}}, IterateOrder{{4, 5, 6}}, KeepAlive{}, StopOrder{}};
+}
+
+std::vector<Report> all_reports() {
+  return {PrefillReport{{{3, SampledToken(17), 32, 8, 5us, 7us}, {4, std::nullopt, 0, 2, 0us, 1us}}}, KvReport{12},
+          DecodeReport{4us, {{3, 65}, {5, std::nullopt}}},
+          StoppedReport{{10, 6, 4, 1, {{"absent", 3}, {"owner_down", 1}}}}};
+}
+
+}  // namespace
+
+TEST_CASE("every order comes back as it was sent, with its stamp") {
+  for (const Order& order : all_orders()) {
+    const Stamped<Order> back = decode_order(encode(order, some_time));
+    CHECK(back.stamp == some_time);
+    CHECK(back.what.index() == order.index());
+  }
+  const auto batch = std::get<PrefillOrder>(decode_order(encode(some_batch(), some_time)).what);
+  REQUIRE(batch.items.size() == 2);
+  CHECK(batch.items[0].request == 1ull << 40);
+  CHECK(batch.items[0].max_output == 7);
+  CHECK(batch.items[0].decode_rank == 3);
+  CHECK(batch.items[0].sampler.temperature == 0.5);
+  CHECK(batch.items[0].sampler.top_p == 0.9);
+  CHECK(batch.items[0].sampler.seed == 11);
+  CHECK(batch.items[0].prompt == std::vector<std::int32_t>{1, 2, 3});
+  CHECK(batch.items[1].prompt == std::vector<std::int32_t>{5});
+  const auto notice = std::get<KvNotice>(decode_order(encode(all_orders()[1], some_time)).what);
+  CHECK(notice.request == 9);
+  CHECK(notice.prefill_rank == 2);
+  CHECK(notice.prompt_tokens == 100);
+  CHECK(notice.max_output == 20);
+  CHECK(notice.first_token == 5);
+  CHECK(notice.sampler.seed == 3);
+  CHECK(std::get<IterateOrder>(decode_order(encode(IterateOrder{{4, 5, 6}}, some_time)).what).joins ==
+        std::vector<RequestId>{4, 5, 6});
+}
+
+TEST_CASE("every report comes back as it was sent") {
+  const std::vector<Report> reports = all_reports();
+  const auto back = [&](std::size_t i) { return decode_report(encode(reports[i], some_time)).what; };
+  CHECK(std::get<PrefillReport>(back(0)).results == std::get<PrefillReport>(reports[0]).results);
+  CHECK(std::get<KvReport>(back(1)).request == 12);
+  CHECK(std::get<DecodeReport>(back(2)).exchange == 4us);
+  CHECK(std::get<DecodeReport>(back(2)).tokens == std::get<DecodeReport>(reports[2]).tokens);
+  CHECK(std::get<StoppedReport>(back(3)).statistics == std::get<StoppedReport>(reports[3]).statistics);
+}
+
+TEST_CASE("the envelope is 16 bytes: kind, version, length of the body, stamp") {
+  const std::vector<std::byte> message = encode(KvReport{12}, RunTime(258ns));
+  REQUIRE(message.size() == 24);
+  CHECK(message[0] == std::byte{7});  // kv_arrived
+  CHECK(message[2] == std::byte{1});  // version
+  CHECK(message[4] == std::byte{8});  // bytes of the body
+  CHECK(message[8] == std::byte{2});  // stamp: 258 = 0x102
+  CHECK(message[9] == std::byte{1});
+  CHECK(message[16] == std::byte{12});
+}
+
+TEST_CASE("a message cut at any byte, or with a byte too many, is refused") {
+  const auto try_all = [](const std::vector<std::byte>& whole, auto&& decode) {
+    for (std::size_t size = 0; size < whole.size(); ++size) {
+      INFO(size << " of " << whole.size());
+      CHECK_THROWS_WITH(decode(std::span(whole).first(size)), Contains("too short"));
+    }
+    std::vector<std::byte> longer = whole;
+    longer.push_back({});
+    CHECK_THROWS_WITH(decode(longer), Contains("too long by 1 bytes"));
+  };
+  for (const Order& order : all_orders())
+    try_all(encode(order, some_time), [](std::span<const std::byte> bytes) { return decode_order(bytes); });
+  for (const Report& report : all_reports())
+    try_all(encode(report, some_time), [](std::span<const std::byte> bytes) { return decode_report(bytes); });
+}
+
+TEST_CASE("a body that is shorter or longer than its kind needs is refused") {
+  // The length in the envelope is right, the body is not: as from a program with another struct.
+  std::vector<std::byte> message = encode(KvReport{12}, some_time);
+  message.resize(message.size() - 1);
+  message[4] = std::byte{7};
+  CHECK_THROWS_WITH(decode_report(message), Contains("too short"));
+  message = encode(KvReport{12}, some_time);
+  message.resize(message.size() + 2);
+  message[4] = std::byte{10};
+  CHECK_THROWS_WITH(decode_report(message), Contains("too long by 2"));
+}
+
+TEST_CASE("foreign messages are refused: another version, an unknown kind, a report for an order") {
+  std::vector<std::byte> message = encode(StopOrder{}, some_time);
+  message[2] = std::byte{9};
+  CHECK_THROWS_WITH(decode_order(message), Contains("version 9") && Contains("the same program"));
+  message = encode(StopOrder{}, some_time);
+  message[0] = std::byte{99};
+  CHECK_THROWS_WITH(decode_order(message), Contains("'unknown' is no order"));
+  CHECK_THROWS_WITH(decode_order(encode(KvReport{1}, some_time)), Contains("'kv_arrived' is no order"));
+  CHECK_THROWS_WITH(decode_report(encode(StopOrder{}, some_time)), Contains("'stop' is no report"));
+  CHECK_THROWS_WITH(decode_kv_piece(encode(StopOrder{}, some_time)), Contains("'stop' is no piece of KV"));
+}
+
+TEST_CASE("random bytes are refused or read, never more than that") {
+  Random random(4, 0);
+  const std::vector<Order> orders = all_orders();
+  for (int round = 0; round < 20000; ++round) {
+    std::vector<std::byte> message = encode(orders[random.below(orders.size())], some_time);
+    for (int flips = 0; flips < 3; ++flips)
+      message[random.below(message.size())] = static_cast<std::byte>(random.below(256));
+    try {
+      decode_order(message);
+    } catch (const EnvironmentError&) {
+    }
+  }
+}
+
+TEST_CASE("a piece of KV has a head of its own, which must fit its bytes") {
+  std::span<std::byte> payload;
+  std::vector<std::byte> message = make_kv_piece(77, 10, 3, 4, some_time, payload);
+  REQUIRE(payload.size() == 12);
+  for (std::size_t i = 0; i < payload.size(); ++i) payload[i] = static_cast<std::byte>(i);
+  const Stamped<KvPiece> piece = decode_kv_piece(message);
+  CHECK(piece.stamp == some_time);
+  CHECK(piece.what.request == 77);
+  CHECK(piece.what.first == 10);
+  CHECK(piece.what.count == 3);
+  CHECK(piece.what.bytes_per_token == 4);
+  CHECK(std::equal(piece.what.bytes.begin(), piece.what.bytes.end(), payload.begin(), payload.end()));
+  const std::span<const std::byte> all(message);
+  for (std::size_t size = 0; size < message.size(); ++size)
+    CHECK_THROWS_AS(decode_kv_piece(all.first(size)), EnvironmentError);
+  message[envelope_bytes + 12] = std::byte{2};  // the count
+  CHECK_THROWS_WITH(decode_kv_piece(message), Contains("12 bytes for tokens 10 to 12 of 4 bytes each"));
+}
+
+TEST_CASE("commands go to the ranks of their dies, and say what is owed for them") {
+  ServingConfig config;  // 0 | 1 | 2 | 3 4 5 6 | 7
+  const FleetWire wire(config);
+  Request request;
+  request.id = 5;
+  request.max_output = 4;
+  request.prompt = {1, 2};
+  request.sampler.seed = 8;
+  const auto shared = std::make_shared<const Request>(request);
+
+  const auto prefill = wire.encode(StartPrefill{1, {{{shared, {0, 3}}}}}, some_time);
+  REQUIRE(prefill.size() == 1);
+  CHECK(prefill[0].rank == 2);
+  CHECK(prefill[0].owes == "a prefill batch");
+  const auto order = std::get<PrefillOrder>(decode_order(prefill[0].bytes).what);
+  CHECK(order.items.at(0).decode_rank == 6);
+  CHECK(order.items.at(0).sampler.seed == 8);
+
+  const auto expected = wire.encode(ExpectKv{shared, {1, 0}, {0, 3}, 65}, some_time);
+  REQUIRE(expected.size() == 1);
+  CHECK(expected[0].rank == 6);
+  const auto notice = std::get<KvNotice>(decode_order(expected[0].bytes).what);
+  CHECK(notice.prefill_rank == 2);
+  CHECK(notice.prompt_tokens == 2);
+  CHECK(notice.first_token == 65);
+
+  const auto iteration = wire.encode(StartDecode{0, {{5}, {}, {}, {9}}}, some_time);
+  REQUIRE(iteration.size() == 4);
+  CHECK(iteration[3].rank == 6);
+  CHECK(std::get<IterateOrder>(decode_order(iteration[3].bytes).what).joins == std::vector<RequestId>{9});
+  CHECK(wire.encode_for_all(StopOrder{}, some_time).size() == 6);
+  CHECK(wire.encode_for_all(KeepAlive{}, some_time)[0].owes.empty());
+}
+
+TEST_CASE("reports become events of their die; those of another role are refused") {
+  ServingConfig config;
+  const FleetWire wire(config);
+  const auto reports = all_reports();
+  const auto decode = [&](int rank, std::size_t report) {
+    return wire.decode(rank, encode(reports[report], some_time)).what;
+  };
+  CHECK(std::get<PrefillReported>(decode(2, 0)).die == DieId{1, 0});
+  CHECK(std::get<KvArrived>(decode(4, 1)).die == DieId{0, 1});
+  CHECK(std::get<DecodeReported>(decode(6, 2)).die == DieId{0, 3});
+  CHECK(std::get<Stopped>(decode(1, 3)).rank == 1);
+  CHECK_THROWS_WITH(decode(3, 0), Contains("from rank 3: message 'prefill_reported' of a decode rank"));
+  CHECK_THROWS_WITH(decode(1, 2), Contains("'decode_reported' of a prefill rank"));
+  CHECK_THROWS_WITH(decode(7, 3), Contains("'stopped' of a cache rank"));
+  CHECK_THROWS_WITH(decode(8, 3), Contains("no such rank"));
+  CHECK_THROWS_WITH(wire.decode(2, {}), Contains("from rank 2: message too short"));
+}
