@@ -1,12 +1,13 @@
 // supernode plan: what-if on a modelled machine, and the best deployment for given objectives.
-#include <algorithm>
-#include <charconv>
+#include <optional>
 
 #include <fmt/format.h>
 
 #include "launch/commands.hpp"
+#include "moe/model_shape.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
+#include "runtime/core/text.hpp"
 #include "runtime/emulation/planner.hpp"
 #include "runtime/emulation/published_setup.hpp"
 
@@ -22,7 +23,7 @@ struct Options {
   std::vector<std::string> set;
   Objectives objectives;
   Workload workload;
-  Fixed fixed;
+  GivenSizes given;
   std::string expert_load = "even";
   double drift = kDrift, request_spread = kRequestSpread;
   int runners_up = 4;
@@ -30,11 +31,9 @@ struct Options {
 };
 
 double number_in(const std::string& text, const std::string& whole) {
-  double value = 0;
-  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (status != std::errc{} || end != text.data() + text.size())
-    throw UsageError(fmt::format("'{}': '{}' is not a number", whole, text));
-  return value;
+  const std::optional<double> value = parse_number<double>(text);
+  if (!value) throw UsageError(fmt::format("'{}': '{}' is not a number", whole, text));
+  return *value;
 }
 
 /// "even", "zipf:ALPHA" or a file of recorded counts.
@@ -134,22 +133,22 @@ class PlanCommand : public Command {
         .range(0.01, 1e7);
     table.add(own, "cache_nodes", options_.objectives.cache_nodes, "nodes whose DRAM is pooled; 0: all in use")
         .range(0, 1e6);
-    table.add(own, "decode_npus", options_.fixed.decode_npus, "NPUs of a decode instance; 0: chosen").range(0, 1e6);
-    table.add(own, "decode_instances", options_.fixed.decode_instances, "decode instances; 0: chosen").range(0, 1e6);
+    table.add(own, "decode_npus", options_.given.decode_npus, "NPUs of a decode instance; 0: chosen").range(0, 1e6);
+    table.add(own, "decode_instances", options_.given.decode_instances, "decode instances; 0: chosen").range(0, 1e6);
     table
-        .add(own, "decode_redundant", options_.fixed.decode_copies,
+        .add(own, "decode_redundant", options_.given.decode_copies,
              "redundant experts of a decode instance; -1: chosen")
         .range(-1, 1e6);
-    table.add(own, "batch", options_.fixed.batch_per_npu, "requests an NPU decodes; 0: the most that keep TPOT")
+    table.add(own, "batch", options_.given.batch_per_npu, "requests an NPU decodes; 0: the most that keep TPOT")
         .range(0, 1e5);
-    table.add(own, "prefill_npus", options_.fixed.prefill_npus, "NPUs of a prefill instance; 0: chosen").range(0, 1e6);
-    table.add(own, "prefill_instances", options_.fixed.prefill_instances, "prefill instances; 0: chosen").range(0, 1e6);
+    table.add(own, "prefill_npus", options_.given.prefill_npus, "NPUs of a prefill instance; 0: chosen").range(0, 1e6);
+    table.add(own, "prefill_instances", options_.given.prefill_instances, "prefill instances; 0: chosen").range(0, 1e6);
     table
-        .add(own, "prefill_redundant", options_.fixed.prefill_copies,
+        .add(own, "prefill_redundant", options_.given.prefill_copies,
              "redundant experts of a prefill instance; -1: chosen")
         .range(-1, 1e6);
     table
-        .add(own, "prefill_tokens", options_.fixed.prefill_tokens_per_npu,
+        .add(own, "prefill_tokens", options_.given.prefill_tokens_per_npu,
              "prompt tokens an NPU in a prefill batch; 0: chosen")
         .range(0, 1e7);
     table.add(own, "prompt_tokens", options_.workload.prompt_tokens, "tokens of a prompt").range(1, 1e6);
@@ -175,12 +174,12 @@ class PlanCommand : public Command {
     const int npus = machine.nodes * machine.npus_per_node;
     if (options_.objectives.npus > npus)
       throw UsageError(fmt::format("--npus {}: {} has {}", options_.objectives.npus, machine.name, npus));
-    const ModelShape model = load_model_shape(options_.model);
+    const ModelShape model = moe::load_model_shape(options_.model);
     Workload workload = options_.workload;
     workload.load = load_of(options_, model);
 
     const auto found = search(machine, model, workload, options_.objectives, {},
-                              static_cast<std::size_t>(options_.runners_up) + 1, options_.fixed);
+                              static_cast<std::size_t>(options_.runners_up) + 1, options_.given);
     if (found.empty())
       throw CheckError(fmt::format(
           "no deployment on {} NPUs of {} meets TPOT {:g} ms and TTFT {:g} ms, fits the memory and has the given sizes",
@@ -201,10 +200,10 @@ class PlanCommand : public Command {
     add_published(machine, model, workload, found[0], text, json);
 
     text += fmt::format("switching one thing off in the best, at its sizes{}:\n",
-                        options_.fixed.batch_per_npu > 0 ? " and batch" : ", batch chosen anew");
+                        options_.given.batch_per_npu > 0 ? " and batch" : ", batch chosen anew");
     json["contributions"] = Json::array();
     for (const Contribution& c :
-         contributions(machine, model, workload, options_.objectives, found[0], options_.fixed)) {
+         contributions(machine, model, workload, options_.objectives, found[0], options_.given)) {
       text += fmt::format("  {:<20} {:>6.1f} % less output (TPOT {:.1f} ms, TTFT {:.0f} ms)\n", c.name, c.loss_pct,
                           c.tpot_ms, c.ttft_ms);
       json["contributions"].push_back(

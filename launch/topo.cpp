@@ -21,7 +21,7 @@ class TopoCommand : public Command {
     if (world.size() > machine.dies())
       throw AgreedError(ExitCode::usage, fmt::format("machine '{}' has {} dies, but the world has {} ranks",
                                                      machine.name, machine.dies(), world.size()));
-    const emulation::Place place = emulation::place_of(machine, world.rank());
+    const emulation::DiePlace place = emulation::place_of(machine, world.rank());
     const HostTopology& host = context.host;
     const Json mine{{"rank", world.rank()},           {"die", place.die},   {"npu", place.npu},
                     {"die_in_npu", place.die_in_npu}, {"node", place.node}, {"first_switch", place.first_switch},

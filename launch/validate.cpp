@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "launch/commands.hpp"
+#include "moe/model_shape.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/emulation/validation/fit.hpp"
 #include "runtime/emulation/validation/validation.hpp"
@@ -28,44 +29,48 @@ struct Options {
   bool leave_one_out = false;
 };
 
-/// A row with what the model says.
-struct Result {
-  const Row* row;
-  Modelled modelled;
-  double error;
-};
+const char* short_name(const FittedConstant& constant) {
+  return constant.machine == &Machines::h800 ? "h800" : "cm384";
+}
 
 std::string constants_text(const Machines& machines) {
   std::string text = "constants, fitted to the rows marked fit:\n";
   for (const FittedConstant& c : fitted_constants())
-    text += fmt::format("  {:<6} {:<32} {:>10.4g}   prior {:>6g}: {}\n", c.h800 ? "h800" : "cm384", c.key,
-                        get(c.h800 ? machines.h800 : machines.cloudmatrix, c.key), c.prior, c.reason);
+    text += fmt::format("  {:<6} {:<32} {:>10.4g}   prior {:>6g}: {}\n", short_name(c), c.key,
+                        get(machines.*c.machine, c.key), c.prior, c.reason);
   return text + "\n";
 }
 
-std::string rows_text(const std::vector<Result>& results, const Options& options) {
+std::string rows_text(const std::vector<EvaluatedRow>& results, const Options& options) {
   std::string text = fmt::format("{:<6} {:<44} {:<18} {:>10} {:>10} {:>8}  {}\n", "table", "row", "quantity",
                                  "published", "modelled", "error %", "kind");
-  for (const Result& r : results) {
+  for (const EvaluatedRow& r : results) {
     text += fmt::format("{:<6} {:<44} {:<18} {:>10.6g} {:>10.6g} {:>8.2f}  {}{}\n", r.row->table, r.row->name,
-                        r.row->quantity, r.row->published, r.modelled.value, r.error, r.row->fit ? "fit" : "predicted",
-                        std::abs(r.error) > options.row_tolerance ? "  BEYOND" : "");
+                        r.row->quantity, r.row->published, r.modelled.value, r.error_pct, name_of(r.row->kind),
+                        std::abs(r.error_pct) > options.row_tolerance ? "  BEYOND" : "");
     if (!options.explain.empty())
       for (const std::string& part : r.modelled.parts) text += "         " + part + "\n";
   }
   return text;
 }
 
-ErrorSummary summary_of(const std::vector<Result>& results, bool fit) {
-  ErrorSummary sum;
-  for (const Result& r : results) {
-    if (r.row->fit != fit) continue;
-    ++sum.rows;
-    sum.mean_abs_pct += std::abs(r.error);
-    sum.max_abs_pct = std::max(sum.max_abs_pct, std::abs(r.error));
-  }
-  if (sum.rows > 0) sum.mean_abs_pct /= sum.rows;
-  return sum;
+std::string summary_text(const ErrorSummary& sum, FigureKind kind) {
+  return fmt::format("{:<10} {:3} rows, mean absolute error {:5.2f} %, largest {:5.2f} %\n",
+                     fmt::format("{}:", name_of(kind)), sum.rows, sum.mean_abs_pct, sum.max_abs_pct);
+}
+
+/// The rows' part of the document.
+Json rows_json(const std::vector<EvaluatedRow>& results) {
+  Json rows = Json::array();
+  for (const EvaluatedRow& r : results)
+    rows.push_back({{"table", r.row->table},
+                    {"row", r.row->name},
+                    {"quantity", r.row->quantity},
+                    {"published", r.row->published},
+                    {"modelled", r.modelled.value},
+                    {"error_pct", r.error_pct},
+                    {"kind", name_of(r.row->kind)}});
+  return rows;
 }
 
 class ValidateCommand : public Command {
@@ -85,35 +90,24 @@ class ValidateCommand : public Command {
 
   int run(const Context& context) override {
     Machines machines{load_machine(options_.machine), load_machine(options_.h800)};
-    const std::vector<Row> rows = validation_rows(load_model_shape(options_.model));
+    const std::vector<ValidationRow> rows = validation_rows(moe::load_model_shape(options_.model));
     std::string text = fmt::format("# modelled: {} and {}\n", machines.cloudmatrix.source, machines.h800.source);
     Json constants = Json::object();
     if (options_.refit) {
       machines = refit(machines, rows);
       text += constants_text(machines);
       for (const FittedConstant& c : fitted_constants())
-        constants[fmt::format("{}:{}", c.h800 ? "h800" : "cm384", c.key)] =
-            get(c.h800 ? machines.h800 : machines.cloudmatrix, c.key);
+        constants[fmt::format("{}:{}", short_name(c), c.key)] = get(machines.*c.machine, c.key);
     }
 
-    const std::vector<Result> results = evaluate(machines, rows);
+    const std::vector<EvaluatedRow> results = wanted_rows(machines, rows);
     text += rows_text(results, options_);
-    Json json{{"rows", Json::array()}};
-    for (const Result& r : results)
-      json["rows"].push_back({{"table", r.row->table},
-                              {"row", r.row->name},
-                              {"quantity", r.row->quantity},
-                              {"published", r.row->published},
-                              {"modelled", r.modelled.value},
-                              {"error_pct", r.error},
-                              {"kind", r.row->fit ? "fit" : "predicted"}});
-    const ErrorSummary fitted = summary_of(results, true), predicted = summary_of(results, false);
+    Json json{{"rows", rows_json(results)}};
+    const ErrorSummary fitted = summarise(results, FigureKind::fit),
+                       predicted = summarise(results, FigureKind::predicted);
     const bool passed = predicted.mean_abs_pct <= options_.tolerance &&
                         std::max(predicted.max_abs_pct, fitted.max_abs_pct) <= options_.row_tolerance;
-    text += fmt::format("\nfit:       {:3} rows, mean absolute error {:5.2f} %, largest {:5.2f} %\n", fitted.rows,
-                        fitted.mean_abs_pct, fitted.max_abs_pct);
-    text += fmt::format("predicted: {:3} rows, mean absolute error {:5.2f} %, largest {:5.2f} %\n", predicted.rows,
-                        predicted.mean_abs_pct, predicted.max_abs_pct);
+    text += "\n" + summary_text(fitted, FigureKind::fit) + summary_text(predicted, FigureKind::predicted);
     text += fmt::format("{}: tolerance {:g} % mean of predicted rows, {:g} % any row\n", passed ? "passed" : "FAILED",
                         options_.tolerance, options_.row_tolerance);
     json["mean_abs_error_pct"] = {{"fit", fitted.mean_abs_pct}, {"predicted", predicted.mean_abs_pct}};
@@ -126,20 +120,19 @@ class ValidateCommand : public Command {
   }
 
  private:
-  std::vector<Result> evaluate(const Machines& machines, const std::vector<Row>& rows) const {
-    std::vector<Result> results;
+  /// The rows that the options ask for, with what the model says.
+  std::vector<EvaluatedRow> wanted_rows(const Machines& machines, const std::vector<ValidationRow>& rows) const {
+    std::vector<EvaluatedRow> results;
     std::vector<std::string> tables;
     std::string near;
-    for (const Row& row : rows) {
+    for (const ValidationRow& row : rows) {
       if (std::find(tables.begin(), tables.end(), row.table) == tables.end()) tables.push_back(row.table);
       if (!options_.table.empty() && row.table != options_.table) continue;
       if (!options_.explain.empty() && row.name != options_.explain) {
         if (row.name.find(options_.explain) != std::string::npos) near += fmt::format(" '{}'", row.name);
         continue;
       }
-      Modelled modelled = row.model(machines);
-      const double error = error_pct(row.published, modelled.value);
-      results.push_back({&row, std::move(modelled), error});
+      results.push_back(evaluate(machines, row));
     }
     if (!options_.table.empty() && std::find(tables.begin(), tables.end(), options_.table) == tables.end())
       throw UsageError(fmt::format("--table '{}' is unknown; known: {}", options_.table, fmt::join(tables, " ")));
@@ -149,8 +142,8 @@ class ValidateCommand : public Command {
     return results;
   }
 
-  static std::string leave_out(const Machines& machines, const std::vector<Row>& rows, Json& json) {
-    const double with_all = summarise(refit(machines, rows), rows, false).mean_abs_pct;
+  static std::string leave_out(const Machines& machines, const std::vector<ValidationRow>& rows, Json& json) {
+    const double with_all = summarise(refit(machines, rows), rows, FigureKind::predicted).mean_abs_pct;
     std::string text = fmt::format(
         "\nrefitted without one fit row; with all of them the predicted rows' mean is {:.2f} %\n", with_all);
     text += fmt::format("{:<50} {:>16} {:>10} {:>14}\n", "without", "predicted mean %", "moved by", "its own error %");

@@ -158,14 +158,13 @@ class Candidate {
                back = shared_.bench.operation != Operation::dispatch;
     std::vector<std::uint64_t> bytes_to(statistics.dispatch_bytes_to.size()), bytes_from(bytes_to.size());
     ModelTime model;
-    const auto add = [&](emulation::Phase phase, std::span<const std::uint64_t> to,
-                         std::span<const std::uint64_t> from) {
+    const auto add = [&](Phase phase, std::span<const std::uint64_t> to, std::span<const std::uint64_t> from) {
       std::transform(to.begin(), to.end(), bytes_to.begin(), bytes_to.begin(), std::plus<>());
       std::transform(from.begin(), from.end(), bytes_from.begin(), bytes_from.begin(), std::plus<>());
       if (shared_.bench.machine) model = modelled_phase(comm, *shared_.bench.machine, phase, to, from, model);
     };
-    if (there) add(emulation::Phase::dispatch, statistics.dispatch_bytes_to, statistics.dispatch_bytes_from);
-    if (back) add(emulation::Phase::combine, statistics.combine_bytes_to, statistics.combine_bytes_from);
+    if (there) add(Phase::dispatch, statistics.dispatch_bytes_to, statistics.dispatch_bytes_from);
+    if (back) add(Phase::combine, statistics.combine_bytes_to, statistics.combine_bytes_from);
     if (shared_.bench.machine) result_.model_us = comm.max(model.us());
     finish(comm, contender, bytes_to, bytes_from, wrong_, result_);
     if (shared_.bench.options.record_waits) result_.waits = waits_.gather(bytes_to);

@@ -7,7 +7,7 @@
 
 namespace supernode::collectives {
 
-ModelTime modelled_phase(const Communicator& comm, const emulation::Machine& machine, emulation::Phase phase,
+ModelTime modelled_phase(const Communicator& comm, const emulation::Machine& machine, Phase phase,
                          std::span<const std::uint64_t> bytes_to, std::span<const std::uint64_t> bytes_from,
                          ModelTime start) {
   const auto n = static_cast<std::size_t>(comm.size());
@@ -26,7 +26,7 @@ ModelTime modelled_phase(const Communicator& comm, const emulation::Machine& mac
     const double* d = all.data() + from * width;
     arrivals[from] = {dies[from], static_cast<double>(bytes_from[from]), {{d[0]}, {d[1]}, {d[2]}, {d[3]}}};
   }
-  return completion_of(machine, style, arrivals, comm.rank(), start);
+  return completion_of(machine, style, arrivals, comm.rank(), start).end;
 }
 
 }  // namespace supernode::collectives

@@ -7,6 +7,7 @@
 
 #include "collectives/benchmark/routing.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/expert_counts.hpp"
 #include "runtime/core/json.hpp"
 
 namespace supernode::collectives {
@@ -14,20 +15,13 @@ namespace {
 
 RecordedRouting parse_counts(const Json& json, const std::string& source, int layer) {
   const auto bad = [&](const std::string& why) { return UsageError(fmt::format("{}: {}", source, why)); };
-  const Json& layers = json["logical_count"];
-  if (!layers.is_array() || layers.empty()) throw bad("logical_count is not a list of layers");
+  const ExpertCounts layers = expert_counts_in(json, source);
   if (layer >= static_cast<int>(layers.size()))
     throw bad(fmt::format("has layers 0 to {}, not {}", layers.size() - 1, layer));
   for (int i = std::max(layer, 0); i < static_cast<int>(layers.size()); ++i) {
-    const Json& row = layers[static_cast<std::size_t>(i)];
-    if (!row.is_array() || row.empty()) throw bad(fmt::format("layer {} of logical_count is not a list of counts", i));
-    std::vector<double> counts;
-    for (const Json& count : row) {
-      if (!count.is_number() || !(count.get<double>() >= 0)) throw bad(fmt::format("{} is not a count", count.dump()));
-      counts.push_back(count.get<double>());
-    }
+    const std::vector<double>& counts = layers[static_cast<std::size_t>(i)];
     if (std::accumulate(counts.begin(), counts.end(), 0.0) > 0)
-      return {source, i, static_cast<int>(counts.size()), std::move(counts), 0, {}};
+      return {source, i, static_cast<int>(counts.size()), counts, 0, {}};
     if (layer >= 0) throw bad(fmt::format("nothing was routed in layer {}", layer));
   }
   throw bad("no layer has any counts");

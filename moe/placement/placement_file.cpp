@@ -1,37 +1,17 @@
 #include "moe/placement/placement_file.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 #include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
+#include "runtime/core/expert_counts.hpp"
 #include "runtime/core/json.hpp"
 
 namespace supernode::moe {
 
 std::vector<std::vector<double>> parse_expert_loads(std::string_view text, const std::string& source) {
-  const Json json = parse_json(text, source);
-  if (!json.is_object() || !json.contains("logical_count") || !json["logical_count"].is_array())
-    throw UsageError(fmt::format("{}: no 'logical_count', a list of layers", source));
-  std::vector<std::vector<double>> loads;
-  for (const Json& row : json["logical_count"]) {
-    const std::size_t layer = loads.size();
-    if (!row.is_array()) throw UsageError(fmt::format("{}: logical_count[{}] is not a list", source, layer));
-    if (layer > 0 && row.size() != loads[0].size())
-      throw UsageError(fmt::format("{}: logical_count[{}] has {} experts, but logical_count[0] has {}", source, layer,
-                                   row.size(), loads[0].size()));
-    std::vector<double> counts;
-    for (const Json& count : row) {
-      // Sums of counts stay exact far beyond anything that is counted.
-      if (!count.is_number() || !(count.get<double>() >= 0) || count.get<double>() > 1e15)
-        throw UsageError(fmt::format("{}: logical_count[{}][{}] is not a count", source, layer, counts.size()));
-      counts.push_back(count.get<double>());
-    }
-    loads.push_back(std::move(counts));
-  }
-  if (loads.empty() || loads[0].empty()) throw UsageError(fmt::format("{}: 'logical_count' is empty", source));
-  return loads;
+  return parse_expert_counts(text, source);
 }
 
 std::vector<std::vector<int>> parse_placement(std::string_view text, const std::string& source,

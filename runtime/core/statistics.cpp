@@ -5,6 +5,8 @@
 #include <numeric>
 #include <vector>
 
+#include <boost/math/distributions/normal.hpp>
+
 namespace supernode {
 
 double quantile(std::span<const double> sorted, double q) {
@@ -39,6 +41,8 @@ Summary summarize(std::span<const double> sample) {
   s.ci95 = (sorted[high] - sorted[low]) / 2;
   return s;
 }
+
+double normal_quantile(double p) { return boost::math::quantile(boost::math::normal(), p); }
 
 Json to_json(const Summary& s) {
   return {{"min", s.min}, {"mean", s.mean}, {"p50", s.p50}, {"p90", s.p90}, {"p99", s.p99}, {"ci95", s.ci95}};

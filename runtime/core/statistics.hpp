@@ -23,6 +23,9 @@ Summary summarize(std::span<const double> sample);
 /// ascending.
 double quantile(std::span<const double> sorted, double q);
 
+/// The x that a standard normal value is below with probability p, in (0, 1).
+double normal_quantile(double p);
+
 /// {"min","mean","p50","p90","p99","ci95"}
 Json to_json(const Summary& summary);
 

@@ -23,17 +23,21 @@ struct DecodeSetup {
 
 struct DecodeResult {
   int microbatches = 1;
-  ModelTime attention_stream, moe_stream;  ///< of a microbatch and layer
-  ModelTime layer;                         ///< of a MoE layer, in the steady state
-  ModelTime iteration;
+  // One MoE layer.
+  Terms attention;                         ///< of a microbatch
+  MoeStage moe;                            ///< of a microbatch
+  ModelTime attention_stream, moe_stream;  ///< sums of both
+  ModelTime layer;                         ///< all microbatches, in the steady state
+  // The whole iteration.
+  Terms parts;                              ///< the iteration, in order
+  ModelTime iteration;                      ///< sum of `parts`
+  Timeline timeline{{"attention", "moe"}};  ///< the same, task by task; it ends at `iteration`
+
   ModelTime tpot;  ///< iteration / (tokens it yields for a request)
   double tokens_per_s_per_npu = 0;
   double skew = 1;
   double memory_bytes = 0;  ///< of a die: weights, cache, exchange buffers
-  Terms attention, other;   ///< parts of attention_stream; everything of the iteration that is not a MoE layer
-  MoeStage moe;             ///< parts of moe_stream
   std::string limit;        ///< what a faster machine should improve first
-  Timeline timeline{{"attention", "moe"}};
 };
 
 /// @throws std::invalid_argument for a layout that does not fit the model, or microbatches other than 0, 1, 2.

@@ -20,45 +20,95 @@ double local_rate(const Machine& machine, double vector_share) {
   return memory_rate(machine) * sending_share(machine, vector_share);
 }
 
+/// Points in time that differ by less, relatively, are one.
+constexpr double kRounding = 1e-12;
+
+/// Rows that come over the fabric: evenly from `begin` to `end`, one latency after they left.
 struct Flow {
-  double begin, end, bytes;
+  double begin, end, bytes, latency;
+};
+
+/// What a die waits for longest: rows that a sender wrote between `begin` and `written`, that then took `latency`, and
+/// then queued until `time`.
+struct LastArrival {
+  double time;
+  double begin, written, latency;
+  const char* path;
 };
 
 /// When a queue that drains at `rate` B/s is empty, fed by flows that each arrive evenly over their interval: the
 /// largest, over all moments t, of t + (bytes arriving after t) / rate. Piecewise linear, so only the ends of flows
-/// matter.
-double drained(std::vector<Flow>& flows, double rate) {
+/// matter. That moment t is when the last bytes come, or the begin of a flow that finds the queue empty.
+LastArrival drained(const std::vector<Flow>& flows, double rate) {
   struct Edge {
     double time, slope;  // change of the arrival rate when walking back in time
+    const Flow* flow;
   };
   std::vector<Edge> edges;
   edges.reserve(2 * flows.size());
   std::vector<std::pair<double, double>> bursts;  // flows without duration: (time, bytes)
-  double last = 0;
+  const Flow* last = &flows.front();
   for (const Flow& flow : flows) {
-    last = std::max(last, flow.end);
+    if (flow.end > last->end) last = &flow;
     const double span = flow.end - flow.begin;
     // Shorter than the clock can tell apart at this point: arrives at once.
-    if (span <= 1e-12 * std::max(1.0, flow.end)) {
+    if (span <= kRounding * std::max(1.0, flow.end)) {
       bursts.emplace_back(flow.begin, flow.bytes);
+      edges.push_back({flow.begin, 0, &flow});
       continue;
     }
-    edges.push_back({flow.end, flow.bytes / span});
-    edges.push_back({flow.begin, -flow.bytes / span});
+    edges.push_back({flow.end, flow.bytes / span, &flow});
+    edges.push_back({flow.begin, -flow.bytes / span, &flow});
   }
-  for (const auto& [time, bytes] : bursts) edges.push_back({time, 0});
   std::sort(edges.begin(), edges.end(), [](const Edge& a, const Edge& b) { return a.time > b.time; });
   std::sort(bursts.begin(), bursts.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-  double best = last, after = 0, slope = 0, time = last;
+  LastArrival best{last->end, last->begin - last->latency, last->end - last->latency, last->latency, "fabric link"};
+  double after = 0, slope = 0, time = best.time;
   std::size_t burst = 0;
   for (const Edge& edge : edges) {
     after += slope * (time - edge.time);
     time = edge.time;
     while (burst < bursts.size() && bursts[burst].first >= time) after += bursts[burst++].second;
     slope += edge.slope;
-    best = std::max(best, time + after / rate);
+    const double empty = time + after / rate;
+    // Senders that keep the port just busy do not queue, whatever the rounding.
+    if (empty > best.time * (1 + kRounding)) {
+      const double left = time - edge.flow->latency;
+      best = {empty, left, left, edge.flow->latency, "fabric link"};
+    }
   }
   return best;
+}
+
+/// Cuts the time from `start` on into terms, one behind the other. What ends before the term before it adds none.
+class TermCutter {
+ public:
+  explicit TermCutter(double start) : at_(start) {}
+  void until(const char* name, double time) {
+    if (time <= at_ * (1 + kRounding)) return;
+    terms_.add(name, {time - at_});
+    at_ = time;
+  }
+  /// A term of known length.
+  void add(const char* name, double seconds) {
+    if (seconds <= 0) return;
+    terms_.add(name, {seconds});
+    at_ += seconds;
+  }
+  const Terms& terms() const { return terms_; }
+
+ private:
+  double at_;
+  Terms terms_;
+};
+
+double start_up_us(const Machine& machine, Phase phase) {
+  return phase == Phase::dispatch ? machine.exchange.dispatch_start_us : machine.exchange.combine_start_us;
+}
+
+/// The copy engine must be told sizes: one more exchange, of counts, before the data.
+double counts_us(const Machine& machine, const ExchangeStyle& style) {
+  return style.direct_writes ? 0 : machine.exchange.staged_start_us + machine.exchange.skew_us * harmonic(style.ranks);
 }
 
 }  // namespace
@@ -71,17 +121,13 @@ double harmonic(int peers) {
 
 Departure departure_of(const Machine& machine, const ExchangeStyle& style, std::span<const double> row,
                        std::span<const int> dies, int self, ModelTime start) {
-  const ExchangeCosts& costs = machine.exchange;
-  double us = style.phase == Phase::dispatch ? costs.dispatch_start_us : costs.combine_start_us;
-  // The copy engine must be told sizes: one more exchange, of counts, before the data.
-  if (!style.direct_writes) us += costs.staged_start_us + costs.skew_us * harmonic(style.ranks);
-  const double begin = start.value + us * 1e-6;
+  const double begin = start.value + (start_up_us(machine, style.phase) + counts_us(machine, style)) * 1e-6;
   double own = 0, package = 0, fabric = 0;
   const double sending = sending_share(machine, style.vector_share);
-  const Place here = place_of(machine, dies[static_cast<std::size_t>(self)]);
+  const DiePlace here = place_of(machine, dies[static_cast<std::size_t>(self)]);
   for (std::size_t peer = 0; peer < row.size(); ++peer) {
     if (row[peer] <= 0) continue;
-    const Place there = place_of(machine, dies[peer]);
+    const DiePlace there = place_of(machine, dies[peer]);
     if (there.die == here.die) {
       own += row[peer] / memory_rate(machine);
     } else if (there.npu == here.npu) {
@@ -94,38 +140,55 @@ Departure departure_of(const Machine& machine, const ExchangeStyle& style, std::
   return {{begin}, {begin + own}, {begin + package}, {begin + fabric}};
 }
 
-ModelTime completion_of(const Machine& machine, const ExchangeStyle& style, std::span<const Arrival> arrivals, int self,
-                        ModelTime start) {
-  const ExchangeCosts& costs = machine.exchange;
-  const Place here = place_of(machine, self);
-  const double own_us = style.phase == Phase::dispatch ? costs.dispatch_start_us : costs.combine_start_us;
-  double done = start.value + own_us * 1e-6, received = 0;
+Completion completion_of(const Machine& machine, const ExchangeStyle& style, std::span<const Arrival> arrivals,
+                         int self, ModelTime start) {
+  const DiePlace here = place_of(machine, self);
+  const double own_s = start_up_us(machine, style.phase) * 1e-6, ready = start.value + own_s;
+  LastArrival last{ready, ready, ready, 0, ""};
+  const auto consider = [&](const LastArrival& one) {
+    if (one.time > last.time) last = one;
+  };
+  double received = 0;
   std::vector<Flow> queue;
   queue.reserve(arrivals.size());
   for (const Arrival& arrival : arrivals) {
     if (arrival.bytes <= 0) continue;
     received += arrival.bytes;
-    const Place there = place_of(machine, arrival.from);
+    const DiePlace there = place_of(machine, arrival.from);
+    const Departure& left = arrival.departure;
     if (there.die == here.die) {
-      done = std::max(done, arrival.departure.self_end.value);
+      consider({left.self_end.value, left.begin.value, left.self_end.value, 0, "own memory"});
       continue;
     }
     const int hop = there.npu == here.npu ? 0 : there.node == here.node ? 1 : 2;
     const double latency = link_latency(machine, Access::write, Memory::die, hop).value;
-    if (hop == 0) {
-      done = std::max(done, arrival.departure.package_end.value + latency);
-    } else {
-      queue.push_back(
-          {arrival.departure.begin.value + latency, arrival.departure.fabric_end.value + latency, arrival.bytes});
-    }
+    if (hop == 0)
+      consider({left.package_end.value + latency, left.begin.value, left.package_end.value, latency, "package link"});
+    else
+      queue.push_back({left.begin.value + latency, left.fabric_end.value + latency, arrival.bytes, latency});
   }
-  if (!queue.empty()) done = std::max(done, drained(queue, link_gbps(machine, Access::write, Memory::die, 1) * 1e9));
+  if (!queue.empty()) consider(drained(queue, link_gbps(machine, Access::write, Memory::die, 1) * 1e9));
+
+  TermCutter cut(start.value);
+  cut.add("start-up", own_s);
+  cut.until("exchange of counts", std::min(ready + counts_us(machine, style) * 1e-6, last.time));
+  cut.until("waiting for a sender", last.begin);
+  cut.until(last.path, last.written);
+  cut.until("latency", last.written + last.latency);
+  cut.until("queue at the port", last.time);
+  double end = last.time;
   // Dispatch polls one flag of every peer and so waits for the latest; a token's combine waits only for its own
   // experts, which its start-up covers.
-  if (style.phase == Phase::dispatch) done += costs.skew_us * 1e-6 * harmonic(style.ranks);
+  if (style.phase == Phase::dispatch) {
+    const double latest = machine.exchange.skew_us * 1e-6 * harmonic(style.ranks);
+    cut.add("latest peer", latest);
+    end += latest;
+  }
   // Dispatch reads and writes each row once to sort them by expert; combine reads each to add it up.
   const double passes = style.phase == Phase::dispatch ? 2 : 1;
-  return {done + passes * received / local_rate(machine, style.vector_share)};
+  const double moving = passes * received / local_rate(machine, style.vector_share);
+  cut.add("rows in local memory", moving);
+  return {{end + moving}, cut.terms()};
 }
 
 std::vector<ModelTime> exchange_times(const Machine& machine, const ExchangeStyle& style, std::span<const double> bytes,
@@ -138,13 +201,12 @@ std::vector<ModelTime> exchange_times(const Machine& machine, const ExchangeStyl
   std::vector<Arrival> arrivals(n);
   for (std::size_t to = 0; to < n; ++to) {
     for (std::size_t from = 0; from < n; ++from) arrivals[from] = {dies[from], bytes[from * n + to], departures[from]};
-    times[to] = completion_of(machine, style, arrivals, dies[to], starts[to]);
+    times[to] = completion_of(machine, style, arrivals, dies[to], starts[to]).end;
   }
   return times;
 }
 
-ModelTime exchange_time(const Machine& machine, const ExchangeStyle& style, double sent, double hot_out,
-                        double hot_in) {
+Terms exchange_time(const Machine& machine, const ExchangeStyle& style, double sent, double hot_out, double hot_in) {
   const auto n = static_cast<std::size_t>(style.ranks);
   std::vector<int> dies(n);
   std::iota(dies.begin(), dies.end(), 0);
@@ -154,16 +216,17 @@ ModelTime exchange_time(const Machine& machine, const ExchangeStyle& style, doub
   std::vector<Arrival> arrivals(n);
   // The busiest receiver of usual senders.
   for (std::size_t i = 0; i < n; ++i) arrivals[i] = {dies[i], hot_in * each, usual};
-  ModelTime slowest = completion_of(machine, style, arrivals, dies[0], {});
+  Completion slowest = completion_of(machine, style, arrivals, dies[0], {});
   if (hot_out > 1) {
     // A usual receiver, one of whose senders is the busiest: that one's row is longer to every peer.
     for (double& bytes : row) bytes = hot_out * each;
     const std::size_t busy = n - 1;
     for (std::size_t i = 0; i < n; ++i) arrivals[i] = {dies[i], each, usual};
     arrivals[busy] = {dies[busy], hot_out * each, departure_of(machine, style, row, dies, static_cast<int>(busy), {})};
-    slowest = std::max(slowest, completion_of(machine, style, arrivals, dies[0], {}));
+    const Completion behind_it = completion_of(machine, style, arrivals, dies[0], {});
+    if (behind_it.end > slowest.end) slowest = behind_it;
   }
-  return slowest;
+  return slowest.terms;
 }
 
 }  // namespace supernode::emulation

@@ -13,11 +13,11 @@
 #include <vector>
 
 #include "runtime/core/clock.hpp"
+#include "runtime/core/phase.hpp"
 #include "runtime/emulation/machine/machine.hpp"
+#include "runtime/emulation/machine/terms.hpp"
 
 namespace supernode::emulation {
-
-enum class Phase { dispatch, combine };
 
 /// How the exchange is done; equal on all ranks.
 struct ExchangeStyle {
@@ -44,20 +44,35 @@ struct Arrival {
 Departure departure_of(const Machine& machine, const ExchangeStyle& style, std::span<const double> row,
                        std::span<const int> dies, int self, ModelTime start);
 
+/// When a die has everything in place, and where the time since its start went.
+struct Completion {
+  ModelTime end;
+  /// From the start on, what was waited for one after the other, without what took no time:
+  ///   start-up                             of the operator
+  ///   exchange of counts                   where rows go through the copy engine
+  ///   waiting for a sender                 of the rows that came last
+  ///   own memory, package link, fabric link  until that sender had written
+  ///   latency                              of the link
+  ///   queue at the port                    from then on, or from when the port was last idle
+  ///   latest peer                          whose flag a dispatch awaits
+  ///   rows in local memory                 moved to where the next operator wants them
+  Terms terms;
+};
+
 /// When die `self` has everything in place. O(n log n) in the arrivals.
 /// @param arrivals of all peers and of itself, in any order; those without bytes may be left out
-ModelTime completion_of(const Machine& machine, const ExchangeStyle& style, std::span<const Arrival> arrivals, int self,
-                        ModelTime start);
+Completion completion_of(const Machine& machine, const ExchangeStyle& style, std::span<const Arrival> arrivals,
+                         int self, ModelTime start);
 
 /// Whole-machine view: completion of every rank. @param bytes [ranks x ranks], row = sender; @param starts [ranks]
 std::vector<ModelTime> exchange_times(const Machine& machine, const ExchangeStyle& style, std::span<const double> bytes,
                                       std::span<const int> dies, std::span<const ModelTime> starts);
 
 /// The usual case, all ranks starting at 0: each sends `sent` bytes, evenly over the group, except that the busiest
-/// sender has `hot_out` times that and the busiest receiver `hot_in` times. Returns the time of the slowest rank.
+/// sender has `hot_out` times that and the busiest receiver `hot_in` times. @returns the terms of the slowest rank.
 /// The group sits on dies 0 .. ranks-1. Same functions, one sender and one receiver: O(ranks log ranks).
-ModelTime exchange_time(const Machine& machine, const ExchangeStyle& style, double sent, double hot_out = 1,
-                        double hot_in = 1);
+Terms exchange_time(const Machine& machine, const ExchangeStyle& style, double sent, double hot_out = 1,
+                    double hot_in = 1);
 
 /// Expected lateness of the last of `peers` peers, in units of the mean: the harmonic number 1 + 1/2 + ... + 1/peers.
 double harmonic(int peers);

@@ -10,7 +10,7 @@ namespace supernode::emulation {
 /// Shape of the load over the routed experts, the same in every MoE layer or one row a layer.
 struct ExpertLoad {
   /// [layers][experts] relative loads; empty: all equal.
-  std::vector<std::vector<double>> layers;
+  std::vector<std::vector<double>> layers = {};
   /// Relative standard deviation of what a slot gets, over a long time, around what its placement was computed for.
   double drift = 0;
   /// Relative standard deviation of an expert's share from request to request; a batch of n requests has it / sqrt(n).
@@ -18,8 +18,8 @@ struct ExpertLoad {
   double request_spread = 0;
 };
 
-/// Recorded counts, {"logical_count": [[..]..]}; all-zero rows (dense layers) are left out.
-/// @throws UsageError naming the source for text that is not that, negative counts or uneven rows.
+/// Recorded counts (core/expert_counts.hpp); all-zero rows (dense layers) are left out.
+/// @throws UsageError as parse_expert_counts() does, and where no row is left.
 ExpertLoad parse_expert_load(const std::string& text, const std::string& source);
 
 /// weight(rank i) = 1 / (i + 1)^alpha.
@@ -31,6 +31,10 @@ std::vector<int> replicate(std::span<const double> loads, int slots);
 /// Load of the busiest die over the mean, when slots are dealt heaviest first to the least loaded die with room.
 /// @param slots total, a multiple of `dies`
 double placed_skew(std::span<const double> loads, int slots, int dies);
+
+/// The same where copies and dies were chosen for other loads than those that came. @param forecast [experts], as
+/// `loads`
+double placed_skew(std::span<const double> forecast, std::span<const double> loads, int slots, int dies);
 
 /// Expected largest of n standard normal values (Blom's approximation); 0 for n = 1.
 double expected_maximum(int n);

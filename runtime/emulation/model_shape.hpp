@@ -1,5 +1,5 @@
 #pragma once
-// The sizes of a model that decide what it costs. Read from Hugging Face's config.json.
+// The sizes of a model that decide what it costs.
 
 #include <string>
 
@@ -30,11 +30,5 @@ struct ModelShape {
   double attention_weights() const;  ///< of a layer
   double weights() const;            ///< of the whole model, MTP layers apart
 };
-
-/// @throws UsageError naming the source and the key that is missing, of the wrong kind, or absurd.
-ModelShape parse_model_shape(const std::string& text, const std::string& source);
-
-/// @param name a directory with config.json, such a file, or a name in configs/models. @throws UsageError
-ModelShape load_model_shape(const std::string& name);
 
 }  // namespace supernode::emulation

@@ -13,13 +13,22 @@ namespace {
 
 /// Gate and up projection, down projection, for `groups` experts of `rows` rows each. SwiGLU and quantisation run on
 /// the vector cores while the product's tiles come out, and hide behind it.
-void add_ffn(Terms& terms, const Machine& machine, const std::string& name, double groups, double rows, double hidden,
-             double ffn, CoreShare share) {
-  terms.add(name + " gate_up", gemm_time(machine, {groups, rows, 2 * ffn, hidden, true}, share));
-  terms.add(name + " down", gemm_time(machine, {groups, rows, hidden, ffn, true}, share));
+struct FfnNames {
+  const char *gate_up, *down;
+};
+Terms ffn_stage(const Machine& machine, const FfnNames& names, double groups, double rows, double hidden, double ffn,
+                CoreShare share) {
+  Terms terms;
+  terms.add(names.gate_up, gemm_time(machine, {.groups = groups, .m = rows, .n = 2 * ffn, .k = hidden}, share));
+  terms.add(names.down, gemm_time(machine, {.groups = groups, .m = rows, .n = hidden, .k = ffn}, share));
+  return terms;
 }
 
 }  // namespace
+
+int ExpertLayout::whole_slots_per_die(const ModelShape& model) const {
+  return static_cast<int>(std::max(1.0, slots_per_die(model)));
+}
 
 double ExpertLayout::weight_bytes(const ModelShape& model) const {
   const double routed = std::ceil(slots_per_die(model)) * model.expert_weights();
@@ -35,13 +44,13 @@ void ExpertLayout::check(const ModelShape& model) const {
                                             model.experts, redundant, routed_dies()));
 }
 
-double dispatch_message_bytes(double hidden, bool early_quantisation) {
-  return early_quantisation ? std::ceil((hidden + 4) / 512) * 512 : 2 * hidden;
+double dispatch_message_bytes(double hidden, const ExchangeChoices& choices) {
+  return choices.early_quantisation ? std::ceil((hidden + 4) / 512) * 512 : 2 * hidden;
 }
 
 double combine_message_bytes(double hidden) { return 2 * hidden; }
 
-double exchange_buffer_bytes(int ranks, double tokens, int topk, int experts_per_die, double message_bytes) {
+double modelled_buffer_bytes(int ranks, double tokens, int topk, int experts_per_die, double message_bytes) {
   return ranks * tokens * std::min(topk, experts_per_die) * message_bytes;
 }
 
@@ -55,7 +64,9 @@ MoeStage moe_stage(const Machine& machine, const ModelShape& model, const Expert
 
   const double hidden = model.hidden;
   stage.gate.add("norm, quantise", vector_time(machine, tokens * hidden * (2 + 2 + 1), share));
-  stage.gate.add("gate", gemm_time(machine, {1, tokens, 1.0 * model.experts, hidden, false}, share));
+  stage.gate.add(
+      "gate",
+      gemm_time(machine, {.m = tokens, .n = 1.0 * model.experts, .k = hidden, .operands = ElementType::bf16}, share));
   stage.gate.add("starts", start_time(machine, 2));
 
   // Copies that leave a die: one a chosen expert, and one to the shared expert where that lives elsewhere.
@@ -66,36 +77,36 @@ MoeStage moe_stage(const Machine& machine, const ModelShape& model, const Expert
   const double busiest = remote_shared ? std::max(hot_rows, shared_rows) : hot_rows;
   const double hot = tokens > 0 ? busiest / (tokens * copies) : 1;
 
-  const double row = dispatch_message_bytes(hidden, choices.early_quantisation);
-  const ExchangeStyle out{Phase::dispatch, layout.dies, share.vector, choices.direct_writes};
-  stage.dispatch.add("dispatch", exchange_time(machine, out, tokens * copies * row, 1, hot));
+  const double row = dispatch_message_bytes(hidden, choices);
+  const ExchangeStyle out{.phase = Phase::dispatch,
+                          .ranks = layout.dies,
+                          .vector_share = share.vector,
+                          .direct_writes = choices.direct_writes};
+  stage.dispatch = exchange_time(machine, out, tokens * copies * row, 1, hot);
 
   if (!choices.early_quantisation)
     stage.experts.add("quantise", vector_time(machine, busiest * hidden * (2 + 1), share));
-  Terms routed, shared;
-  add_ffn(routed, machine, "routed", per_die, hot_rows / per_die, hidden, model.expert_ffn, share);
+  const Terms routed = ffn_stage(machine, {"routed gate_up", "routed down"}, per_die, hot_rows / per_die, hidden,
+                                 model.expert_ffn, share);
+  Terms shared;
   if (model.shared_experts > 0)
-    add_ffn(shared, machine, "shared", model.shared_experts, shared_rows, hidden, model.expert_ffn, share);
-  const auto take = [&](const Terms& terms) {
-    for (const auto& [name, time] : terms.parts()) stage.experts.add(name, time);
-  };
-  if (!remote_shared) {
-    take(routed);
-    take(shared);
-  } else {
-    take(routed.total() < shared.total() ? shared : routed);
-  }
+    shared = ffn_stage(machine, {"shared gate_up", "shared down"}, model.shared_experts, shared_rows, hidden,
+                       model.expert_ffn, share);
+  // Where the shared experts have dies of their own, the slower kind of die sets the pace.
+  if (!remote_shared || !(routed.total() < shared.total())) stage.experts.add(routed);
+  if (!remote_shared || routed.total() < shared.total()) stage.experts.add(shared);
   stage.experts.add("starts", start_time(machine, 2));
 
-  const ExchangeStyle back{Phase::combine, layout.dies, share.vector, choices.direct_writes};
-  stage.combine.add("combine", exchange_time(machine, back, tokens * copies * combine_message_bytes(hidden), hot, 1));
+  ExchangeStyle back = out;
+  back.phase = Phase::combine;
+  stage.combine = exchange_time(machine, back, tokens * copies * combine_message_bytes(hidden), hot, 1);
   return stage;
 }
 
 Terms dense_stage(const Machine& machine, const ModelShape& model, double tokens, CoreShare share) {
   Terms terms;
   terms.add("norm, quantise", vector_time(machine, tokens * model.hidden * (2 + 2 + 1), share));
-  add_ffn(terms, machine, "dense", 1, tokens, model.hidden, model.dense_ffn, share);
+  terms.add(ffn_stage(machine, {"dense gate_up", "dense down"}, 1, tokens, model.hidden, model.dense_ffn, share));
   terms.add("starts", start_time(machine, 3));
   return terms;
 }

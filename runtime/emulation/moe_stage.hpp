@@ -4,22 +4,24 @@
 
 #include "runtime/emulation/expert_load.hpp"
 #include "runtime/emulation/machine/machine.hpp"
+#include "runtime/emulation/machine/terms.hpp"
 #include "runtime/emulation/model_shape.hpp"
 #include "runtime/emulation/operators.hpp"
-#include "runtime/emulation/terms.hpp"
 
 namespace supernode::emulation {
 
 /// Which experts the dies of an instance hold.
 struct ExpertLayout {
   int dies = 1;  ///< of the instance; tokens come from all of them
-  int shared_dies =
-      0;  ///< dies that hold nothing but a copy of the shared experts; 0: every die has one beside its routed ones
+  /// Dies that hold nothing but a copy of the shared experts; 0: every die has one beside its routed ones.
+  int shared_dies = 0;
   int redundant = 0;  ///< extra copies of routed experts
 
   int routed_dies() const { return dies - shared_dies; }
   int slots(const ModelShape& model) const { return model.experts + redundant; }
   double slots_per_die(const ModelShape& model) const { return 1.0 * slots(model) / routed_dies(); }
+  /// Routed experts on a die, copies included; at least one.
+  int whole_slots_per_die(const ModelShape& model) const;
   /// Bytes of expert weights in int8 on the fullest die.
   double weight_bytes(const ModelShape& model) const;
   /// @throws std::invalid_argument unless slots are a positive multiple of the dies that take them
@@ -33,13 +35,15 @@ struct ExchangeChoices {
 };
 
 /// Bytes of a dispatched row on the wire: int8 values, a scale, padded to 512; or bf16.
-double dispatch_message_bytes(double hidden, bool early_quantisation);
+double dispatch_message_bytes(double hidden, const ExchangeChoices& choices);
 double combine_message_bytes(double hidden);
 
-/// Receive slots that a die allocates before serving: ranks x max_tokens x message, max_tokens = tokens x min(topk,
-/// experts on a die).
-double exchange_buffer_bytes(int ranks, double tokens, int topk, int experts_per_die, double message_bytes);
+/// Receive slots of one phase that a die of the emulated machine allocates before serving: ranks x max_tokens x
+/// message, max_tokens = tokens x min(topk, experts on a die). What this program allocates is another matter
+/// (collectives).
+double modelled_buffer_bytes(int ranks, double tokens, int topk, int experts_per_die, double message_bytes);
 
+/// The expert half of a layer, in this order; the time is the sum of all.
 struct MoeStage {
   Terms gate, dispatch, experts, combine;
   double skew = 1;  ///< busiest routed die over the mean

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "runtime/core/error.hpp"
+
 namespace supernode::emulation {
 namespace {
 
@@ -12,8 +14,10 @@ double memory_rate(const Machine& machine, double share) {
 }  // namespace
 
 ModelTime gemm_time(const Machine& machine, const Gemm& gemm, CoreShare share) {
-  const double peak = (gemm.int8 ? machine.die.int8_tops : machine.die.bf16_tflops) * 1e12;
-  const double operand = gemm.int8 ? 1 : 2;
+  const bool int8 = gemm.operands == ElementType::int8;
+  expect(int8 || gemm.operands == ElementType::bf16, "matrix products take int8 or bf16");
+  const double peak = (int8 ? machine.die.int8_tops : machine.die.bf16_tflops) * 1e12;
+  const auto operand = static_cast<double>(element_bytes(gemm.operands));
   const double rate = memory_rate(machine, share.matrix);
   const double compute =
       2 * gemm.groups * gemm.m * gemm.n * gemm.k / (peak * machine.die.gemm_efficiency * share.matrix);

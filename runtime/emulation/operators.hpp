@@ -4,6 +4,7 @@
 // of its own, since fused operators pay it once.
 
 #include "runtime/core/clock.hpp"
+#include "runtime/core/element_type.hpp"
 #include "runtime/emulation/machine/machine.hpp"
 
 namespace supernode::emulation {
@@ -18,7 +19,7 @@ struct CoreShare {
 /// `groups` products [m, k] x [k, n]. Sizes are double because expected row counts are not whole.
 struct Gemm {
   double groups = 1, m = 0, n = 0, k = 0;
-  bool int8 = true;  ///< operands int8, else bf16; results always bf16
+  ElementType operands = ElementType::int8;  ///< int8 or bf16; results are always bf16
 };
 
 /// Arithmetic and reading operands overlap in part: the longer of both + operand_exposure x the shorter + writing

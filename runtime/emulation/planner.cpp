@@ -14,34 +14,48 @@ namespace {
 
 constexpr int kMostRequests = 1024;  // a die
 
-/// The layout of `dies` dies: above one expert a die, dies for the shared expert and redundant copies on the rest;
-/// below, a shared expert on every die and the slots filled up with copies. @param copies redundant experts; below 0:
-/// as many as suit. None where these do not divide over the dies.
-std::optional<ExpertLayout> layout_for(const ModelShape& model, int dies, bool rebalancing, int copies = -1) {
-  if (copies >= 0) {
-    const int slots = model.experts + copies;
-    const int shared = dies > model.experts ? dies - slots : 0;
-    const bool fits = shared >= 0 && slots % (dies - shared) == 0 && (dies <= model.experts || shared > 0);
-    return fits ? std::optional(ExpertLayout{dies, shared, copies}) : std::nullopt;
-  }
+/// The layout with that many redundant experts, if slots divide over the dies: above one expert a die, what is left are
+/// dies for the shared experts.
+std::optional<ExpertLayout> given_layout(const ModelShape& model, int dies, int copies) {
+  const int slots = model.experts + copies;
+  const bool spread = dies > model.experts;
+  const int shared = spread ? dies - slots : 0;
+  const bool fits = shared >= 0 && slots % (dies - shared) == 0 && (!spread || shared > 0);
+  return fits ? std::optional(ExpertLayout{dies, shared, copies}) : std::nullopt;
+}
+
+/// The layout without redundant experts: dies beyond one expert a die hold the shared experts.
+std::optional<ExpertLayout> plain_layout(const ModelShape& model, int dies) {
+  if (dies > model.experts) return ExpertLayout{dies, dies - model.experts, 0};
+  return model.experts % dies == 0 ? std::optional(ExpertLayout{dies, 0, 0}) : std::nullopt;
+}
+
+/// The layout with as many redundant experts as suit: above one expert a die, dies for the shared experts and copies on
+/// the rest; below, the shared experts on every die and the slots filled up with copies.
+ExpertLayout balanced_layout(const ModelShape& model, int dies) {
   if (dies > model.experts) {
     // A shared-expert die should see about as many rows as a routed one: topk of them for each shared one.
     int shared =
         model.shared_experts > 0 ? std::max(1, static_cast<int>(std::lround(1.0 * dies / (model.topk + 2)))) : 0;
-    if (!rebalancing || dies - shared < model.experts) shared = dies - model.experts;
-    return ExpertLayout{dies, shared, dies - shared - model.experts};
+    if (dies - shared < model.experts) shared = dies - model.experts;
+    return {dies, shared, dies - shared - model.experts};
   }
   const int per_die = (model.experts + dies - 1) / dies;
   const int exact = per_die * dies - model.experts;
-  if (!rebalancing) return exact == 0 ? std::optional(ExpertLayout{dies, 0, 0}) : std::nullopt;
-  return ExpertLayout{dies, 0, exact > 0 ? exact : dies};
+  return {dies, 0, exact > 0 ? exact : dies};
+}
+
+/// @param copies redundant experts; below 0: as many as suit. None where they do not divide over the dies.
+std::optional<ExpertLayout> layout_for(const ModelShape& model, int dies, const Optimisations& use, int copies) {
+  if (copies >= 0) return given_layout(model, dies, copies);
+  return use.rebalancing ? std::optional(balanced_layout(model, dies)) : plain_layout(model, dies);
 }
 
 DecodeSetup decode_setup(const Workload& workload, const ExpertLayout& layout, const Optimisations& use) {
   DecodeSetup setup;
   setup.layout = layout;
   setup.load = workload.load;
-  setup.exchange = {use.early_quantisation, use.direct_writes};
+  setup.exchange = {.early_quantisation = use.early_quantisation, .direct_writes = use.direct_writes};
   setup.kv_tokens = workload.prompt_tokens + workload.output_tokens / 2;
   setup.mtp = use.mtp;
   setup.acceptance = workload.acceptance;
@@ -54,7 +68,7 @@ PrefillSetup prefill_setup(const Workload& workload, const ExpertLayout& layout,
   PrefillSetup setup;
   setup.layout = layout;
   setup.load = workload.load;
-  setup.exchange = {use.early_quantisation, use.direct_writes};
+  setup.exchange = {.early_quantisation = use.early_quantisation, .direct_writes = use.direct_writes};
   setup.prompt_tokens = workload.prompt_tokens;
   setup.tokens_per_die = tokens_per_die;
   setup.reuse = workload.reuse;
@@ -65,7 +79,7 @@ PrefillSetup prefill_setup(const Workload& workload, const ExpertLayout& layout,
 
 /// The layout of a given deployment without redundant copies, if there is one.
 ExpertLayout without_copies(const ModelShape& model, const ExpertLayout& layout) {
-  return layout_for(model, layout.dies, false).value_or(layout);
+  return plain_layout(model, layout.dies).value_or(layout);
 }
 
 std::string describe_limit(const Deployment& d) {
@@ -74,36 +88,40 @@ std::string describe_limit(const Deployment& d) {
   return "decode: " + d.decode_result.limit;
 }
 
-/// The same sizes with other optimisations, batch chosen anew.
+/// What becomes of the decode batch when optimisations change.
+enum class Batch { kept, chosen_anew };
+
+/// The same sizes with other optimisations.
 Deployment rebuilt(const Machine& machine, const ModelShape& model, const Workload& workload,
-                   const Objectives& objectives, const Deployment& like, const Optimisations& use,
-                   bool same_batch = false) {
+                   const Objectives& objectives, const Deployment& like, const Optimisations& use, Batch batch) {
   Deployment d;
   d.prefill_instances = like.prefill_instances;
   d.decode_instances = like.decode_instances;
   const auto layout = [&](const ExpertLayout& l) { return use.rebalancing ? l : without_copies(model, l); };
   d.prefill = prefill_setup(workload, layout(like.prefill.layout), use, like.prefill.tokens_per_die);
   d.decode = decode_setup(workload, layout(like.decode.layout), use);
-  d.decode.requests_per_die = same_batch ? like.decode.requests_per_die
-                                         : std::max(1, largest_batch(machine, model, d.decode, objectives.tpot_ms));
+  d.decode.requests_per_die = batch == Batch::kept
+                                  ? like.decode.requests_per_die
+                                  : std::max(1, largest_batch(machine, model, d.decode, objectives.tpot_ms));
   evaluate(machine, model, workload, objectives, d);
   return d;
 }
 
 /// For each size of an instance the largest batch in the objective, or the fixed one.
 std::vector<DecodeSetup> decode_choices(const Machine& machine, const ModelShape& model, const Workload& workload,
-                                        const Objectives& objectives, const Optimisations& use, const Fixed& fixed) {
+                                        const Objectives& objectives, const Optimisations& use,
+                                        const GivenSizes& given) {
   const int most = std::min(objectives.npus * machine.dies_per_npu, machine.dies());
   std::vector<int> sizes;
   for (int size = 16; size <= most; size += size < 64 ? 16 : 32) sizes.push_back(size);
-  if (fixed.decode_npus > 0) sizes = {fixed.decode_npus * machine.dies_per_npu};
+  if (given.decode_npus > 0) sizes = {given.decode_npus * machine.dies_per_npu};
   std::vector<DecodeSetup> choices;
   for (const int size : sizes) {
-    const auto layout = layout_for(model, size, use.rebalancing, fixed.decode_copies);
+    const auto layout = layout_for(model, size, use, given.decode_copies);
     if (!layout) continue;
     DecodeSetup setup = decode_setup(workload, *layout, use);
-    setup.requests_per_die = fixed.batch_per_npu / machine.dies_per_npu;
-    if (fixed.batch_per_npu > 0) {
+    setup.requests_per_die = given.batch_per_npu / machine.dies_per_npu;
+    if (given.batch_per_npu > 0) {
       const DecodeResult r = decode_iteration(machine, model, setup);
       if (r.memory_bytes > machine.die.memory_gb * 1e9) continue;
     } else {
@@ -116,18 +134,19 @@ std::vector<DecodeSetup> decode_choices(const Machine& machine, const ModelShape
 
 /// For each size of an instance the batch with the most tokens a second in the objective, or the fixed one.
 std::vector<PrefillSetup> prefill_choices(const Machine& machine, const ModelShape& model, const Workload& workload,
-                                          const Objectives& objectives, const Optimisations& use, const Fixed& fixed) {
+                                          const Objectives& objectives, const Optimisations& use,
+                                          const GivenSizes& given) {
   const int most = std::min({objectives.npus * machine.dies_per_npu, machine.dies(), 256});
   std::vector<int> sizes;
   for (int size = 16; size <= most; size *= 2) sizes.push_back(size);
-  if (fixed.prefill_npus > 0) sizes = {fixed.prefill_npus * machine.dies_per_npu};
+  if (given.prefill_npus > 0) sizes = {given.prefill_npus * machine.dies_per_npu};
   std::vector<double> batches;
   for (double tokens = 1024; tokens <= 32768; tokens *= 2) batches.push_back(tokens);
-  const bool given = fixed.prefill_tokens_per_npu > 0;
-  if (given) batches = {fixed.prefill_tokens_per_npu / machine.dies_per_npu};
+  const bool batch_given = given.prefill_tokens_per_npu > 0;
+  if (batch_given) batches = {given.prefill_tokens_per_npu / machine.dies_per_npu};
   std::vector<PrefillSetup> choices;
   for (const int size : sizes) {
-    const auto layout = layout_for(model, size, use.rebalancing, fixed.prefill_copies);
+    const auto layout = layout_for(model, size, use, given.prefill_copies);
     if (!layout) continue;
     std::optional<PrefillSetup> best;
     double rate = 0;
@@ -135,7 +154,7 @@ std::vector<PrefillSetup> prefill_choices(const Machine& machine, const ModelSha
       const PrefillSetup setup = prefill_setup(workload, *layout, use, tokens);
       if (tokens * size < workload.prompt_tokens) continue;  // less than one prompt
       const PrefillResult r = prefill_batch(machine, model, setup);
-      const bool late = !given && (r.batch + r.handover).ms() > objectives.ttft_ms;
+      const bool late = !batch_given && (r.batch + r.handover).ms() > objectives.ttft_ms;
       if (late || r.memory_bytes > machine.die.memory_gb * 1e9) continue;
       if (r.tokens_per_s_per_npu > rate) {
         rate = r.tokens_per_s_per_npu;
@@ -179,7 +198,7 @@ void evaluate(const Machine& machine, const ModelShape& model, const Workload& w
     const double nodes =
         objectives.cache_nodes > 0 ? objectives.cache_nodes : std::ceil(1.0 * d.npus / machine.npus_per_node);
     const double gbps = nodes * machine.cpus_per_node *
-                        std::min(machine.slow.cpu_link_gbps, link_gbps(machine, Access::read, Memory::host, 2));
+                        std::min(machine.host_path.cpu_link_gbps, link_gbps(machine, Access::read, Memory::host, 2));
     const double bytes = workload.reuse * workload.prompt_tokens * model.kv_bytes_per_token();
     d.pool_requests_per_s = std::min(1e300, gbps * 1e9 / bytes);
     d.requests_per_s = std::min(d.requests_per_s, d.pool_requests_per_s);
@@ -197,14 +216,14 @@ Deployment published_deployment(const Machine& machine, const ModelShape& model,
   like.decode_instances = 1;
   like.prefill = published_prefill(workload.prompt_tokens);
   like.decode = published_decode(1, 1);
-  return rebuilt(machine, model, workload, objectives, like, use);
+  return rebuilt(machine, model, workload, objectives, like, use, Batch::chosen_anew);
 }
 
 std::vector<Deployment> search(const Machine& machine, const ModelShape& model, const Workload& workload,
                                const Objectives& objectives, const Optimisations& use, std::size_t count,
-                               const Fixed& fixed) {
-  const auto decodes = decode_choices(machine, model, workload, objectives, use, fixed);
-  const auto prefills = prefill_choices(machine, model, workload, objectives, use, fixed);
+                               const GivenSizes& given) {
+  const auto decodes = decode_choices(machine, model, workload, objectives, use, given);
+  const auto prefills = prefill_choices(machine, model, workload, objectives, use, given);
   std::vector<Deployment> found;
   for (const DecodeSetup& decode : decodes) {
     for (const PrefillSetup& prefill : prefills) {
@@ -218,18 +237,18 @@ std::vector<Deployment> search(const Machine& machine, const ModelShape& model, 
       // again.
       const int decode_npus = d.decode_npus(machine), prefill_npus = d.prefill_npus(machine);
       double most = 0;
-      for (int k = std::max(1, fixed.decode_instances); k * decode_npus + prefill_npus <= objectives.npus; ++k) {
-        if (fixed.decode_instances > 0 && k > fixed.decode_instances) break;
+      for (int k = std::max(1, given.decode_instances); k * decode_npus + prefill_npus <= objectives.npus; ++k) {
+        if (given.decode_instances > 0 && k > given.decode_instances) break;
         const int room = (objectives.npus - k * decode_npus) / prefill_npus;
-        if (room < fixed.prefill_instances) continue;
-        const int p = fixed.prefill_instances > 0 ? fixed.prefill_instances : room;
+        if (room < given.prefill_instances) continue;
+        const int p = given.prefill_instances > 0 ? given.prefill_instances : room;
         const double rate = std::min(k * decode_rate, p * prefill_rate);
         if (rate <= most) continue;
         most = rate;
         d.decode_instances = k;
         // No more instances than the other stage can use.
         d.prefill_instances =
-            fixed.prefill_instances > 0 ? p : std::min(p, static_cast<int>(std::ceil(rate / prefill_rate - 1e-9)));
+            given.prefill_instances > 0 ? p : std::min(p, static_cast<int>(std::ceil(rate / prefill_rate - 1e-9)));
       }
       if (most <= 0) continue;
       evaluate(machine, model, workload, objectives, d);
@@ -247,7 +266,7 @@ std::vector<Deployment> search(const Machine& machine, const ModelShape& model, 
 
 std::vector<Contribution> contributions(const Machine& machine, const ModelShape& model, const Workload& workload,
                                         const Objectives& objectives, const Deployment& deployment,
-                                        const Fixed& fixed) {
+                                        const GivenSizes& given) {
   struct Switch {
     const char* name;
     bool Optimisations::*member;
@@ -258,15 +277,15 @@ std::vector<Contribution> contributions(const Machine& machine, const ModelShape
                                  {"speculative token", &Optimisations::mtp},
                                  {"pooled memory", &Optimisations::pool},
                                  {"redundant experts", &Optimisations::rebalancing}};
-  const bool given = fixed.batch_per_npu > 0;
-  const double base = rebuilt(machine, model, workload, objectives, deployment, {}, given).output_tokens_per_s_per_npu;
+  const Batch batch = given.batch_per_npu > 0 ? Batch::kept : Batch::chosen_anew;
+  const double base = rebuilt(machine, model, workload, objectives, deployment, {}, batch).output_tokens_per_s_per_npu;
   std::vector<Contribution> list;
   for (const Switch& one : switches) {
     Optimisations use;
     use.*one.member = false;
-    const Deployment d = rebuilt(machine, model, workload, objectives, deployment, use, given);
+    const Deployment d = rebuilt(machine, model, workload, objectives, deployment, use, batch);
     // A deployment that misses the objective even with one request a die yields nothing.
-    const bool meets = given || d.decode_result.tpot.ms() <= objectives.tpot_ms;
+    const bool meets = batch == Batch::kept || d.decode_result.tpot.ms() <= objectives.tpot_ms;
     list.push_back({one.name, d.decode_result.tpot.ms(), d.ttft.ms(),
                     100 * (1 - (meets ? d.output_tokens_per_s_per_npu : 0) / base)});
   }

@@ -36,7 +36,7 @@ struct Objectives {
 };
 
 /// What a search may not choose: sizes given from outside. 0 (copies: below 0) leaves one free.
-struct Fixed {
+struct GivenSizes {
   int decode_npus = 0, prefill_npus = 0;  ///< of one instance; its dies are its expert parallelism
   int decode_instances = 0, prefill_instances = 0;
   int decode_copies = -1, prefill_copies = -1;  ///< redundant experts of an instance
@@ -79,7 +79,7 @@ Deployment published_deployment(const Machine& machine, const ModelShape& model,
 /// objectives with the given sizes.
 std::vector<Deployment> search(const Machine& machine, const ModelShape& model, const Workload& workload,
                                const Objectives& objectives, const Optimisations& use, std::size_t count,
-                               const Fixed& fixed = {});
+                               const GivenSizes& given = {});
 
 struct Contribution {
   std::string name;
@@ -89,6 +89,6 @@ struct Contribution {
 /// Switches each optimisation off alone. A fixed batch stays as it is.
 std::vector<Contribution> contributions(const Machine& machine, const ModelShape& model, const Workload& workload,
                                         const Objectives& objectives, const Deployment& deployment,
-                                        const Fixed& fixed = {});
+                                        const GivenSizes& given = {});
 
 }  // namespace supernode::emulation

@@ -22,17 +22,23 @@ struct PrefillSetup {
 };
 
 struct PrefillResult {
-  ModelTime pool;                   ///< loading the reused prefix, before the layers start
-  ModelTime compute;                ///< the layers and the head
-  ModelTime batch;                  ///< both
-  ModelTime layer;                  ///< of a MoE layer, in the steady state
+  // One microbatch in one MoE layer.
+  Terms before_experts, experts, after_experts;  ///< on the compute stream
+  Terms dispatch, combine;                       ///< on the exchange stream
+  ModelTime layer;                               ///< all microbatches, in the steady state
+  // The whole batch.
+  Timeline timeline{{"compute", "exchange"}};
+  /// What the batch is made of: the tasks of the timeline's critical path, by name. An exchange that computing hides is
+  /// not in it, nor computing that an exchange hides.
+  Terms parts;
+  ModelTime batch;  ///< sum of `parts`; the timeline ends then
+
+  ModelTime pool;                   ///< loading the reused prefix, before the layers start; in the batch
   ModelTime handover;               ///< of one prompt's cache to a decode die, after the batch
   double tokens_per_s_per_npu = 0;  ///< of prompt tokens, reused ones included
   double skew = 1;
   double memory_bytes = 0;
-  Terms computing, exchanging;  ///< of one microbatch and MoE layer, by stream
-  std::string limit;
-  Timeline timeline{{"compute", "exchange"}};
+  std::string limit;  ///< what a faster machine should improve first
 };
 
 /// @throws std::invalid_argument for a layout that does not fit the model, reuse outside [0, 1), microbatches not 1

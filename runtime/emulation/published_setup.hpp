@@ -17,8 +17,8 @@ inline constexpr double kRequestSpread = 1.2;
 /// EP320: 32 dies with the shared expert, 288 with one routed expert each (32 of them redundant copies).
 inline DecodeSetup published_decode(double batch_per_npu, double kv_tokens) {
   DecodeSetup setup;
-  setup.layout = {320, 32, 32};
-  setup.load = {{}, kDrift, kRequestSpread};
+  setup.layout = {.dies = 320, .shared_dies = 32, .redundant = 32};
+  setup.load = {.drift = kDrift, .request_spread = kRequestSpread};
   setup.requests_per_die = batch_per_npu / 2;
   setup.kv_tokens = kv_tokens;
   return setup;
@@ -27,8 +27,8 @@ inline DecodeSetup published_decode(double batch_per_npu, double kv_tokens) {
 /// EP32: each die one shared expert, eight routed ones and a redundant copy; 16,384 tokens an NPU.
 inline PrefillSetup published_prefill(double prompt_tokens) {
   PrefillSetup setup;
-  setup.layout = {32, 0, 32};
-  setup.load = {{}, kDrift, kRequestSpread};
+  setup.layout = {.dies = 32, .redundant = 32};
+  setup.load = {.drift = kDrift, .request_spread = kRequestSpread};
   setup.tokens_per_die = 8192;
   setup.prompt_tokens = prompt_tokens;
   return setup;

@@ -135,9 +135,9 @@ TEST_CASE("recorded tokens go round the ranks in their order") {
         "t.jsonl:6: 1 experts, but 2 in the tokens before");
   CHECK(error(R"({"routing": [{"layer_index": 2, "expert_ids": [1, 1]}]})") == "t.jsonl:1: the same expert twice");
   CHECK(error(R"({"routing": [{"layer_index": 2, "expert_ids": [-1]}]})") == "t.jsonl:1: a negative expert id");
-  CHECK(error(R"({"logical_count": []})") == "t.jsonl: logical_count is not a list of layers");
+  CHECK(error(R"({"logical_count": []})") == "t.jsonl: 'logical_count' is empty");
   CHECK(error(R"({"logical_count": [[0, 0]]})") == "t.jsonl: no layer has any counts");
-  CHECK(error(R"({"logical_count": [[1, -1]]})") == "t.jsonl: -1 is not a count");
+  CHECK(error(R"({"logical_count": [[1, -1]]})") == "t.jsonl: logical_count[0][1] is not a count");
 }
 
 TEST_CASE("public recordings are read") {

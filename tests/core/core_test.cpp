@@ -57,6 +57,12 @@ TEST_CASE("summaries follow the order statistics") {
   CHECK(summarize(one).stddev == 0);
 }
 
+TEST_CASE("quantiles of the normal distribution are those of tables") {
+  CHECK(normal_quantile(0.5) == Approx(0).margin(1e-15));
+  CHECK(normal_quantile(0.975) == Approx(1.959963984540054).epsilon(1e-14));
+  CHECK(normal_quantile(0.001) == Approx(-3.090232306167813).epsilon(1e-14));
+}
+
 TEST_CASE("draws depend on seed, stream and counter only") {
   Random a(1, 2), b(1, 2), c(1, 3);
   std::set<std::uint64_t> seen;

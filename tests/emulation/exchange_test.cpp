@@ -1,6 +1,7 @@
 #include "runtime/emulation/exchange.hpp"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <random>
 #include <vector>
@@ -40,47 +41,156 @@ Case random_case(std::size_t ranks, unsigned seed) {
   return c;
 }
 
+/// When a queue that drains at `rate` is empty: walks forward in time, with the backlog as its state.
+double queue_empty(const std::vector<std::array<double, 3>>& flows, double rate) {  // {begin, end, bytes}
+  std::vector<double> moments;
+  for (const auto& [begin, end, bytes] : flows) moments.insert(moments.end(), {begin, end});
+  std::sort(moments.begin(), moments.end());
+  double backlog = 0;
+  for (std::size_t i = 0; i + 1 < moments.size(); ++i) {
+    const double from = moments[i], to = moments[i + 1];
+    double arriving = 0;
+    for (const auto& [begin, end, bytes] : flows)
+      if (begin <= from && to <= end && end > begin) arriving += bytes * (to - from) / (end - begin);
+    backlog = std::max(0.0, backlog + arriving - rate * (to - from));
+  }
+  return moments.back() + backlog / rate;
+}
+
+/// When rank `me` has everything, from the numbers of the machine file alone.
+double reference_end(const Machine& m, const ExchangeStyle& style, const Case& c, std::size_t me) {
+  const std::size_t n = c.dies.size();
+  const bool dispatch = style.phase == Phase::dispatch;
+  double lateness = 0;
+  for (std::size_t i = 1; i <= n; ++i) lateness += m.exchange.skew_us * 1e-6 / static_cast<double>(i);
+  const double start_up = 1e-6 * (dispatch ? m.exchange.dispatch_start_us : m.exchange.combine_start_us);
+  const double counts = style.direct_writes ? 0 : m.exchange.staged_start_us * 1e-6 + lateness;
+  const double share = std::min(1.0, style.vector_share * m.die.vector_cores / m.exchange.filling_cores);
+  const double memory = m.die.memory_gbps * 1e9 * m.die.memory_efficiency;
+  const double port = m.fabric.planes * m.fabric.lane_gbps * 1e9 * m.fabric.write_efficiency;
+  const auto node = [&](std::size_t rank) { return c.dies[rank] / m.dies_per_node(); };
+  double done = c.starts[me].value + start_up, received = 0;
+  std::vector<std::array<double, 3>> flows;
+  for (std::size_t from = 0; from < n; ++from) {
+    const double bytes = c.bytes[from * n + me];
+    if (bytes <= 0) continue;
+    received += bytes;
+    const double begin = c.starts[from].value + start_up + counts;
+    double own = 0, package = 0, fabric = 0;
+    for (std::size_t to = 0; to < n; ++to) {
+      const double row = c.bytes[from * n + to];
+      if (to == from)
+        own += row / memory;
+      else if (c.dies[to] / 2 == c.dies[from] / 2)
+        package += row / (m.fabric.die_to_die_gbps * 1e9 * share);
+      else
+        fabric += row / (port * share * (node(to) == node(from) ? 1 : m.fabric.distance_factor));
+    }
+    const double far = node(from) == node(me) ? 0 : m.fabric.second_hop_us;
+    if (from == me)
+      done = std::max(done, begin + own);
+    else if (c.dies[from] / 2 == c.dies[me] / 2)
+      done = std::max(done, begin + package + m.fabric.die_to_die_us * 1e-6);
+    else
+      flows.push_back(
+          {begin + (m.fabric.write_us + far) * 1e-6, begin + fabric + (m.fabric.write_us + far) * 1e-6, bytes});
+  }
+  if (!flows.empty()) done = std::max(done, queue_empty(flows, port));
+  return done + (dispatch ? lateness : 0) + (dispatch ? 2 : 1) * received / (memory * share);
+}
+
 }  // namespace
 
-TEST_CASE("the whole machine at once equals every rank for itself") {
+TEST_CASE("every rank ends when a forward simulation says, and its terms add up to that") {
   for (const Phase phase : {Phase::dispatch, Phase::combine}) {
     for (const std::size_t ranks : {1u, 2u, 5u, 24u}) {
       const Case c = random_case(ranks, static_cast<unsigned>(ranks));
-      const ExchangeStyle style{phase, static_cast<int>(ranks), 0.5, ranks % 2 == 0};
+      const ExchangeStyle style{.phase = phase,
+                                .ranks = static_cast<int>(ranks),
+                                .vector_share = ranks == 5 ? 0.2 : 0.5,
+                                .direct_writes = ranks % 2 == 0};
       const auto whole = exchange_times(cm(), style, c.bytes, c.dies, c.starts);
       // As a running rank does it: what its peers tell it, in the order of their arrival, empty messages not sent.
       for (std::size_t me = 0; me < ranks; ++me) {
+        INFO(name_of(phase) << " " << ranks << " ranks, rank " << me);
         std::vector<Arrival> arrivals;
         for (std::size_t from = ranks; from-- > 0;) {
           const std::span<const double> row(&c.bytes[from * ranks], ranks);
           const Departure departure = departure_of(cm(), style, row, c.dies, static_cast<int>(from), c.starts[from]);
           if (row[me] > 0) arrivals.push_back({c.dies[from], row[me], departure});
         }
-        const ModelTime mine = completion_of(cm(), style, arrivals, c.dies[me], c.starts[me]);
-        CHECK(mine.value == Approx(whole[me].value).epsilon(1e-12));
+        const Completion mine = completion_of(cm(), style, arrivals, c.dies[me], c.starts[me]);
+        CHECK(mine.end.value == Approx(reference_end(cm(), style, c, me)).epsilon(1e-10));
+        CHECK(whole[me].value == Approx(mine.end.value).epsilon(1e-12));
+        CHECK((c.starts[me] + mine.terms.total()).value == Approx(mine.end.value).epsilon(1e-11));
+        for (const Term& term : mine.terms) CHECK(term.time.value > 0);
       }
     }
   }
+}
+
+TEST_CASE("each term of an exchange has the length of what it names") {
+  // Eight dies of one node, 1 MB to each: six of them over the fabric, one in the package, one at home.
+  const Machine& m = cm();
+  constexpr double kEach = 1e6;
+  const double port = 196e9 * m.fabric.write_efficiency, memory = 1600e9 * m.die.memory_efficiency;
+  const Terms even = exchange_time(m, {.phase = Phase::dispatch, .ranks = 8}, 8 * kEach);
+  CHECK(even.of("start-up").us() == Approx(m.exchange.dispatch_start_us));
+  CHECK(even.of("fabric link").value == Approx(6 * kEach / port));
+  CHECK(even.of("latency").us() == Approx(m.fabric.write_us));
+  CHECK(even.of("queue at the port").value == 0);
+  CHECK(even.of("latest peer").us() == Approx(m.exchange.skew_us * (761 / 280.0)));
+  CHECK(even.of("rows in local memory").value == Approx(2 * 8 * kEach / memory));
+  CHECK(std::distance(even.begin(), even.end()) == 5);
+  // Three times as much into one die: its port is the narrow place, and no longer a sender.
+  const Terms hot = exchange_time(m, {.phase = Phase::dispatch, .ranks = 8}, 8 * kEach, 1, 3);
+  CHECK(hot.of("fabric link").value == 0);
+  CHECK(hot.of("queue at the port").value == Approx(6 * 3 * kEach / port));
+  CHECK(hot.of("rows in local memory").value == Approx(2 * 3 * 8 * kEach / memory));
+  // Three times as much out of one die in combine: that sender is the narrow place.
+  const Terms out = exchange_time(m, {.phase = Phase::combine, .ranks = 8}, 8 * kEach, 3, 1);
+  CHECK(out.of("start-up").us() == Approx(m.exchange.combine_start_us));
+  CHECK(out.of("fabric link").value == Approx(6 * 3 * kEach / port));
+  CHECK(out.of("latest peer").value == 0);
+  CHECK(out.of("rows in local memory").value == Approx((8 + 2) * kEach / memory));
+  // Through the copy engine, counts go first.
+  const Terms staged = exchange_time(m, {.phase = Phase::dispatch, .ranks = 8, .direct_writes = false}, 8 * kEach);
+  CHECK(staged.of("exchange of counts").us() ==
+        Approx(m.exchange.staged_start_us + m.exchange.skew_us * (761 / 280.0)));
+  CHECK(staged.total().value == Approx((even.total() + staged.of("exchange of counts")).value));
+  // A peer that starts a millisecond late is waited for.
+  const std::vector<int> dies{0, 2};
+  const std::vector<double> row{kEach, 0};
+  const ExchangeStyle style{.phase = Phase::combine, .ranks = 2};
+  const Arrival late{.from = 2, .bytes = kEach, .departure = departure_of(m, style, row, dies, 1, {1e-3})};
+  const Terms waiting = completion_of(m, style, std::span(&late, 1), 0, {}).terms;
+  CHECK(waiting.of("waiting for a sender").us() == Approx(1000));
+  CHECK(waiting.of("fabric link").value == Approx(kEach / port));
 }
 
 TEST_CASE("the short form for even traffic equals the whole matrix") {
   for (const Phase phase : {Phase::dispatch, Phase::combine}) {
     for (const int ranks : {1, 8, 32}) {
       const auto n = static_cast<std::size_t>(ranks);
-      const ExchangeStyle style{phase, ranks, 1, true};
+      const ExchangeStyle style{.phase = phase, .ranks = ranks};
       std::vector<int> dies(n);
       std::iota(dies.begin(), dies.end(), 0);
       const std::vector<double> bytes(n * n, 1e5);
       const auto whole = exchange_times(cm(), style, bytes, dies, std::vector<ModelTime>(n));
-      CHECK(exchange_time(cm(), style, 1e5 * ranks).value ==
+      CHECK(exchange_time(cm(), style, 1e5 * ranks).total().value ==
             Approx(std::max_element(whole.begin(), whole.end())->value).epsilon(1e-9));
       if (ranks < 3) continue;
-      // One hot receiver; one hot sender.
+      // One hot receiver, one hot sender. The short form looks at senders that are usual ones in all their bytes.
       auto hot = bytes;
       for (std::size_t i = 0; i < n; ++i) hot[i * n] *= 3;
       const auto in = exchange_times(cm(), style, hot, dies, std::vector<ModelTime>(n));
-      CHECK(exchange_time(cm(), style, 1e5 * ranks, 1, 3).value ==
-            Approx(std::max_element(in.begin(), in.end())->value).epsilon(0.03));
+      CHECK(exchange_time(cm(), style, 1e5 * ranks, 1, 3).total().value ==
+            Approx(std::max_element(in.begin(), in.end())->value).epsilon(0.02));
+      hot = bytes;
+      for (std::size_t i = 0; i < n; ++i) hot[(n - 1) * n + i] *= 3;
+      const auto out = exchange_times(cm(), style, hot, dies, std::vector<ModelTime>(n));
+      CHECK(exchange_time(cm(), style, 1e5 * ranks, 3, 1).total().value ==
+            Approx(std::max_element(out.begin(), out.end())->value).epsilon(0.02));
     }
   }
 }
@@ -93,7 +203,7 @@ TEST_CASE("eight into one costs seven to nine times a balanced exchange of the s
   for (int i = 0; i < static_cast<int>(kRanks); ++i) dies.push_back(2 * i);
   for (const Phase phase : {Phase::dispatch, Phase::combine}) {
     for (const Machine& machine : {cm(), wire_only()}) {
-      const ExchangeStyle style{phase, kRanks, 1, true};
+      const ExchangeStyle style{.phase = phase, .ranks = kRanks};
       std::vector<double> balanced(kRanks * kRanks, kBytes / (kRanks - 1)), incast(kRanks * kRanks, 0);
       for (std::size_t i = 0; i < kRanks; ++i) balanced[i * kRanks + i] = 0;
       for (std::size_t i = 1; i < kRanks; ++i) incast[i * kRanks] = kBytes;
@@ -109,16 +219,16 @@ TEST_CASE("eight into one costs seven to nine times a balanced exchange of the s
 }
 
 TEST_CASE("exchange grows with bytes, without jumps; nothing costs the start-up") {
-  const ExchangeStyle style{Phase::combine, 32, 1, true};
-  CHECK(exchange_time(cm(), style, 0).us() == Approx(cm().exchange.combine_start_us));
-  const ExchangeStyle dispatch{Phase::dispatch, 32, 1, true};
-  CHECK(exchange_time(cm(), dispatch, 0).us() ==
+  const ExchangeStyle style{.phase = Phase::combine, .ranks = 32};
+  CHECK(exchange_time(cm(), style, 0).total().us() == Approx(cm().exchange.combine_start_us));
+  const ExchangeStyle dispatch{.phase = Phase::dispatch, .ranks = 32};
+  CHECK(exchange_time(cm(), dispatch, 0).total().us() ==
         Approx(cm().exchange.dispatch_start_us + cm().exchange.skew_us * harmonic(32)));
-  double last = exchange_time(cm(), style, 1).value;
+  double last = exchange_time(cm(), style, 1).total().value;
   for (double bytes = 10; bytes < 1e10; bytes *= 1.5) {
-    const double here = exchange_time(cm(), style, bytes).value;
+    const double here = exchange_time(cm(), style, bytes).total().value;
     CHECK(here >= last);
-    CHECK(exchange_time(cm(), style, bytes * (1 + 1e-7)).value - here <= 1e-4 * here);
+    CHECK(exchange_time(cm(), style, bytes * (1 + 1e-7)).total().value - here <= 1e-4 * here);
     last = here;
   }
 }
@@ -126,28 +236,27 @@ TEST_CASE("exchange grows with bytes, without jumps; nothing costs the start-up"
 TEST_CASE("limits of the exchange") {
   // One rank: only its own memory.
   const Machine wire = wire_only();
-  const ExchangeStyle alone{Phase::combine, 1, 1, true};
+  const ExchangeStyle alone{.phase = Phase::combine, .ranks = 1};
   const double rate = wire.die.memory_gbps * 1e9 * wire.die.memory_efficiency;
-  CHECK(exchange_time(wire, alone, 1e9).value == Approx(2e9 / rate));
+  CHECK(exchange_time(wire, alone, 1e9).total().value == Approx(2e9 / rate));
   // Infinite bandwidth: only latency is left.
   Machine fast = wire;
   for (const char* key : {"fabric.lane_gbps", "fabric.die_to_die_gbps", "die.memory_gbps"}) set(fast, key, 1e6);
-  const ExchangeStyle style{Phase::combine, 8, 1, true};
-  CHECK(exchange_time(fast, style, 1e3).us() == Approx(fast.fabric.write_us).epsilon(0.01));
+  const ExchangeStyle style{.phase = Phase::combine, .ranks = 8};
+  CHECK(exchange_time(fast, style, 1e3).total().us() == Approx(fast.fabric.write_us).epsilon(0.01));
   // Fewer vector cores than fill the link send more slowly; enough of them do not.
-  CHECK(exchange_time(wire, {Phase::combine, 8, 16.0 / 48, true}, 1e8).value ==
-        Approx(exchange_time(wire, {Phase::combine, 8, 1, true}, 1e8).value));
-  CHECK(exchange_time(wire, {Phase::combine, 8, 8.0 / 48, true}, 1e8) >
-        exchange_time(wire, {Phase::combine, 8, 1, true}, 1e8));
-  // The copy engine costs more.
-  CHECK(exchange_time(cm(), {Phase::dispatch, 8, 1, false}, 1e6) >
-        exchange_time(cm(), {Phase::dispatch, 8, 1, true}, 1e6));
+  CHECK(exchange_time(wire, {.phase = Phase::combine, .ranks = 8, .vector_share = 16.0 / 48}, 1e8).total().value ==
+        Approx(exchange_time(wire, {.phase = Phase::combine, .ranks = 8}, 1e8).total().value));
+  // Half of them take twice as long to send.
+  const Terms few = exchange_time(wire, {.phase = Phase::combine, .ranks = 8, .vector_share = 8.0 / 48}, 1e8);
+  const Terms enough = exchange_time(wire, {.phase = Phase::combine, .ranks = 8}, 1e8);
+  CHECK(few.of("fabric link").value == Approx(2 * enough.of("fabric link").value));
   CHECK(harmonic(1) == 1);
   CHECK(harmonic(4) == Approx(25 / 12.0));
 }
 
 TEST_CASE("a late sender delays whom it sends to, and nobody else of a combine") {
-  const ExchangeStyle style{Phase::combine, 4, 1, true};
+  const ExchangeStyle style{.phase = Phase::combine, .ranks = 4};
   const std::vector<int> dies{0, 2, 4, 6};
   std::vector<double> bytes(16, 0);
   bytes[0 * 4 + 1] = bytes[2 * 4 + 3] = 1e6;

@@ -43,7 +43,7 @@ TEST_CASE("a die has one place, and places cover the machine") {
   const Machine cm = load_machine("cloudmatrix384");
   std::set<std::pair<int, int>> npus;
   for (int die = 0; die < cm.dies(); ++die) {
-    const Place place = place_of(cm, die);
+    const DiePlace place = place_of(cm, die);
     CHECK((place.node * cm.npus_per_node + place.npu_in_node) * cm.dies_per_npu + place.die_in_npu == die);
     npus.insert({place.node, place.npu_in_node});
   }
@@ -72,7 +72,7 @@ TEST_CASE("a bad machine file is refused with key, value and line") {
       {with_line(good, "memory_gb", "memory_gb = 1e300"), place("memory_gb") + "[die] memory_gb = 1e300: outside"},
       {with_line(good, "nodes", "nodes = 0"), place("nodes") + "[machine] nodes = 0: outside"},
       {with_line(good, "nodes", "nodes = 1.5"), place("nodes") + "[machine] nodes = 1.5: not a whole number"},
-      {with_line(good, "nodes", "nodes = many"), place("nodes") + "[machine] nodes = many: not a number"},
+      {with_line(good, "nodes", "nodes = many"), place("nodes") + "[machine] nodes = many: not a finite number"},
       {with_line(good, "nodes", "nods = 48"), place("nodes") + "[machine] nods = 48: unknown key"},
       {with_line(good, "nodes", ""), "m.ini: [machine] nodes is missing"},
       {with_line(good, "name", "name ="), "the machine needs a name"},
@@ -98,6 +98,22 @@ TEST_CASE("numbers are reached by name") {
   set(machine, "fabric.planes", 3);
   CHECK(machine.fabric.planes == 3);
   CHECK(get(machine, "fabric.planes") == 3);
+  // Every key reaches a number of its own: none overwrites what another one set.
+  const auto name = [](const MachineKey& key) { return fmt::format("{}.{}", key.section, key.key); };
+  const auto value = [](std::size_t i) {
+    const MachineKey& key = machine_keys()[i];
+    const double part = 0.001 * static_cast<double>(1 + i);
+    return key.whole ? static_cast<double>(1 + i) : key.low + part * (key.high - key.low);
+  };
+  for (std::size_t i = 0; i < machine_keys().size(); ++i) set(machine, name(machine_keys()[i]), value(i));
+  for (std::size_t i = 0; i < machine_keys().size(); ++i) {
+    INFO(name(machine_keys()[i]));
+    CHECK(get(machine, name(machine_keys()[i])) == value(i));
+  }
+  CHECK(machine.npus_per_node == 2);
+  CHECK(machine.die.vector_cores == 6);
+  CHECK(machine.host_path.ssd_gbps == get(machine, "slow.ssd_gbps"));
+  machine = load_machine("template");
   CHECK_THROWS_WITH(set(machine, "fabric.planes", 2.5), Contains("fabric.planes = 2.5: not a whole number"));
   CHECK_THROWS_WITH(set(machine, "fabric.colour", 1), Contains("'fabric.colour' is not a key"));
 }

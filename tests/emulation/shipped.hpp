@@ -1,8 +1,8 @@
 #pragma once
 // The machine and the model of the published evaluation, read once a process.
 
+#include "moe/model_shape.hpp"
 #include "runtime/emulation/machine/machine.hpp"
-#include "runtime/emulation/model_shape.hpp"
 
 namespace supernode::emulation {
 
@@ -12,7 +12,7 @@ inline const Machine& cm() {
 }
 
 inline const ModelShape& r1() {
-  static const ModelShape model = load_model_shape("deepseek-r1");
+  static const ModelShape model = moe::load_model_shape("deepseek-r1");
   return model;
 }
 

@@ -19,9 +19,11 @@ ModelTime link_latency(const Machine& machine, Access access, Memory memory, int
   return {us * 1e-6};
 }
 
-ModelTime link_time(const Machine& machine, Access access, Memory memory, int hops, double bytes) {
-  return link_latency(machine, access, memory, hops) +
-         ModelTime{bytes / (link_gbps(machine, access, memory, hops) * 1e9)};
+Terms link_time(const Machine& machine, Access access, Memory memory, int hops, double bytes) {
+  Terms terms;
+  terms.add("latency", link_latency(machine, access, memory, hops));
+  terms.add("transfer", {bytes / (link_gbps(machine, access, memory, hops) * 1e9)});
+  return terms;
 }
 
 SwitchPlan switch_plan(const Machine& machine, int nodes) {

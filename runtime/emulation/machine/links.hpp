@@ -3,6 +3,7 @@
 
 #include "runtime/core/clock.hpp"
 #include "runtime/emulation/machine/machine.hpp"
+#include "runtime/emulation/machine/terms.hpp"
 
 namespace supernode::emulation {
 
@@ -15,8 +16,8 @@ double link_gbps(const Machine& machine, Access access, Memory memory, int hops)
 /// Latency of a small access.
 ModelTime link_latency(const Machine& machine, Access access, Memory memory, int hops);
 
-/// latency + bytes / bandwidth; zero bytes cost the latency.
-ModelTime link_time(const Machine& machine, Access access, Memory memory, int hops, double bytes);
+/// "latency", and "transfer" = bytes / bandwidth.
+Terms link_time(const Machine& machine, Access access, Memory memory, int hops, double bytes);
 
 /// Second-tier switch chips that a machine of `nodes` nodes needs, and the share of their ports in use: each plane
 /// joins all nodes' uplinks by chips taken in pairs (a logical switch is two chips).

@@ -1,9 +1,11 @@
 #include "runtime/emulation/machine/machine.hpp"
 
-#include <charconv>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <stdexcept>
+#include <type_traits>
+#include <variant>
 
 #include <fmt/format.h>
 
@@ -11,85 +13,102 @@
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/core/ini_file.hpp"
+#include "runtime/core/text.hpp"
 
 namespace supernode::emulation {
 namespace {
 
-/// A key with the member it sets; exactly one of the two accessors is given.
-struct Row {
+/// A number in a part of the machine.
+template <class Part, class Number>
+struct In {
+  Part Machine::*part;
+  Number Part::*number;
+};
+
+/// Where a key's number stands.
+using Member = std::variant<int Machine::*, In<Die, int>, In<Die, double>, In<Fabric, int>, In<Fabric, double>,
+                            In<ExchangeCosts, int>, In<ExchangeCosts, double>, In<HostPath, double>>;
+
+// `AnyMachine` is Machine or const Machine.
+template <class AnyMachine>
+auto& number_in(AnyMachine& machine, int Machine::*member) {
+  return machine.*member;
+}
+template <class AnyMachine, class Part, class Number>
+auto& number_in(AnyMachine& machine, In<Part, Number> member) {
+  return machine.*member.part.*member.number;
+}
+
+struct KeyMember {
   MachineKey key;
-  int& (*integer)(Machine&);
-  double& (*real)(Machine&);
+  Member member;
 };
 
 constexpr double kMaxCount = 1e6;
 
-#define INTEGER(section, name, member, low)                                                     \
-  {                                                                                             \
-    {section, name, true, low, kMaxCount}, [](Machine& m) -> int& { return m.member; }, nullptr \
-  }
-#define REAL(section, name, member, low, high)                                                 \
-  {                                                                                            \
-    {section, name, false, low, high}, nullptr, [](Machine& m) -> double& { return m.member; } \
-  }
+KeyMember count(std::string_view section, std::string_view key, Member member) {
+  return {{section, key, true, 1, kMaxCount}, member};
+}
+
+KeyMember real(std::string_view section, std::string_view key, Member member, double low, double high) {
+  return {{section, key, false, low, high}, member};
+}
 
 /// The one list of keys: parser, template test, what-if options and fits all read it.
-const std::vector<Row>& rows() {
-  static const std::vector<Row> table = {
-      INTEGER("machine", "nodes", nodes, 1),
-      INTEGER("machine", "npus_per_node", npus_per_node, 1),
-      INTEGER("machine", "dies_per_npu", dies_per_npu, 1),
-      INTEGER("machine", "cpus_per_node", cpus_per_node, 1),
-      INTEGER("die", "matrix_cores", die.matrix_cores, 1),
-      INTEGER("die", "vector_cores", die.vector_cores, 1),
-      REAL("die", "int8_tops", die.int8_tops, 1e-6, 1e6),
-      REAL("die", "bf16_tflops", die.bf16_tflops, 1e-6, 1e6),
-      REAL("die", "memory_gb", die.memory_gb, 1e-3, 1e6),
-      REAL("die", "memory_gbps", die.memory_gbps, 1e-3, 1e6),
-      REAL("die", "gemm_efficiency", die.gemm_efficiency, 1e-3, 1),
-      REAL("die", "operand_exposure", die.operand_exposure, 0, 1),
-      REAL("die", "attention_efficiency", die.attention_efficiency, 1e-3, 1),
-      REAL("die", "memory_efficiency", die.memory_efficiency, 1e-3, 1),
-      REAL("die", "vector_efficiency", die.vector_efficiency, 1e-3, 1),
-      REAL("die", "operator_start_us", die.operator_start_us, 0, 1e6),
-      REAL("die", "graph_launch_us", die.graph_launch_us, 0, 1e6),
-      INTEGER("fabric", "planes", fabric.planes, 1),
-      REAL("fabric", "lane_gbps", fabric.lane_gbps, 1e-3, 1e6),
-      INTEGER("fabric", "uplinks_per_plane", fabric.uplinks_per_plane, 1),
-      INTEGER("fabric", "ports_per_switch", fabric.ports_per_switch, 1),
-      REAL("fabric", "die_to_die_gbps", fabric.die_to_die_gbps, 1e-3, 1e6),
-      REAL("fabric", "die_to_die_us", fabric.die_to_die_us, 0, 1e6),
-      REAL("fabric", "read_efficiency", fabric.read_efficiency, 1e-3, 1),
-      REAL("fabric", "write_efficiency", fabric.write_efficiency, 1e-3, 1),
-      REAL("fabric", "host_read_factor", fabric.host_read_factor, 1e-3, 1),
-      REAL("fabric", "host_write_factor", fabric.host_write_factor, 1e-3, 1),
-      REAL("fabric", "distance_factor", fabric.distance_factor, 1e-3, 1),
-      REAL("fabric", "read_us", fabric.read_us, 0, 1e6),
-      REAL("fabric", "write_us", fabric.write_us, 0, 1e6),
-      REAL("fabric", "host_saves_us", fabric.host_saves_us, 0, 1e6),
-      REAL("fabric", "second_hop_us", fabric.second_hop_us, 0, 1e6),
-      REAL("exchange", "dispatch_start_us", exchange.dispatch_start_us, 0, 1e6),
-      REAL("exchange", "combine_start_us", exchange.combine_start_us, 0, 1e6),
-      REAL("exchange", "skew_us", exchange.skew_us, 0, 1e6),
-      REAL("exchange", "staged_start_us", exchange.staged_start_us, 0, 1e6),
-      INTEGER("exchange", "filling_cores", exchange.filling_cores, 1),
-      REAL("slow", "rdma_gbps", slow.rdma_gbps, 1e-3, 1e6),
-      REAL("slow", "vpc_gbps", slow.vpc_gbps, 1e-3, 1e6),
-      REAL("slow", "cpu_link_gbps", slow.cpu_link_gbps, 1e-3, 1e6),
-      REAL("slow", "dram_gb", slow.dram_gb, 1e-3, 1e6),
-      REAL("slow", "ssd_gbps", slow.ssd_gbps, 1e-3, 1e6),
-      REAL("slow", "object_store_gbps", slow.object_store_gbps, 1e-3, 1e6),
-      REAL("slow", "object_store_efficiency", slow.object_store_efficiency, 1e-3, 1),
-      REAL("slow", "vpc_efficiency", slow.vpc_efficiency, 1e-3, 1),
-      REAL("slow", "pool_request_us", slow.pool_request_us, 0, 1e6),
+const std::vector<KeyMember>& key_members() {
+  static const std::vector<KeyMember> table = {
+      count("machine", "nodes", &Machine::nodes),
+      count("machine", "npus_per_node", &Machine::npus_per_node),
+      count("machine", "dies_per_npu", &Machine::dies_per_npu),
+      count("machine", "cpus_per_node", &Machine::cpus_per_node),
+      count("die", "matrix_cores", In{&Machine::die, &Die::matrix_cores}),
+      count("die", "vector_cores", In{&Machine::die, &Die::vector_cores}),
+      real("die", "int8_tops", In{&Machine::die, &Die::int8_tops}, 1e-6, 1e6),
+      real("die", "bf16_tflops", In{&Machine::die, &Die::bf16_tflops}, 1e-6, 1e6),
+      real("die", "memory_gb", In{&Machine::die, &Die::memory_gb}, 1e-3, 1e6),
+      real("die", "memory_gbps", In{&Machine::die, &Die::memory_gbps}, 1e-3, 1e6),
+      real("die", "gemm_efficiency", In{&Machine::die, &Die::gemm_efficiency}, 1e-3, 1),
+      real("die", "operand_exposure", In{&Machine::die, &Die::operand_exposure}, 0, 1),
+      real("die", "attention_efficiency", In{&Machine::die, &Die::attention_efficiency}, 1e-3, 1),
+      real("die", "memory_efficiency", In{&Machine::die, &Die::memory_efficiency}, 1e-3, 1),
+      real("die", "vector_efficiency", In{&Machine::die, &Die::vector_efficiency}, 1e-3, 1),
+      real("die", "operator_start_us", In{&Machine::die, &Die::operator_start_us}, 0, 1e6),
+      real("die", "graph_launch_us", In{&Machine::die, &Die::graph_launch_us}, 0, 1e6),
+      count("fabric", "planes", In{&Machine::fabric, &Fabric::planes}),
+      real("fabric", "lane_gbps", In{&Machine::fabric, &Fabric::lane_gbps}, 1e-3, 1e6),
+      count("fabric", "uplinks_per_plane", In{&Machine::fabric, &Fabric::uplinks_per_plane}),
+      count("fabric", "ports_per_switch", In{&Machine::fabric, &Fabric::ports_per_switch}),
+      real("fabric", "die_to_die_gbps", In{&Machine::fabric, &Fabric::die_to_die_gbps}, 1e-3, 1e6),
+      real("fabric", "die_to_die_us", In{&Machine::fabric, &Fabric::die_to_die_us}, 0, 1e6),
+      real("fabric", "read_efficiency", In{&Machine::fabric, &Fabric::read_efficiency}, 1e-3, 1),
+      real("fabric", "write_efficiency", In{&Machine::fabric, &Fabric::write_efficiency}, 1e-3, 1),
+      real("fabric", "host_read_factor", In{&Machine::fabric, &Fabric::host_read_factor}, 1e-3, 1),
+      real("fabric", "host_write_factor", In{&Machine::fabric, &Fabric::host_write_factor}, 1e-3, 1),
+      real("fabric", "distance_factor", In{&Machine::fabric, &Fabric::distance_factor}, 1e-3, 1),
+      real("fabric", "read_us", In{&Machine::fabric, &Fabric::read_us}, 0, 1e6),
+      real("fabric", "write_us", In{&Machine::fabric, &Fabric::write_us}, 0, 1e6),
+      real("fabric", "host_saves_us", In{&Machine::fabric, &Fabric::host_saves_us}, 0, 1e6),
+      real("fabric", "second_hop_us", In{&Machine::fabric, &Fabric::second_hop_us}, 0, 1e6),
+      real("exchange", "dispatch_start_us", In{&Machine::exchange, &ExchangeCosts::dispatch_start_us}, 0, 1e6),
+      real("exchange", "combine_start_us", In{&Machine::exchange, &ExchangeCosts::combine_start_us}, 0, 1e6),
+      real("exchange", "skew_us", In{&Machine::exchange, &ExchangeCosts::skew_us}, 0, 1e6),
+      real("exchange", "staged_start_us", In{&Machine::exchange, &ExchangeCosts::staged_start_us}, 0, 1e6),
+      count("exchange", "filling_cores", In{&Machine::exchange, &ExchangeCosts::filling_cores}),
+      real("slow", "rdma_gbps", In{&Machine::host_path, &HostPath::rdma_gbps}, 1e-3, 1e6),
+      real("slow", "vpc_gbps", In{&Machine::host_path, &HostPath::vpc_gbps}, 1e-3, 1e6),
+      real("slow", "cpu_link_gbps", In{&Machine::host_path, &HostPath::cpu_link_gbps}, 1e-3, 1e6),
+      real("slow", "dram_gb", In{&Machine::host_path, &HostPath::dram_gb}, 1e-3, 1e6),
+      real("slow", "ssd_gbps", In{&Machine::host_path, &HostPath::ssd_gbps}, 1e-3, 1e6),
+      real("slow", "object_store_gbps", In{&Machine::host_path, &HostPath::object_store_gbps}, 1e-3, 1e6),
+      real("slow", "object_store_efficiency", In{&Machine::host_path, &HostPath::object_store_efficiency}, 1e-3, 1),
+      real("slow", "vpc_efficiency", In{&Machine::host_path, &HostPath::vpc_efficiency}, 1e-3, 1),
+      real("slow", "pool_request_us", In{&Machine::host_path, &HostPath::pool_request_us}, 0, 1e6),
   };
   return table;
 }
-#undef INTEGER
-#undef REAL
 
-const Row* find(std::string_view section, std::string_view key) {
-  for (const Row& row : rows())
+const KeyMember* find(std::string_view section, std::string_view key) {
+  for (const KeyMember& row : key_members())
     if (row.key.section == section && row.key.key == key) return &row;
   return nullptr;
 }
@@ -102,17 +121,18 @@ std::string complaint(const MachineKey& key, double value) {
   return {};
 }
 
-void store(Machine& machine, const Row& row, double value) {
-  if (row.integer)
-    row.integer(machine) = static_cast<int>(value);
-  else
-    row.real(machine) = value;
+void store(Machine& machine, const KeyMember& row, double value) {
+  const auto assign = [&](auto member) {
+    auto& number = number_in(machine, member);
+    number = static_cast<std::remove_reference_t<decltype(number)>>(value);
+  };
+  std::visit(assign, row.member);
 }
 
-const Row& named(std::string_view name) {
+const KeyMember& named(std::string_view name) {
   const auto dot = name.find('.');
   if (dot != std::string_view::npos)
-    if (const Row* row = find(name.substr(0, dot), name.substr(dot + 1))) return *row;
+    if (const KeyMember* row = find(name.substr(0, dot), name.substr(dot + 1))) return *row;
   throw UsageError(fmt::format("'{}' is not a key of a machine file (write section.key)", name));
 }
 
@@ -128,7 +148,7 @@ void check_whole(const Machine& machine, const std::string& source) {
 const std::vector<MachineKey>& machine_keys() {
   static const std::vector<MachineKey> keys = [] {
     std::vector<MachineKey> all;
-    for (const Row& row : rows()) all.push_back(row.key);
+    for (const KeyMember& row : key_members()) all.push_back(row.key);
     return all;
   }();
   return keys;
@@ -137,7 +157,7 @@ const std::vector<MachineKey>& machine_keys() {
 Machine parse_machine(std::string_view text, const std::string& source) {
   Machine machine;
   machine.source = source;
-  std::map<const Row*, int> given;
+  std::map<const KeyMember*, int> given;
   for (const IniEntry& entry : parse_ini(text, source)) {
     const auto bad = [&](const std::string& why) {
       return UsageError(
@@ -148,18 +168,16 @@ Machine parse_machine(std::string_view text, const std::string& source) {
       machine.name = entry.value;
       continue;
     }
-    const Row* row = find(entry.section, entry.key);
+    const KeyMember* row = find(entry.section, entry.key);
     if (!row) throw bad("unknown key");
-    double value = 0;
-    const char* end = entry.value.data() + entry.value.size();
-    const auto [rest, status] = std::from_chars(entry.value.data(), end, value);
-    if (status != std::errc{} || rest != end) throw bad("not a number");
-    if (const std::string why = complaint(row->key, value); !why.empty()) throw bad(why);
-    store(machine, *row, value);
+    const std::optional<double> value = parse_number<double>(entry.value);
+    if (!value) throw bad("not a finite number");
+    if (const std::string why = complaint(row->key, *value); !why.empty()) throw bad(why);
+    store(machine, *row, *value);
     given[row] = entry.line;
   }
   if (machine.name.empty()) throw UsageError(fmt::format("{}: [machine] name is missing", source));
-  for (const Row& row : rows())
+  for (const KeyMember& row : key_members())
     if (!given.count(&row))
       throw UsageError(fmt::format("{}: [{}] {} is missing", source, row.key.section, row.key.key));
   check_whole(machine, source);
@@ -172,23 +190,21 @@ Machine load_machine(const std::string& name) {
 }
 
 double get(const Machine& machine, std::string_view name) {
-  const Row& row = named(name);
-  Machine& same = const_cast<Machine&>(machine);  // the accessors serve both directions; nothing is written here
-  return row.integer ? row.integer(same) : row.real(same);
+  return std::visit([&](auto member) -> double { return number_in(machine, member); }, named(name).member);
 }
 
 void set(Machine& machine, std::string_view name, double value) {
-  const Row& row = named(name);
+  const KeyMember& row = named(name);
   if (const std::string why = complaint(row.key, value); !why.empty())
     throw UsageError(fmt::format("{} = {:g}: {}", name, value, why));
   store(machine, row, value);
   check_whole(machine, std::string(name));
 }
 
-Place place_of(const Machine& machine, int die) {
+DiePlace place_of(const Machine& machine, int die) {
   if (die < 0 || die >= machine.dies())
     throw std::invalid_argument(fmt::format("die {} is outside 0..{} of {}", die, machine.dies() - 1, machine.name));
-  Place place;
+  DiePlace place;
   place.die = die;
   place.npu = die / machine.dies_per_npu;
   place.die_in_npu = die % machine.dies_per_npu;
@@ -199,7 +215,7 @@ Place place_of(const Machine& machine, int die) {
 }
 
 int hops(const Machine& machine, int from, int to) {
-  const Place a = place_of(machine, from), b = place_of(machine, to);
+  const DiePlace a = place_of(machine, from), b = place_of(machine, to);
   if (a.npu == b.npu) return 0;
   return a.node == b.node ? 1 : 2;
 }

@@ -54,8 +54,9 @@ struct ExchangeCosts {
   int filling_cores = 0;       ///< vector cores that together fill the die's fabric link
 };
 
-/// Rates of the slower planes and of storage.
-struct Slow {
+/// The way through the hosts: their networks, their memory and the storage behind them. Section [slow] of a machine
+/// file.
+struct HostPath {
   double rdma_gbps = 0;          ///< of a die
   double vpc_gbps = 0;           ///< of a node
   double cpu_link_gbps = 0;      ///< fabric of one host processor
@@ -78,7 +79,7 @@ struct Machine {
   Die die;
   Fabric fabric;
   ExchangeCosts exchange;
-  Slow slow;
+  HostPath host_path;
 
   int dies() const { return nodes * npus_per_node * dies_per_npu; }
   int dies_per_node() const { return npus_per_node * dies_per_npu; }
@@ -87,7 +88,7 @@ struct Machine {
 };
 
 /// Where a die sits. All indices count from 0; die = (node * npus_per_node + npu_in_node) * dies_per_npu + die_in_npu.
-struct Place {
+struct DiePlace {
   int die = 0;
   int npu = 0;  ///< in the machine
   int die_in_npu = 0;
@@ -97,7 +98,7 @@ struct Place {
 };
 
 /// @throws std::invalid_argument for a die outside the machine.
-Place place_of(const Machine& machine, int die);
+DiePlace place_of(const Machine& machine, int die);
 
 /// Fabric switch tiers between two dies: 0 same NPU (or same die), 1 same node, 2 across nodes.
 int hops(const Machine& machine, int from, int to);
@@ -112,7 +113,7 @@ Machine load_machine(const std::string& name);
 /// One key of a machine file: for what-if options, fits and reports.
 struct MachineKey {
   std::string_view section, key;
-  bool whole;        ///< an integer
+  bool whole;        ///< only integers are accepted
   double low, high;  ///< accepted values, both included
 };
 const std::vector<MachineKey>& machine_keys();

@@ -7,23 +7,26 @@
 
 namespace supernode::emulation {
 
-ModelTime pool_read_time(const Machine& machine, PoolNetwork network, double bytes, double piece) {
-  if (bytes <= 0) return {};
+Terms pool_read_time(const Machine& machine, PoolNetwork network, double bytes, double piece) {
+  Terms terms;
+  if (bytes <= 0) return terms;
   const double pieces = bytes / piece;
   const double gbps = network == PoolNetwork::fabric
                           ? link_gbps(machine, Access::read, Memory::host, 2)
-                          : machine.slow.vpc_gbps * machine.slow.vpc_efficiency / machine.dies_per_node();
-  return {pieces * machine.slow.pool_request_us * 1e-6 + bytes / (gbps * 1e9)};
+                          : machine.host_path.vpc_gbps * machine.host_path.vpc_efficiency / machine.dies_per_node();
+  terms.add("requests", {pieces * machine.host_path.pool_request_us * 1e-6});
+  terms.add("transfer", {bytes / (gbps * 1e9)});
+  return terms;
 }
 
-ModelTime ssd_read_time(const Machine& machine, double bytes) { return {bytes / (machine.slow.ssd_gbps * 1e9)}; }
+ModelTime ssd_read_time(const Machine& machine, double bytes) { return {bytes / (machine.host_path.ssd_gbps * 1e9)}; }
 
 ModelTime object_store_time(const Machine& machine, double bytes, int readers) {
-  return {readers * bytes / (machine.slow.object_store_gbps * 1e9 * machine.slow.object_store_efficiency)};
+  return {readers * bytes / (machine.host_path.object_store_gbps * 1e9 * machine.host_path.object_store_efficiency)};
 }
 
 ModelTime warm_load_time(const Machine& machine, double bytes) {
-  return {bytes / (machine.slow.cpu_link_gbps * 1e9 * machine.fabric.read_efficiency)};
+  return {bytes / (machine.host_path.cpu_link_gbps * 1e9 * machine.fabric.read_efficiency)};
 }
 
 ModelStoreCosts model_store_costs(const Machine& machine, ModelStore store, double bytes, int instances, int models) {
@@ -42,7 +45,7 @@ ModelStoreCosts model_store_costs(const Machine& machine, ModelStore store, doub
     case ModelStore::pool: {
       costs.cold_start = object_store_time(machine, bytes, 1);
       costs.dram_overhead = 1;
-      const double fitting = std::floor(machine.nodes * machine.slow.dram_gb * 1e9 / bytes);
+      const double fitting = std::floor(machine.nodes * machine.host_path.dram_gb * 1e9 / bytes);
       costs.hit_rate = std::min(1.0, fitting / models);
       break;
     }

@@ -3,6 +3,7 @@
 
 #include "runtime/core/clock.hpp"
 #include "runtime/emulation/machine/machine.hpp"
+#include "runtime/emulation/machine/terms.hpp"
 
 namespace supernode::emulation {
 
@@ -10,9 +11,9 @@ namespace supernode::emulation {
 enum class PoolNetwork { fabric, vpc };
 
 /// Reading `bytes` in pieces of `piece` bytes from host DRAM into one die, while all dies of its node do the same. Each
-/// piece costs the client's software path, then the link: UB at the die's own rate, or the die's share of the node's
-/// Ethernet. Zero bytes cost nothing.
-ModelTime pool_read_time(const Machine& machine, PoolNetwork network, double bytes, double piece);
+/// piece costs the client's software path ("requests"), then the link ("transfer"): UB at the die's own rate, or the
+/// die's share of the node's Ethernet. Zero bytes cost nothing.
+Terms pool_read_time(const Machine& machine, PoolNetwork network, double bytes, double piece);
 
 /// Blocks that were evicted from DRAM: `bytes` from the SSD tier of one node into its DRAM.
 ModelTime ssd_read_time(const Machine& machine, double bytes);

@@ -7,24 +7,43 @@
 
 namespace supernode::emulation {
 
-int Timeline::add(std::string name, int stream, ModelTime duration, std::vector<int> after) {
+int Timeline::add(const char* name, int stream, ModelTime duration, std::vector<int> after) {
   const auto index = static_cast<int>(tasks_.size());
   if (stream < 0 || stream >= static_cast<int>(streams_.size())) throw std::invalid_argument("no such stream");
-  ModelTime begin = free_[static_cast<std::size_t>(stream)];
+  int& last = last_[static_cast<std::size_t>(stream)];
+  ModelTime begin = last < 0 ? ModelTime{} : tasks_[static_cast<std::size_t>(last)].end;
   for (const int earlier : after) {
     if (earlier < 0 || earlier >= index) throw std::invalid_argument("a task can only wait for earlier ones");
     begin = std::max(begin, tasks_[static_cast<std::size_t>(earlier)].end);
   }
-  const ModelTime end = begin + duration;
-  free_[static_cast<std::size_t>(stream)] = end;
-  tasks_.push_back({std::move(name), stream, duration, std::move(after), begin, end});
-  return index;
+  tasks_.push_back({name, stream, duration, std::move(after), last, begin, begin + duration});
+  return last = index;
 }
 
 ModelTime Timeline::end() const {
-  ModelTime last;
-  for (const ModelTime time : free_) last = std::max(last, time);
-  return last;
+  ModelTime end;
+  for (const int last : last_)
+    if (last >= 0) end = std::max(end, tasks_[static_cast<std::size_t>(last)].end);
+  return end;
+}
+
+Terms Timeline::critical_path() const {
+  const auto ends_sooner = [](const Task& a, const Task& b) { return a.end < b.end; };
+  const auto latest = std::max_element(tasks_.begin(), tasks_.end(), ends_sooner);
+  std::vector<const Task*> path;
+  for (const Task* task = latest == tasks_.end() ? nullptr : &*latest; task;) {
+    path.push_back(task);
+    // A task begins when its stream is free or when what it waits for is done, whichever is later: one of them is it.
+    const auto decides = [&](int earlier) {
+      return earlier >= 0 && tasks_[static_cast<std::size_t>(earlier)].end == task->begin;
+    };
+    const auto awaited = std::find_if(task->after.begin(), task->after.end(), decides);
+    const int decider = decides(task->before) ? task->before : awaited != task->after.end() ? *awaited : -1;
+    task = decider < 0 ? nullptr : &tasks_[static_cast<std::size_t>(decider)];
+  }
+  Terms terms;
+  for (auto task = path.rbegin(); task != path.rend(); ++task) terms.lengthen((*task)->name, (*task)->duration);
+  return terms;
 }
 
 ModelTime Timeline::busy(int stream) const {

@@ -8,35 +8,42 @@
 #include <vector>
 
 #include "runtime/core/clock.hpp"
+#include "runtime/emulation/machine/terms.hpp"
 
 namespace supernode::emulation {
 
 struct Task {
-  std::string name;
+  const char* name = "";  ///< a literal
   int stream = 0;
   ModelTime duration;
   std::vector<int> after;  ///< indices of earlier tasks
+  int before = -1;         ///< the task in front of it on its stream; -1: it is the first
   ModelTime begin, end;    ///< filled by add()
 };
 
 /// A timeline that grows by one task at a time.
 class Timeline {
  public:
-  explicit Timeline(std::vector<std::string> streams) : streams_(std::move(streams)), free_(streams_.size()) {}
+  explicit Timeline(std::vector<std::string> streams) : streams_(std::move(streams)), last_(streams_.size(), -1) {}
 
-  /// Schedules a task behind all earlier ones of its stream. @param after indices that add() returned
+  /// Schedules a task behind all earlier ones of its stream. @param name must outlive the timeline; literals do
+  /// @param after indices that add() returned
   /// @throws std::invalid_argument for a stream or an index that does not exist. @return its index
-  int add(std::string name, int stream, ModelTime duration, std::vector<int> after = {});
+  int add(const char* name, int stream, ModelTime duration, std::vector<int> after = {});
 
   const std::vector<Task>& tasks() const { return tasks_; }
   ModelTime end() const;             ///< of the last task
   ModelTime busy(int stream) const;  ///< sum of its durations
 
+  /// The chain of tasks that ends last: each began at the moment when the one before it in the chain ended, so their
+  /// durations add up to end(). One term for each name of a task, in the order of the chain. O(tasks).
+  Terms critical_path() const;
+
   const std::vector<std::string>& streams() const { return streams_; }
 
  private:
   std::vector<std::string> streams_;
-  std::vector<ModelTime> free_;
+  std::vector<int> last_;  ///< [streams] the last task of each, or -1
   std::vector<Task> tasks_;
 };
 

@@ -12,8 +12,8 @@ namespace supernode::emulation {
 /// A constant that fitting may change, with what was believed of it before seeing any row: what remains when the row
 /// that decides it is left out.
 struct FittedConstant {
-  bool h800;        ///< of the H800 machine, else of CloudMatrix384
-  const char* key;  ///< "section.key" of the machine file
+  Machine Machines::*machine;  ///< whose constant it is
+  const char* key;             ///< "section.key" of the machine file
   double prior;
   const char* reason;  ///< for the prior
 };
@@ -21,7 +21,7 @@ std::span<const FittedConstant> fitted_constants();
 
 /// Minimises sum over `rows` of (error / 1 %)^2 + sum over constants of (ln(value / prior) / ln 2)^2, by damped
 /// Gauss-Newton in the logarithms. Deterministic. Rows that are not `fit` are ignored.
-Machines refit(const Machines& start, const std::vector<Row>& rows);
+Machines refit(const Machines& start, const std::vector<ValidationRow>& rows);
 
 struct LeftOut {
   std::string row;
@@ -29,9 +29,6 @@ struct LeftOut {
   double own_error_pct = 0;  ///< of the row that was left out
 };
 /// Refits once without each fit row.
-std::vector<LeftOut> leave_one_out(const Machines& start, const std::vector<Row>& rows);
-
-/// Errors of all predicted (or all fit) rows.
-ErrorSummary summarise(const Machines& machines, const std::vector<Row>& rows, bool fit);
+std::vector<LeftOut> leave_one_out(const Machines& start, const std::vector<ValidationRow>& rows);
 
 }  // namespace supernode::emulation

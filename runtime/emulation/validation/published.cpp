@@ -1,40 +1,41 @@
 #include "runtime/emulation/validation/published.hpp"
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
+#include <optional>
 
 #include <fmt/format.h>
 
 #include "runtime/core/config_path.hpp"
-#include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
+#include "runtime/core/text.hpp"
 
 namespace supernode::emulation {
 
+std::string_view name_of(FigureKind kind) {
+  switch (kind) {
+    case FigureKind::fit:
+      return "fit";
+    case FigureKind::predicted:
+      return "predicted";
+    case FigureKind::context:
+      return "context";
+  }
+  return "";
+}
+
 PublishedTable::PublishedTable(std::string_view text, std::string source) : source_(std::move(source)) {
-  int number = 0;
-  while (!text.empty()) {
-    const auto end = std::min(text.find('\n'), text.size());
-    std::string_view line = text.substr(0, end);
-    text.remove_prefix(std::min(end + 1, text.size()));
-    ++number;
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    if (line.empty() || line.front() == '#') continue;
-    std::vector<std::string> fields;
-    for (std::size_t begin = 0; begin <= line.size();) {
-      const auto comma = std::min(line.find(',', begin), line.size());
-      fields.emplace_back(line.substr(begin, comma - begin));
-      begin = comma + 1;
-    }
+  for (LineReader lines(text, source_); lines.next();) {
+    if (lines.blank() || lines.line().front() == '#') continue;
+    const std::vector<std::string_view> parts = split(lines.line(), ',');
+    std::vector<std::string> fields(parts.begin(), parts.end());
     if (columns_.empty()) {
       columns_ = std::move(fields);
       continue;
     }
     if (fields.size() != columns_.size())
-      throw UsageError(fmt::format("{}:{}: {} fields, {} expected", source_, number, fields.size(), columns_.size()));
+      throw lines.error(fmt::format("{} fields, {} expected", fields.size(), columns_.size()));
     rows_.push_back(std::move(fields));
-    lines_.push_back(number);
+    lines_.push_back(lines.number());
   }
   if (columns_.empty()) throw UsageError(fmt::format("{}: no column names", source_));
 }
@@ -46,12 +47,19 @@ const std::string& PublishedTable::text(std::size_t row, std::string_view column
 }
 
 double PublishedTable::number(std::size_t row, std::string_view column) const {
-  const std::string& field = text(row, column);
-  double value = 0;
-  const auto [end, status] = std::from_chars(field.data(), field.data() + field.size(), value);
-  if (status != std::errc{} || end != field.data() + field.size() || !std::isfinite(value))
-    throw UsageError(fmt::format("{}:{}: {} = '{}' is not a number", source_, lines_[row], column, field));
-  return value;
+  const std::optional<double> value = parse_number<double>(text(row, column));
+  if (!value) throw error(row, column, "is not a number");
+  return *value;
+}
+
+FigureKind PublishedTable::kind(std::size_t row) const {
+  for (const FigureKind kind : {FigureKind::fit, FigureKind::predicted, FigureKind::context})
+    if (text(row, "kind") == name_of(kind)) return kind;
+  throw error(row, "kind", "is none of fit, predicted, context");
+}
+
+UsageError PublishedTable::error(std::size_t row, std::string_view column, std::string_view why) const {
+  return UsageError(fmt::format("{}:{}: {} = '{}' {}", source_, lines_.at(row), column, text(row, column), why));
 }
 
 PublishedTable load_published(const std::string& name) {
