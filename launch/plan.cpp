@@ -1,12 +1,13 @@
 // supernode plan: what-if on a modelled machine, and the best deployment for given objectives.
 #include <algorithm>
-#include <charconv>
+#include <optional>
 
 #include <fmt/format.h>
 
 #include "launch/commands.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
+#include "runtime/core/text.hpp"
 #include "runtime/emulation/planner.hpp"
 #include "runtime/emulation/published_setup.hpp"
 
@@ -30,11 +31,9 @@ struct Options {
 };
 
 double number_in(const std::string& text, const std::string& whole) {
-  double value = 0;
-  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (status != std::errc{} || end != text.data() + text.size())
-    throw UsageError(fmt::format("'{}': '{}' is not a number", whole, text));
-  return value;
+  const std::optional<double> value = parse_number<double>(text);
+  if (!value) throw UsageError(fmt::format("'{}': '{}' is not a number", whole, text));
+  return *value;
 }
 
 /// "even", "zipf:ALPHA" or a file of recorded counts.
@@ -166,6 +165,7 @@ class PlanCommand : public Command {
   }
 
   int run(const Context& context) override {
+    if (!options_.trace.empty()) check_new_file(options_.trace, context.run.if_exists());
     Machine machine = load_machine(options_.machine);
     for (const std::string& change : options_.set) {
       const auto equals = change.find('=');
@@ -211,8 +211,10 @@ class PlanCommand : public Command {
           {{"name", c.name}, {"loss_pct", c.loss_pct}, {"tpot_ms", c.tpot_ms}, {"ttft_ms", c.ttft_ms}});
     }
     if (!options_.trace.empty())
-      write_new_file(options_.trace, chrome_trace({{"decode iteration", &found[0].decode_result.timeline},
-                                                   {"prefill batch", &found[0].prefill_result.timeline}}));
+      write_file(options_.trace,
+                 chrome_trace({{"decode iteration", &found[0].decode_result.timeline},
+                               {"prefill batch", &found[0].prefill_result.timeline}}),
+                 context.run.if_exists());
     report(context, "plan", json, text);
     return static_cast<int>(ExitCode::good);
   }
