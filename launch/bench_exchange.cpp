@@ -1,6 +1,5 @@
 // supernode bench exchange: times dispatch and combine of the token exchange, after checking their results.
 #include <algorithm>
-#include <filesystem>
 
 #include <fmt/format.h>
 
@@ -47,8 +46,7 @@ class BenchExchangeCommand : public Command {
     options_.injection = parse_injection(inject_, world.size());
     options_.record_waits = !matrix_.empty() || !inject_.empty();
     on_root(world, [&] {
-      if (!matrix_.empty() && std::filesystem::exists(matrix_))
-        throw UsageError(fmt::format("--matrix: '{}' exists, and results are never overwritten", matrix_));
+      if (!matrix_.empty()) check_new_file(matrix_, context.run.if_exists());
     });
     const bool plain = operation == Operation::alltoallv;
     for (const char* key : {"algorithm", "message_bytes"})
@@ -61,10 +59,10 @@ class BenchExchangeCommand : public Command {
     } else {
       run_exchange(context, operation);
     }
-    if (!matrix_.empty()) on_root(world, [&] { write_matrices(context); });
     const std::string header =
         context.is_root() ? exchange_.header("bench exchange", op_, env_) + table_header() : std::string();
     report(context, "bench exchange", results_, header + rows_ + remarks_, samples_);
+    if (!matrix_.empty()) on_root(world, [&] { write_matrices(context); });
     if (wrong_ > 0) throw AgreedError(ExitCode::check_failed, fmt::format("bench exchange: {} wrong elements", wrong_));
     return static_cast<int>(ExitCode::good);
   }
@@ -122,7 +120,7 @@ class BenchExchangeCommand : public Command {
   }
 
   void write_matrices(const Context& context) const {
-    ResultFile file(matrix_);
+    ResultFile file(matrix_, context.run.if_exists());
     const auto n = static_cast<std::size_t>(context.world->size());
     for (const auto& [path, waits] : matrices_) {
       const std::string bytes = "matrix/" + path + "/bytes", seconds = "matrix/" + path + "/waited_s";

@@ -128,8 +128,8 @@ class BenchModelCommand : public Command {
     c_.method = moe::GateMethod::greedy;
   }
 
-  /// Refuses a model that a host's ranks cannot hold together, rather than wait for the system to run out of memory.
-  /// Collective.
+  /// Refuses a model that a host's ranks cannot hold together, rather than wait for
+  /// the system to run out of memory. Collective.
   void check_memory(const Communicator& world, std::uint64_t host_bytes) const {
     const double bytes = dtype_ == "f32" ? 4 : dtype_ == "bf16" ? 2 : 1;
     const double experts = expert_parameters(), others = parameters() - experts;

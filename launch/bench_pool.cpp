@@ -47,7 +47,7 @@ class BenchPoolCommand : public Command {
     on_root(*context.world, [&] {
       if (plot_.empty()) return;
       if (trace_.empty()) throw UsageError("--plot: only the curve of a --trace is plotted");
-      check_plot_path(plot_);
+      check_plot_path(plot_, context.run.if_exists());
     });
     return trace_.empty() ? time(context) : replay(context);
   }
@@ -230,7 +230,10 @@ class BenchPoolCommand : public Command {
                            {"ideal_hit_rate", ideal},
                            {"evictions", rate.evictions}});
       }
-      if (!plot_.empty()) rows += "# plotted: " + plot_curve(plot_, curve, ideal * 100, "hit rate of " + trace_) + "\n";
+      if (!plot_.empty())
+        rows +=
+            "# plotted: " + plot_curve(plot_, curve, ideal * 100, "hit rate of " + trace_, context.run.if_exists()) +
+            "\n";
     });
     report(context, "bench pool", results, rows);
     return static_cast<int>(ExitCode::good);

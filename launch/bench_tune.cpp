@@ -1,6 +1,7 @@
 // supernode bench tune: measures all algorithms of the exchange on these ranks, and writes the rules by which 'auto'
 // chooses among them.
 #include <algorithm>
+#include <exception>
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -13,6 +14,7 @@
 #include "runtime/core/files.hpp"
 #include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/mpi/provenance.hpp"
+#include "runtime/core/text.hpp"
 
 namespace supernode::launch {
 namespace {
@@ -41,15 +43,24 @@ class BenchTuneCommand : public Command {
 
     for (const int n : counts) measure(context, n);
     std::string text;
+    std::exception_ptr unwritten;  // on the root: what was measured is shown all the same
     on_root(world, [&] {
       chosen_ = winners(sizes_, tie);
-      if (wrong_ == 0) write(env);
+      try {
+        if (wrong_ == 0) write(env);
+      } catch (const Error&) {
+        unwritten = std::current_exception();
+      }
+      written_ = wrong_ == 0 && !unwritten;
       text = exchange_.header("bench tune", op_, env) + table_header() + rows_ + choices(counts);
     });
     for (Json& row : results_)
       row["chosen"] = chosen_[row["size"].get<std::size_t>()] == row["algorithm"].get<std::string>();
     for (Json& row : results_) row.erase("size");
     report(context, "bench tune", results_, text, samples_);
+    on_root(world, [&] {
+      if (unwritten) std::rethrow_exception(unwritten);
+    });
     if (wrong_ > 0)
       throw AgreedError(ExitCode::check_failed, fmt::format("bench tune: {} wrong elements, no rules written", wrong_));
     return static_cast<int>(ExitCode::good);
@@ -89,19 +100,16 @@ class BenchTuneCommand : public Command {
     const auto folder = std::filesystem::path(rules_file_).parent_path();
     if (!folder.empty() && !std::filesystem::is_directory(folder))
       throw UsageError(fmt::format("--rules-file '{}': '{}' is no folder", rules_file_, folder.string()));
+    check_new_file(rules_file_, IfExists::replace);
     if (!std::filesystem::exists(rules_file_)) {
       old_ = default_rules()->rules;
       return;
     }
     const std::string text = read_file(rules_file_);
     old_ = known_rules(text, rules_file_).rules;
-    for (std::size_t at = 0; at < text.size();) {
-      const std::size_t end = std::min(text.find('\n', at), text.size());
-      const std::string line = text.substr(at, end - at);
-      if (line.starts_with("# " + std::string(tuned_for)) && !line.starts_with("# " + this_shape()))
-        origins_ += line.substr(2) + "\n";
-      at = end + 1;
-    }
+    for (LineReader lines(text, rules_file_); lines.next();)
+      if (lines.line().starts_with("# " + std::string(tuned_for)) && !lines.line().starts_with("# " + this_shape()))
+        origins_ += std::string(lines.line().substr(2)) + "\n";
   }
 
   std::string this_shape() const {
@@ -121,7 +129,7 @@ class BenchTuneCommand : public Command {
         origins_;
     const std::vector<SelectionRule> tuned =
         tuned_rules(sizes_, chosen_, exchange_.places().hosts, exchange_.places().ranks, bench.exchange.typical_skew);
-    replace_file(rules_file_, format_rules(merged_rules(tuned, old_), comment));
+    write_file(rules_file_, format_rules(merged_rules(tuned, old_), comment), IfExists::replace);
   }
 
   std::string choices(const std::vector<int>& counts) const {
@@ -136,7 +144,7 @@ class BenchTuneCommand : public Command {
         if (name != chosen_[i]) text += fmt::format(", {} {:.2f}x", name, us / time_of(chosen_[i]));
       text += '\n';
     }
-    if (wrong_ > 0) return text;
+    if (!written_) return text;
     return text + fmt::format("# rules for hosts {}, ranks {} written to {}; use them by --exchange.rules {}\n",
                               exchange_.places().hosts, exchange_.places().ranks, rules_file_, rules_file_);
   }
@@ -153,6 +161,7 @@ class BenchTuneCommand : public Command {
   std::string rows_, origins_;
   std::vector<Samples> samples_;
   long long wrong_ = 0;
+  bool written_ = false;  ///< the rules, on the root
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
 #pragma once
-// What a command is. One file a command in this folder; main.cpp holds the table.
+// What a command is. One file a command in this folder; commands.cpp holds the table.
 
 #include <memory>
 #include <string>
@@ -20,8 +20,12 @@ struct RunOptions {
   std::string log_level = "warning";
   std::string format = "text";  ///< "text" or "json", on rank 0's stdout
   std::string output;           ///< HDF5 result file; empty: none
+  bool overwrite = false;       ///< of result files that exist
   double deadline = 120;        ///< s, for every wait for a peer
   std::string bind = "auto";    ///< "auto" or "none"
+
+  /// For every file that a command writes as a result.
+  IfExists if_exists() const { return overwrite ? IfExists::replace : IfExists::refuse; }
 };
 void describe(OptionTable& table, RunOptions& options);
 

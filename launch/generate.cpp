@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 
 #include <fmt/format.h>
 
@@ -15,6 +14,7 @@
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/agreement.hpp"
+#include "runtime/core/new_file.hpp"
 
 namespace supernode::launch {
 namespace {
@@ -98,8 +98,7 @@ class GenerateCommand : public Command {
     const TokenTable table =
         tokens_file_.empty() ? TokenTable{} : collectively(world, [&] { return read_token_table(tokens_file_); });
     collectively(world, [&] {
-      if (world.rank() == 0 && !logits_out_.empty() && std::filesystem::exists(logits_out_))
-        throw UsageError(fmt::format("--logits-out: {} exists already", logits_out_));
+      if (world.rank() == 0 && !logits_out_.empty()) check_new_file(logits_out_, context.run.if_exists());
     });
     // One sequence: a token a step, apart from the prompt.
     if (tokens_file_.empty()) model_.typical_tokens = 1;
@@ -111,7 +110,7 @@ class GenerateCommand : public Command {
         tokens_file_.empty() ? continue_prompt(context, model) : force_tokens(context, model, table);
 
     const Json results{{"tokens", outcome.tokens},
-                       {"text", moe::valid_utf8(outcome.text)},
+                       {"text", outcome.text},
                        {"prompt_tokens", outcome.prompt_tokens},
                        {"guessed", outcome.guesses.guessed},
                        {"guessing_at_end", outcome.guessing},
@@ -254,7 +253,7 @@ class GenerateCommand : public Command {
           ElementType::f32,
           {static_cast<std::int64_t>(table.batch), static_cast<std::int64_t>(n), static_cast<std::int64_t>(vocab)},
           std::as_bytes(std::span(all))};
-      moe::write_safetensors(logits_out_, {&tensor, 1});
+      moe::write_safetensors(logits_out_, {&tensor, 1}, context.run.if_exists());
     });
     return outcome;
   }

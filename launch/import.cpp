@@ -25,7 +25,8 @@ class ImportCommand : public Command {
     const moe::ComputeType type = moe::parse_compute_type(dtype_);
     const moe::Smoothing smoothing =
         smooth_ && type == moe::ComputeType::int8 ? moe::Smoothing(checkpoint) : moe::Smoothing();
-    const moe::ImportSummary summary = moe::import_checkpoint(checkpoint, output, type, smoothing);
+    const moe::ImportSummary summary =
+        moe::import_checkpoint(checkpoint, output, type, smoothing, context.run.if_exists());
     const Json results{{"output", output},
                        {"dtype", dtype_},
                        {"tensors", summary.tensors},

@@ -2,10 +2,14 @@
 // into one line and an exit code that is the same on all ranks.
 
 #include <algorithm>
+#include <chrono>
 #include <climits>
+#include <csignal>
 #include <cstdio>
 #include <exception>
+#include <functional>
 #include <span>
+#include <thread>
 
 #include <fmt/format.h>
 
@@ -16,6 +20,7 @@
 #include "runtime/core/log.hpp"
 #include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/launcher.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
 #include "runtime/core/mpi/provenance.hpp"
 #include "runtime/core/mpi/session.hpp"
@@ -51,8 +56,7 @@ const CommandEntry& find_command(std::vector<std::string>& arguments) {
   throw UsageError(fmt::format("unknown command '{}'; known: {}", name, known));
 }
 
-/// Every option of the program. All commands describe theirs, so that a configuration file may hold keys of any of
-/// them.
+/// Every option of the program. All commands describe theirs, so that a configuration file may hold keys of any.
 struct Program {
   explicit Program(const CommandEntry& entry) : table(std::string(entry.section)) {
     launch::describe(table, run);
@@ -119,7 +123,7 @@ int run_alone(const CommandEntry& entry, const std::vector<std::string>& argumen
   context.run = program.run;
   context.options = &program.table;
   context.command_line = whole_command_line(entry, arguments);
-  if (!program.run.output.empty()) check_new_file(program.run.output);
+  if (!program.run.output.empty()) check_new_file(program.run.output, program.run.if_exists());
   return program.command->run(context);
 }
 
@@ -146,7 +150,7 @@ int run_on_world(const CommandEntry& entry, const std::vector<std::string>& argu
   const Communicator host_ranks = world.split_by_host();
   context.host = bind_rank(host_ranks.rank(), host_ranks.size(), program.run.bind == "auto");
   configure_log(parse_log_level(program.run.log_level), world.rank(), context.host.host);
-  if (!program.run.output.empty()) on_root(world, [&] { check_new_file(program.run.output); });
+  if (!program.run.output.empty()) on_root(world, [&] { check_new_file(program.run.output, program.run.if_exists()); });
   return program.command->run(context);
 }
 
@@ -175,29 +179,65 @@ int leave_together(const Communicator& farewell, int code, const std::string& me
   return all.code;
 }
 
+/// How a command ended on this process: the code, and the message of an error or "".
+struct Ending {
+  int code = static_cast<int>(ExitCode::environment);
+  std::string message;
+};
+
+Ending end_of(const std::function<int()>& command) {
+  Ending ending;
+  try {
+    ending.code = command();
+  } catch (const Error& error) {
+    ending = {static_cast<int>(error.code()), error.what()};
+  } catch (const std::bad_alloc&) {
+    ending.message = "out of memory";
+  } catch (const std::exception& error) {
+    ending.message = error.what();
+  }
+  std::fflush(stdout);
+  return ending;
+}
+
 int run_under_mpi(const CommandEntry& entry, const std::vector<std::string>& arguments, int argc, char** argv) {
+  if (const std::string why = srun_without_pmi(); !why.empty()) throw EnvironmentError(why);
   const Session session(argc, argv);
   const Communicator farewell = Communicator::world();
   const Communicator world = Communicator::world();
-  int code = static_cast<int>(ExitCode::environment);
-  std::string message;
-  try {
-    code = run_on_world(entry, arguments, world);
-  } catch (const Error& error) {
-    code = static_cast<int>(error.code());
-    message = error.what();
-  } catch (const std::bad_alloc&) {
-    message = "out of memory";
-  } catch (const std::exception& error) {
-    message = error.what();
+  const Ending ending = end_of([&] { return run_on_world(entry, arguments, world); });
+  return leave_together(farewell, ending.code, ending.message);
+}
+
+/// A command that needs no launcher, under one: rank 0 works, and all ranks leave with its code. The others sleep until
+/// then, without a deadline: the work may take hours, and when rank 0 dies the launcher ends the job.
+int run_on_rank_0(const CommandEntry& entry, const std::vector<std::string>& arguments, int argc, char** argv) {
+  const Session session(argc, argv);
+  const Communicator world = Communicator::world();
+  int code = 0;
+  if (world.rank() == 0) {
+    const Ending ending = end_of([&] { return run_alone(entry, arguments); });
+    if (!ending.message.empty()) std::fprintf(stderr, "supernode: %s\n", ending.message.c_str());
+    code = ending.code;
   }
-  std::fflush(stdout);
-  return leave_together(farewell, code, message);
+  MPI_Request request = MPI_REQUEST_NULL;
+  SUPERNODE_MPI(MPI_Ibcast(&code, 1, MPI_INT, 0, world.get(), &request));
+  while (!completed(request)) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  return code;
+}
+
+int run_without_mpi(const CommandEntry& entry, const std::vector<std::string>& arguments, const LaunchIdentity& me,
+                    int argc, char** argv) {
+  if (me.size <= 1) return run_alone(entry, arguments);
+  if (srun_without_pmi().empty()) return run_on_rank_0(entry, arguments, argc, argv);
+  // The tasks of srun cannot talk to each other; srun itself takes the highest code of all.
+  return me.rank == 0 ? run_alone(entry, arguments) : static_cast<int>(ExitCode::good);
 }
 
 int run(int argc, char** argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
-  const bool speaks = launch_identity().rank == 0;
+  const LaunchIdentity me = started_by_launcher() ? launch_identity() : LaunchIdentity{};
+  const bool speaks = me.rank == 0;
   const auto say = [&](const std::string& text) {
     if (speaks) {
       std::fputs(text.c_str(), stdout);
@@ -216,7 +256,8 @@ int run(int argc, char** argv) {
     }
     if (std::find(arguments.begin(), arguments.end(), "--version") != arguments.end())
       return say(fmt::format("supernode {}\n", version()));
-    return entry.needs_mpi ? run_under_mpi(entry, arguments, argc, argv) : run_alone(entry, arguments);
+    return entry.needs_mpi ? run_under_mpi(entry, arguments, argc, argv)
+                           : run_without_mpi(entry, arguments, me, argc, argv);
   } catch (const Error& error) {
     return speaks ? complain(error) : static_cast<int>(error.code());
   }
@@ -226,6 +267,8 @@ int run(int argc, char** argv) {
 }  // namespace supernode::launch
 
 int main(int argc, char** argv) {
+  // A file that grows beyond the user's limit is a failed write with a reason, not the end of the process.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     return supernode::launch::run(argc, argv);
   } catch (const std::exception& error) {

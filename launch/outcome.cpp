@@ -16,6 +16,7 @@ void describe(OptionTable& table, RunOptions& options) {
   table.add("run", "config", options.config, "configuration file (INI)");
   table.add("run", "format", options.format, "form of the result on stdout").choices({"text", "json"});
   table.add("run", "output", options.output, "also write results, raw samples and provenance to this new HDF5 file");
+  table.add("run", "overwrite", options.overwrite, "replace files of results that exist, instead of refusing to");
   table.add("run", "log_level", options.log_level, "least level of log lines on stderr")
       .choices({"debug", "info", "warning", "error", "off"});
   table.add("run", "deadline", options.deadline, "longest wait for a peer, s").range(0.1, 1e6);
@@ -38,11 +39,11 @@ Json typed(const std::string& value) {
 }
 
 void write_output(const Context& context, const Json& document, const std::vector<Samples>& samples) {
-  ResultFile file(context.run.output);
+  ResultFile file(context.run.output, context.run.if_exists());
   for (const Samples& set : samples) file.dataset(set.path, set.values, set.shape);
   file.attribute("/", "schema", document["schema"].get<std::string>());
-  file.attribute("/", "document", document.dump());
-  file.attribute("/", "provenance", document["env"].dump());
+  file.attribute("/", "document", to_text(document));
+  file.attribute("/", "provenance", to_text(document["env"]));
   file.attribute("/", "configuration", context.options->as_ini());
   file.close();
 }
@@ -75,7 +76,7 @@ void report(const Context& context, std::string_view command, const Json& result
     std::exception_ptr unprinted;
     try {
       if (context.run.format == "json") {
-        std::puts(document.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+        std::puts(to_text(document, 2).c_str());
       } else {
         std::fputs(text.c_str(), stdout);
       }

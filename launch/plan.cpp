@@ -1,4 +1,5 @@
 // supernode plan: what-if on a modelled machine, and the best deployment for given objectives.
+#include <algorithm>
 #include <optional>
 
 #include <fmt/format.h>
@@ -165,6 +166,7 @@ class PlanCommand : public Command {
   }
 
   int run(const Context& context) override {
+    if (!options_.trace.empty()) check_new_file(options_.trace, context.run.if_exists());
     Machine machine = load_machine(options_.machine);
     for (const std::string& change : options_.set) {
       const auto equals = change.find('=');
@@ -210,8 +212,10 @@ class PlanCommand : public Command {
           {{"name", c.name}, {"loss_pct", c.loss_pct}, {"tpot_ms", c.tpot_ms}, {"ttft_ms", c.ttft_ms}});
     }
     if (!options_.trace.empty())
-      write_new_file(options_.trace, chrome_trace({{"decode iteration", &found[0].decode_result.timeline},
-                                                   {"prefill batch", &found[0].prefill_result.timeline}}));
+      write_file(options_.trace,
+                 chrome_trace({{"decode iteration", &found[0].decode_result.timeline},
+                               {"prefill batch", &found[0].prefill_result.timeline}}),
+                 context.run.if_exists());
     report(context, "plan", json, text);
     return static_cast<int>(ExitCode::good);
   }

@@ -38,8 +38,9 @@ class ServeCommand : public Command {
     t.add("serve", "length_scale", workload_.length_scale, "prompt, output and block lengths are multiplied by this")
         .range(1e-6, 1e3);
     t.add("serve", "request_rate", workload_.request_rate,
-          "requests/s of a Poisson process that replaces the trace's arrivals; 0: as traced")
-        .range(0, 1e9);
+          "requests/s of a Poisson process that replaces the trace's arrivals; 0: as traced, inf: all at once")
+        .range(0, 1e9)
+        .or_infinity();
     t.add("serve", "max_concurrency", max_concurrency_, "requests in flight; 0: no limit").range(0, 1e9);
     t.add("serve", "seed", workload_.seed, "of prompt tokens, arrivals and sampling");
     t.add("serve", "machine", machine_, "clock: 'wall'").choices({"wall"});
@@ -48,7 +49,7 @@ class ServeCommand : public Command {
     t.add("serve", "temperature", workload_.sampler.temperature, "0: greedy").range(0, 1e3);
     t.add("serve", "top_p", workload_.sampler.top_p, "nucleus sampling, (0, 1]").range(1e-9, 1);
     t.add("serve", "goodput", goodput_, "objectives in ms that a good request meets, as ttft:2000,tpot:50,e2el:9000");
-    t.add("serve", "metric_percentiles", percentiles_, "percentiles of the latencies");
+    t.add("serve", "metric_percentiles", metrics_.percentiles, "percentiles of the latencies, as 50,99,99.9");
     t.add("serve", "save_detailed", metrics_.save_detailed, "each request in the JSON results");
     t.add("serve", "save_tokens", metrics_.save_tokens, "with --save-detailed: prompt and output token ids too");
     t.add("serve", "model_from_pool", options_.model_from_pool,
@@ -74,8 +75,7 @@ class ServeCommand : public Command {
         collectively(world, [&] { return serving::parse_injections(inject_, options_.serving.cache_ranks); });
     on_root(world, [&] {
       metrics_.goodput_ms = serving::parse_goodput(goodput_);
-      metrics_.percentiles.assign(percentiles_.begin(), percentiles_.end());
-      for (const int p : percentiles_)
+      for (const double p : metrics_.percentiles)
         if (p < 0 || p > 100) throw UsageError(fmt::format("--metric-percentiles: {} is outside [0, 100]", p));
       const moe::ModelConfig model = moe::Checkpoint(options_.checkpoint).config();
       if (dry_run_) {
@@ -184,7 +184,6 @@ class ServeCommand : public Command {
   int max_concurrency_ = 0;
   std::string machine_ = "wall", compute_ = "real", dtype_ = "f32";
   std::vector<std::string> goodput_, inject_;
-  std::vector<int> percentiles_{99};
   bool dry_run_ = false;
   serving::WorkloadOptions workload_;
   serving::MetricsOptions metrics_;

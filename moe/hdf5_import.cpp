@@ -100,10 +100,10 @@ Plan plan_arrays(const std::vector<TensorInfo>& tensors, const std::string& sour
 }  // namespace
 
 ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type,
-                                const Smoothing& smoothing) {
+                                const Smoothing& smoothing, IfExists if_exists) {
   const std::vector<TensorInfo> tensors = from.tensors();
   const Plan plan = plan_arrays(tensors, from.directory());
-  ArrayFileWriter file(output);
+  ArrayFileWriter file(output, if_exists);
   ImportSummary summary;
   double error = 0, error_unsearched = 0, squares = 0;
   for (const auto& [array, members] : plan) {

@@ -7,6 +7,7 @@
 #include "moe/checkpoint.hpp"
 #include "moe/compute_type.hpp"
 #include "moe/products/smoothing.hpp"
+#include "runtime/core/new_file.hpp"
 
 namespace supernode::moe {
 
@@ -22,9 +23,9 @@ struct ImportSummary {
 /// as f32; matrices as `type`; but under int8 embedding, head, kv_b_proj and the projection of MTP modules as bf16. An
 /// int8 channel's scale is the one among a few fractions of its largest magnitude that loses least. Local.
 /// @param smoothing factors that go into the tensors before; see there
-/// @throws UsageError when `output` exists, a tensor cannot be read or an expert is missing; EnvironmentError when it
-/// cannot be written. `output` is removed then.
+/// @throws UsageError when `output` exists and is to be kept, a tensor cannot be read or an expert is missing;
+/// EnvironmentError when it cannot be written. Nothing is left then.
 ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type,
-                                const Smoothing& smoothing = {});
+                                const Smoothing& smoothing = {}, IfExists if_exists = IfExists::refuse);
 
 }  // namespace supernode::moe

@@ -2,9 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstdio>
-#include <cstring>
-#include <filesystem>
 #include <limits>
 
 #include <fmt/format.h>
@@ -185,7 +182,7 @@ bool convert_to_i32(const TensorView& tensor, std::span<std::int32_t> out) {
   return tensor.type == ElementType::i32 || tensor.type == ElementType::i64;
 }
 
-void write_safetensors(const std::string& path, std::span<const TensorToWrite> tensors) {
+void write_safetensors(const std::string& path, std::span<const TensorToWrite> tensors, IfExists if_exists) {
   Json header = Json::object();
   std::uint64_t offset = 0;
   for (const TensorToWrite& tensor : tensors) {
@@ -198,19 +195,12 @@ void write_safetensors(const std::string& path, std::span<const TensorToWrite> t
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data starts aligned
   const auto length = static_cast<std::uint64_t>(text.size());
 
-  if (std::filesystem::exists(path)) throw UsageError(fmt::format("{}: exists already", path));
-  std::FILE* file = std::fopen(path.c_str(), "wbx");
-  if (!file) throw EnvironmentError(fmt::format("{}: {}", path, std::strerror(errno)));
-  bool good = std::fwrite(&length, sizeof length, 1, file) == 1;
-  good = good && std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  NewFile file(path, if_exists);
+  file.write({reinterpret_cast<const char*>(&length), sizeof length});
+  file.write(text);
   for (const TensorToWrite& tensor : tensors)
-    if (!tensor.data.empty())
-      good = good && std::fwrite(tensor.data.data(), 1, tensor.data.size(), file) == tensor.data.size();
-  good = (std::fclose(file) == 0) && good;
-  if (!good) {
-    std::filesystem::remove(path);
-    throw EnvironmentError(fmt::format("{}: cannot be written in full", path));
-  }
+    file.write({reinterpret_cast<const char*>(tensor.data.data()), tensor.data.size()});
+  file.commit();
 }
 
 }  // namespace supernode::moe

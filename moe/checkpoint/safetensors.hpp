@@ -11,6 +11,7 @@
 
 #include "moe/checkpoint/mapped_file.hpp"
 #include "runtime/core/element_type.hpp"
+#include "runtime/core/new_file.hpp"
 
 namespace supernode::moe {
 
@@ -68,8 +69,8 @@ struct TensorToWrite {
   std::span<const std::byte> data;
 };
 
-/// Writes a new file. Local. @throws UsageError when `path` exists, EnvironmentError when it cannot be written in full
-/// (the partial file is removed).
-void write_safetensors(const std::string& path, std::span<const TensorToWrite> tensors);
+/// Writes a file. Local. @throws as NewFile; nothing is left then.
+void write_safetensors(const std::string& path, std::span<const TensorToWrite> tensors,
+                       IfExists if_exists = IfExists::refuse);
 
 }  // namespace supernode::moe

@@ -25,7 +25,4 @@ class Tokenizer {
   bool bytes_;
 };
 
-/// `text` with every byte that is not part of valid UTF-8 replaced by U+FFFD, so that it may stand in a JSON document.
-std::string valid_utf8(std::string_view text);
-
 }  // namespace supernode::moe

@@ -1,13 +1,16 @@
 #include "runtime/core/array_file.hpp"
 
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
-#include <utility>
 
+#include <fcntl.h>
 #include <fmt/format.h>
-#include <hdf5.h>
 
 #include "runtime/core/error.hpp"
-#include "runtime/core/hdf5/hdf5_id.hpp"
+#include "runtime/core/file_descriptor.hpp"
+#include "runtime/core/hdf5/hdf5_output.hpp"
+#include "runtime/core/hdf5/hdf5_storage.hpp"
 
 namespace supernode {
 namespace {
@@ -33,13 +36,6 @@ Id stored_type(ElementType type) {
     default:
       panic(fmt::format("arrays of {} are not stored", name_of(type)));
   }
-}
-
-Id text_type() {
-  Id type(H5Tcopy(H5T_C_S1), H5Tclose);
-  H5Tset_size(type, H5T_VARIABLE);
-  H5Tset_cset(type, H5T_CSET_UTF8);
-  return type;
 }
 
 /// Selects whole rows in the space of an array. @returns the space of the rows in memory.
@@ -69,32 +65,17 @@ std::size_t ArrayInfo::row_bytes() const {
 std::size_t ArrayInfo::bytes() const { return static_cast<std::size_t>(shape[0]) * row_bytes(); }
 
 struct ArrayFileWriter::Impl {
-  std::string path;
-  hid_t file = -1;
+  internal::Hdf5Output file;
   std::map<std::string, ArrayInfo> arrays;
-
-  void check(bool good, const std::string& what) const {
-    if (!good) throw EnvironmentError(fmt::format("cannot write '{}': HDF5 failed to {}", path, what));
-  }
 };
 
-ArrayFileWriter::ArrayFileWriter(const std::string& path) : impl_(std::make_unique<Impl>()) {
-  impl_->path = path;
-  impl_->file = internal::create_new_hdf5(path);
-}
+ArrayFileWriter::ArrayFileWriter(const std::string& path, IfExists if_exists)
+    : impl_(new Impl{internal::Hdf5Output(path, if_exists), {}}) {}
 
-ArrayFileWriter::~ArrayFileWriter() {
-  if (impl_->file < 0) return;
-  H5Fclose(impl_->file);
-  std::error_code ignored;
-  std::filesystem::remove(impl_->path, ignored);
-}
+ArrayFileWriter::~ArrayFileWriter() = default;
 
 void ArrayFileWriter::attribute(const std::string& name, const std::string& text) {
-  const Id type = text_type(), space(H5Screate(H5S_SCALAR), H5Sclose);
-  const Id attribute(H5Acreate2(impl_->file, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
-  const char* pointer = text.c_str();
-  impl_->check(attribute >= 0 && H5Awrite(attribute, type, &pointer) >= 0, "write attribute " + name);
+  impl_->file.attribute(impl_->file.id(), name, text);
 }
 
 void ArrayFileWriter::create(const std::string& name, const ArrayInfo& info, bool by_row) {
@@ -107,8 +88,8 @@ void ArrayFileWriter::create(const std::string& name, const ArrayInfo& info, boo
     chunk[0] = 1;
     H5Pset_chunk(properties, static_cast<int>(chunk.size()), chunk.data());
   }
-  const Id set(H5Dcreate2(impl_->file, name.c_str(), type, space, H5P_DEFAULT, properties, H5P_DEFAULT), H5Dclose);
-  impl_->check(set >= 0, "create array " + name);
+  const Id set(H5Dcreate2(impl_->file.id(), name.c_str(), type, space, H5P_DEFAULT, properties, H5P_DEFAULT), H5Dclose);
+  impl_->file.check(set >= 0, "create array " + name);
   impl_->arrays.emplace(name, info);
 }
 
@@ -116,31 +97,28 @@ void ArrayFileWriter::write_rows(const std::string& name, std::size_t row, std::
   const ArrayInfo& info = impl_->arrays.at(name);
   const std::size_t rows = rows_in(info, bytes.size());
   if (rows == 0) return;
-  const Id set(H5Dopen2(impl_->file, name.c_str(), H5P_DEFAULT), H5Dclose), space(H5Dget_space(set), H5Sclose);
+  const Id set(H5Dopen2(impl_->file.id(), name.c_str(), H5P_DEFAULT), H5Dclose), space(H5Dget_space(set), H5Sclose);
   const Id memory = select_rows(space, info, row, rows), type = stored_type(info.type);
-  impl_->check(H5Dwrite(set, type, memory, space, H5P_DEFAULT, bytes.data()) >= 0, "write array " + name);
+  impl_->file.check(H5Dwrite(set, type, memory, space, H5P_DEFAULT, bytes.data()) >= 0, "write array " + name);
 }
 
-void ArrayFileWriter::close() {
-  impl_->check(H5Fflush(impl_->file, H5F_SCOPE_LOCAL) >= 0, "flush the file");
-  impl_->check(H5Fclose(std::exchange(impl_->file, -1)) >= 0, "close the file");
-}
+void ArrayFileWriter::close() { impl_->file.commit(); }
 
 struct ArrayFile::Impl {
   std::string path;
-  hid_t file = -1;
+  FileDescriptor disk_file;  ///< none for an image
+  internal::Hdf5Storage storage;
   std::map<std::string, ArrayInfo> arrays;
-
-  ~Impl() {
-    if (file >= 0) H5Fclose(file);
-  }
+  Id file;  // goes first
 };
 
 ArrayFile::ArrayFile(const std::string& path) : impl_(std::make_unique<Impl>()) {
-  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   impl_->path = path;
   if (!std::filesystem::is_regular_file(path)) throw UsageError(fmt::format("{}: no such file", path));
-  impl_->file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  impl_->disk_file = FileDescriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!impl_->disk_file) throw UsageError(fmt::format("{}: {}", path, std::strerror(errno)));
+  impl_->storage.descriptor = impl_->disk_file.get();
+  impl_->file = internal::open_hdf5(impl_->storage, path.c_str());
   read_directory();
 }
 
@@ -151,7 +129,7 @@ ArrayFile::ArrayFile(const std::string& path, std::vector<std::byte> image) : im
   const Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   if (!image.empty() && H5Pset_fapl_core(access, 1u << 20, 0) >= 0 &&
       H5Pset_file_image(access, image.data(), image.size()) >= 0)
-    impl_->file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access);
+    impl_->file = Id(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), H5Fclose);
   read_directory();
 }
 
@@ -216,7 +194,7 @@ std::string ArrayFile::attribute(const std::string& name) const {
   const Id stored(H5Aget_type(attribute), H5Tclose), space(H5Aget_space(attribute), H5Sclose);
   if (H5Tis_variable_str(stored) <= 0 || H5Sget_simple_extent_npoints(space) != 1) return {};
   char* text = nullptr;
-  const Id type = text_type();
+  const Id type = internal::text_type();
   if (H5Aread(attribute, type, &text) < 0 || !text) return {};
   std::string result = text;
   H5free_memory(text);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "runtime/core/element_type.hpp"
+#include "runtime/core/new_file.hpp"
 
 namespace supernode {
 
@@ -24,12 +25,13 @@ struct ArrayInfo {
   std::size_t row_bytes() const;
 };
 
-/// A new file of named arrays and text attributes. Local, not thread-safe. Every method throws EnvironmentError naming
-/// the file when HDF5 or the disk refuses. A file that was not closed is removed.
+/// A new file of named arrays and text attributes, which stands under its name from close() on; one that was not closed
+/// leaves nothing. Local, not thread-safe. Every method throws EnvironmentError naming the file, and the system's
+/// reason, when the disk or HDF5 refuses.
 class ArrayFileWriter {
  public:
-  /// @throws UsageError when `path` exists.
-  explicit ArrayFileWriter(const std::string& path);
+  /// @throws as NewFile.
+  explicit ArrayFileWriter(const std::string& path, IfExists if_exists = IfExists::refuse);
   ~ArrayFileWriter();
   ArrayFileWriter(const ArrayFileWriter&) = delete;
   ArrayFileWriter& operator=(const ArrayFileWriter&) = delete;
@@ -39,7 +41,7 @@ class ArrayFileWriter {
   void create(const std::string& name, const ArrayInfo& info, bool by_row);
   /// Rows [row, row + n) of an array that was created; `bytes` holds n of them.
   void write_rows(const std::string& name, std::size_t row, std::span<const std::byte> bytes);
-  /// Flushes and closes.
+  /// Flushes, closes, and gives the file its name. The last call.
   void close();
 
  private:
@@ -47,7 +49,7 @@ class ArrayFileWriter {
   std::unique_ptr<Impl> impl_;
 };
 
-/// An existing file. Local, read-only: any number of processes read the same one. Not thread-safe.
+/// An existing file. Local, read-only and without locks: any number of processes read the same one. Not thread-safe.
 class ArrayFile {
  public:
   /// Reads the directory of the file. @throws UsageError naming it when it is missing, truncated, no HDF5 file, or

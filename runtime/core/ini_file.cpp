@@ -6,16 +6,10 @@
 
 #include <fmt/format.h>
 
-#include "runtime/core/error.hpp"
+#include "runtime/core/text.hpp"
 
 namespace supernode {
 namespace {
-
-std::string_view trim(std::string_view text) {
-  const auto first = text.find_first_not_of(" \t\r");
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(" \t\r") - first + 1);
-}
 
 /// A comment starts a line or follows a blank, so that a '#' inside a value survives.
 std::string_view without_comment(std::string_view line) {
@@ -43,26 +37,21 @@ std::vector<IniEntry> parse_ini(std::string_view text, const std::string& source
   std::vector<IniEntry> entries;
   std::map<std::pair<std::string, std::string>, int> seen;
   std::string section;
-  int number = 0;
-  while (!text.empty()) {
-    const auto end = std::min(text.find('\n'), text.size());
-    const std::string_view line = trim(without_comment(text.substr(0, end)));
-    text.remove_prefix(std::min(end + 1, text.size()));
-    ++number;
+  for (LineReader lines(text, source); lines.next();) {
+    const std::string_view line = trim(without_comment(lines.line()));
     if (line.empty()) continue;
-    const auto bad = [&](std::string_view what) { return UsageError(fmt::format("{}:{}: {}", source, number, what)); };
     if (line.front() == '[') {
       const std::string_view name = line.back() == ']' ? trim(line.substr(1, line.size() - 2)) : std::string_view{};
-      if (!is_name(name)) throw bad("a section must be written [name]");
+      if (!is_name(name)) throw lines.error("a section must be written [name]");
       section = normalised(name);
       continue;
     }
     const auto equals = line.find('=');
     const std::string_view key = equals == std::string_view::npos ? std::string_view{} : trim(line.substr(0, equals));
-    if (!is_name(key)) throw bad("expected 'key = value' or '[section]'");
-    IniEntry entry{section, normalised(key), std::string(trim(line.substr(equals + 1))), number};
-    const auto [other, fresh] = seen.emplace(std::pair(entry.section, entry.key), number);
-    if (!fresh) throw bad(fmt::format("key '{}' was already given in line {}", entry.key, other->second));
+    if (!is_name(key)) throw lines.error("expected 'key = value' or '[section]'");
+    IniEntry entry{section, normalised(key), std::string(trim(line.substr(equals + 1))), lines.number()};
+    const auto [other, fresh] = seen.emplace(std::pair(entry.section, entry.key), lines.number());
+    if (!fresh) throw lines.error(fmt::format("key '{}' was already given in line {}", entry.key, other->second));
     entries.push_back(std::move(entry));
   }
   return entries;

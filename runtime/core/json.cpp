@@ -19,4 +19,10 @@ Json parse_json(std::string_view text, const std::string& source) {
   }
 }
 
+std::string to_text(const Json& json, int indent) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string valid_utf8(std::string_view text) { return Json::parse(to_text(Json(text))).get<std::string>(); }
+
 }  // namespace supernode

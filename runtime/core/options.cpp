@@ -1,9 +1,9 @@
 #include "runtime/core/options.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <optional>
 
 #include <boost/program_options.hpp>
 #include <fmt/format.h>
@@ -12,6 +12,7 @@
 #include "runtime/core/error.hpp"
 #include "runtime/core/ini_file.hpp"
 #include "runtime/core/sizes.hpp"
+#include "runtime/core/text.hpp"
 
 extern char** environ;
 
@@ -29,16 +30,15 @@ std::string in_capitals(std::string name) {
   return name;
 }
 
+/// @param what "an integer": for the message
 template <class T>
-T parse_number(const std::string& text, const char* what) {
-  T value{};
-  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (status != std::errc{} || end != text.data() + text.size())
-    throw UsageError(fmt::format("'{}' is not {}", text, what));
-  if constexpr (std::is_floating_point_v<T>)
-    if (!std::isfinite(value)) throw UsageError(fmt::format("'{}' is not a finite number", text));
-  return value;
+T number_in(const std::string& text, const char* what) {
+  const std::optional<T> value = parse_number<T>(text);
+  if (!value) throw UsageError(fmt::format("'{}' is not {}", text, what));
+  return *value;
 }
+
+double real_in(const std::string& text) { return number_in<double>(text, "a finite number"); }
 
 bool parse_bool(const std::string& text) {
   for (const char* yes : {"true", "1", "yes", "on"})
@@ -48,15 +48,12 @@ bool parse_bool(const std::string& text) {
   throw UsageError(fmt::format("'{}' is neither true nor false", text));
 }
 
-std::vector<std::string> split_list(const std::string& text) {
-  std::vector<std::string> items;
-  std::size_t begin = 0;
-  while (begin < text.size()) {
-    const auto comma = std::min(text.find(',', begin), text.size());
-    items.push_back(text.substr(begin, comma - begin));
-    begin = comma + 1;
-  }
-  return items;
+/// An empty text is an empty list, and a comma at the end starts no item.
+std::vector<std::string> split_list(std::string_view text) {
+  if (text.ends_with(',')) text.remove_suffix(1);
+  if (text.empty()) return {};
+  const std::vector<std::string_view> items = split(text, ',');
+  return {items.begin(), items.end()};
 }
 
 std::string exact_size(std::uint64_t bytes) {
@@ -82,6 +79,12 @@ Option& Option::range(double low, double high) {
   return *this;
 }
 
+Option& Option::or_infinity() {
+  expect(type_ == "number", "or_infinity(): not a real number: " + section_ + "." + key_);
+  or_infinity_ = true;
+  return *this;
+}
+
 Option& Option::choices(std::vector<std::string> values) {
   choices_ = std::move(values);
   return *this;
@@ -100,7 +103,8 @@ void Option::assign(const std::string& text, const std::string& origin) {
   } catch (const UsageError& error) {
     throw bad(error.what());
   }
-  if (number_ && !(number_() >= low_ && number_() <= high_)) {
+  const bool infinite = or_infinity_ && std::isinf(number_());
+  if (number_ && !infinite && !(number_() >= low_ && number_() <= high_)) {
     if (std::isinf(high_)) throw bad(fmt::format("{} is below the minimum of {}", text, low_));
     throw bad(fmt::format("{} is outside [{}, {}]", text, low_, high_));
   }
@@ -137,7 +141,7 @@ Option& OptionTable::add(const std::string& section, const std::string& key, boo
 
 Option& OptionTable::add(const std::string& section, const std::string& key, int& target, const std::string& help) {
   Option& option = append(section, key, help, "integer");
-  option.targets_.push_back([&target](const std::string& text) { target = parse_number<int>(text, "an integer"); });
+  option.targets_.push_back([&target](const std::string& text) { target = number_in<int>(text, "an integer"); });
   option.show_ = [&target] { return std::to_string(target); };
   option.number_ = [&target] { return static_cast<double>(target); };
   return option;
@@ -147,7 +151,7 @@ Option& OptionTable::add(const std::string& section, const std::string& key, std
                          const std::string& help) {
   Option& option = append(section, key, help, "integer");
   option.targets_.push_back(
-      [&target](const std::string& text) { target = parse_number<std::int64_t>(text, "an integer"); });
+      [&target](const std::string& text) { target = number_in<std::int64_t>(text, "an integer"); });
   option.show_ = [&target] { return std::to_string(target); };
   option.number_ = [&target] { return static_cast<double>(target); };
   return option;
@@ -157,7 +161,7 @@ Option& OptionTable::add(const std::string& section, const std::string& key, std
                          const std::string& help) {
   Option& option = append(section, key, help, "integer");
   option.targets_.push_back(
-      [&target](const std::string& text) { target = parse_number<std::uint64_t>(text, "a non-negative integer"); });
+      [&target](const std::string& text) { target = number_in<std::uint64_t>(text, "a non-negative integer"); });
   option.show_ = [&target] { return std::to_string(target); };
   option.number_ = [&target] { return static_cast<double>(target); };
   return option;
@@ -165,7 +169,10 @@ Option& OptionTable::add(const std::string& section, const std::string& key, std
 
 Option& OptionTable::add(const std::string& section, const std::string& key, double& target, const std::string& help) {
   Option& option = append(section, key, help, "number");
-  option.targets_.push_back([&target](const std::string& text) { target = parse_number<double>(text, "a number"); });
+  option.targets_.push_back([&target, may_be_infinite = &option](const std::string& text) {
+    // Whether this option may be infinite is said after it was added, so it is asked for when a value comes.
+    target = may_be_infinite->or_infinity_ && text == "inf" ? std::numeric_limits<double>::infinity() : real_in(text);
+  });
   option.show_ = [&target] { return fmt::format("{}", target); };
   option.number_ = [&target] { return target; };
   return option;
@@ -215,7 +222,19 @@ Option& OptionTable::add(const std::string& section, const std::string& key, std
   Option& option = append(section, key, help, "list");
   option.targets_.push_back([&target](const std::string& text) {
     std::vector<int> values;
-    for (const std::string& item : split_list(text)) values.push_back(parse_number<int>(item, "an integer"));
+    for (const std::string& item : split_list(text)) values.push_back(number_in<int>(item, "an integer"));
+    target = std::move(values);
+  });
+  option.show_ = [&target] { return fmt::format("{}", fmt::join(target, ",")); };
+  return option;
+}
+
+Option& OptionTable::add(const std::string& section, const std::string& key, std::vector<double>& target,
+                         const std::string& help) {
+  Option& option = append(section, key, help, "list");
+  option.targets_.push_back([&target](const std::string& text) {
+    std::vector<double> values;
+    for (const std::string& item : split_list(text)) values.push_back(real_in(item));
     target = std::move(values);
   });
   option.show_ = [&target] { return fmt::format("{}", fmt::join(target, ",")); };

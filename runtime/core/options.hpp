@@ -1,7 +1,6 @@
 #pragma once
 // Options: each exists once, as a struct member with its default, and one line that describes it.
-// Precedence: command line > environment > configuration file > default. An unknown name anywhere is an error naming
-// it.
+// Precedence: command line > environment > configuration file > default. An unknown name is an error that names it.
 //
 //   struct PoolConfig { Bytes capacity{64 << 20}; double evict_above = 0.9; };
 //   void describe(OptionTable& o, PoolConfig& c) {
@@ -42,6 +41,8 @@ class Option {
   Option& short_flag(char letter);
   /// Numbers only; both ends included.
   Option& range(double low, double high);
+  /// Real numbers only: "inf" is a value too, beyond the range.
+  Option& or_infinity();
   /// Only these values (each, for lists). Shown by --help and in the error.
   Option& choices(std::vector<std::string> values);
 
@@ -60,6 +61,7 @@ class Option {
   std::vector<std::string> choices_;
   double low_ = -std::numeric_limits<double>::infinity();
   double high_ = std::numeric_limits<double>::infinity();
+  bool or_infinity_ = false;
   std::vector<std::function<void(const std::string&)>> targets_;  ///< one a target; throws UsageError without origin
   std::function<std::string()> show_;
   std::function<double()> number_;  ///< null unless numeric
@@ -95,6 +97,7 @@ class OptionTable {
   Option& add(const std::string& section, const std::string& key, std::vector<std::string>& target,
               const std::string& help);
   Option& add(const std::string& section, const std::string& key, std::vector<int>& target, const std::string& help);
+  Option& add(const std::string& section, const std::string& key, std::vector<double>& target, const std::string& help);
 
   /// Sets the targets from all sources in order of precedence. Does not communicate.
   /// @throws UsageError naming the option, its origin (flag, variable, file:line), the value and what is allowed.

@@ -1,15 +1,11 @@
 #include "runtime/core/result_file.hpp"
 
-#include <filesystem>
 #include <functional>
 #include <numeric>
-#include <utility>
-
-#include <fmt/format.h>
-#include <hdf5.h>
 
 #include "runtime/core/error.hpp"
-#include "runtime/core/hdf5/hdf5_id.hpp"
+#include "runtime/core/hdf5/hdf5_output.hpp"
+#include "runtime/core/json.hpp"
 
 namespace supernode {
 namespace {
@@ -19,16 +15,7 @@ using Id = internal::Hdf5Id;
 }  // namespace
 
 struct ResultFile::Impl {
-  std::string path;
-  hid_t file = -1;
-
-  ~Impl() {
-    if (file >= 0) H5Fclose(file);
-  }
-
-  void check(bool good, const char* what) const {
-    if (!good) throw EnvironmentError(fmt::format("cannot write '{}': HDF5 failed to {}", path, what));
-  }
+  internal::Hdf5Output file;
 
   void dataset(const std::string& name, hid_t memory_type, hid_t file_type, const void* values,
                const std::vector<std::size_t>& shape) const {
@@ -36,31 +23,23 @@ struct ResultFile::Impl {
     const Id space(H5Screate_simple(static_cast<int>(extent.size()), extent.data(), nullptr), H5Sclose);
     const Id links(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
     H5Pset_create_intermediate_group(links, 1);
-    const Id set(H5Dcreate2(file, name.c_str(), file_type, space, links, H5P_DEFAULT, H5P_DEFAULT), H5Dclose);
-    check(set >= 0, "create a dataset");
-    check(H5Dwrite(set, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >= 0, "write a dataset");
+    const Id set(H5Dcreate2(file.id(), name.c_str(), file_type, space, links, H5P_DEFAULT, H5P_DEFAULT), H5Dclose);
+    file.check(set >= 0, "create dataset " + name);
+    file.check(H5Dwrite(set, memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >= 0, "write dataset " + name);
   }
 };
 
-ResultFile::ResultFile(const std::string& path) : impl_(std::make_unique<Impl>()) {
-  impl_->path = path;
-  impl_->file = internal::create_new_hdf5(path);
-}
+ResultFile::ResultFile(const std::string& path, IfExists if_exists)
+    : impl_(new Impl{internal::Hdf5Output(path, if_exists)}) {}
 
 ResultFile::~ResultFile() = default;
 ResultFile::ResultFile(ResultFile&&) noexcept = default;
 ResultFile& ResultFile::operator=(ResultFile&&) noexcept = default;
 
 void ResultFile::attribute(const std::string& object, const std::string& name, const std::string& text) {
-  const Id target(H5Oopen(impl_->file, object.c_str(), H5P_DEFAULT), H5Oclose);
-  impl_->check(target >= 0, "open an object");
-  const Id type(H5Tcopy(H5T_C_S1), H5Tclose);
-  H5Tset_size(type, H5T_VARIABLE);  // long texts (a whole configuration) do not fit a fixed-size attribute's 64 KiB
-  H5Tset_cset(type, H5T_CSET_UTF8);
-  const Id space(H5Screate(H5S_SCALAR), H5Sclose);
-  const Id attribute(H5Acreate2(target, name.c_str(), type, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
-  const char* pointer = text.c_str();
-  impl_->check(attribute >= 0 && H5Awrite(attribute, type, &pointer) >= 0, "write an attribute");
+  const Id target(H5Oopen(impl_->file.id(), object.c_str(), H5P_DEFAULT), H5Oclose);
+  impl_->file.check(target >= 0, "open " + object);
+  impl_->file.attribute(target, name, text);
 }
 
 void ResultFile::dataset(const std::string& path, std::span<const double> values,
@@ -78,17 +57,14 @@ void ResultFile::dataset(const std::string& path, std::span<const std::int64_t> 
 }
 
 void ResultFile::dataset(const std::string& path, const std::vector<std::string>& texts) {
-  const Id type(H5Tcopy(H5T_C_S1), H5Tclose);
-  H5Tset_size(type, H5T_VARIABLE);
-  H5Tset_cset(type, H5T_CSET_UTF8);
+  std::vector<std::string> valid;
   std::vector<const char*> pointers;
-  for (const std::string& text : texts) pointers.push_back(text.c_str());
+  for (const std::string& text : texts) valid.push_back(valid_utf8(text));
+  for (const std::string& text : valid) pointers.push_back(text.c_str());
+  const Id type = internal::text_type();
   impl_->dataset(path, type, type, pointers.data(), {texts.size()});
 }
 
-void ResultFile::close() {
-  const herr_t status = H5Fclose(std::exchange(impl_->file, -1));
-  impl_->check(status >= 0, "flush the file");
-}
+void ResultFile::close() { impl_->file.commit(); }
 
 }  // namespace supernode

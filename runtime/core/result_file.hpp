@@ -7,14 +7,18 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/new_file.hpp"
+
 namespace supernode {
 
-/// A new HDF5 file. Not thread-safe; used by one rank (usually rank 0), no communication.
-/// Every method throws EnvironmentError naming the file when HDF5 or the disk refuses.
+/// A new HDF5 file, which stands under its name from close() on; one that was not closed leaves nothing. Not
+/// thread-safe; used by one rank (usually rank 0), no communication. Texts that are no UTF-8 are written as
+/// valid_utf8() makes them. Every method throws EnvironmentError naming the file, and the system's reason, when the disk
+/// or HDF5 refuses.
 class ResultFile {
  public:
-  /// @throws UsageError when `path` exists: results are never overwritten.
-  explicit ResultFile(const std::string& path);
+  /// @throws as NewFile.
+  explicit ResultFile(const std::string& path, IfExists if_exists = IfExists::refuse);
   ~ResultFile();
   ResultFile(ResultFile&&) noexcept;
   ResultFile& operator=(ResultFile&&) noexcept;
@@ -25,7 +29,7 @@ class ResultFile {
   void dataset(const std::string& path, std::span<const double> values, const std::vector<std::size_t>& shape);
   void dataset(const std::string& path, std::span<const std::int64_t> values, const std::vector<std::size_t>& shape);
   void dataset(const std::string& path, const std::vector<std::string>& texts);
-  /// Flushes and closes, so that a full disk is seen here and not in a destructor.
+  /// Flushes, closes, and gives the file its name. The last call.
   void close();
 
  private:

@@ -1,46 +1,31 @@
 #include "runtime/core/sizes.hpp"
 
+#include <algorithm>
 #include <cctype>
-#include <charconv>
+#include <optional>
 
 #include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
+#include "runtime/core/text.hpp"
 
 namespace supernode {
 
 std::uint64_t parse_size(std::string_view text) {
   const auto bad = [&] { return UsageError(fmt::format("'{}' is not a size (examples: 4096, 64K, 1.5M, 2G)", text)); };
-  double value = 0;
-  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (status != std::errc{} || !(value >= 0)) throw bad();
-  std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
-  int shift = 0;
+  constexpr std::string_view letters = "BKMGT";  // each is 1024 of the one before
+  const std::size_t end = std::min(text.find_first_not_of("0123456789.eE+-"), text.size());
+  const std::optional<double> value = parse_number<double>(text.substr(0, end));
+  if (!value || *value < 0) throw bad();
+  std::string_view unit = text.substr(end);
+  std::size_t power = 0;
   if (!unit.empty()) {
-    switch (std::toupper(static_cast<unsigned char>(unit.front()))) {
-      case 'K':
-        shift = 10;
-        break;
-      case 'M':
-        shift = 20;
-        break;
-      case 'G':
-        shift = 30;
-        break;
-      case 'T':
-        shift = 40;
-        break;
-      case 'B':
-        break;
-      default:
-        throw bad();
-    }
-    const bool plain_bytes = shift == 0;
+    power = letters.find(static_cast<char>(std::toupper(static_cast<unsigned char>(unit.front()))));
     unit.remove_prefix(1);
-    if (!plain_bytes && (unit == "B" || unit == "iB")) unit = {};
-    if (!unit.empty()) throw bad();
+    const bool known = unit.empty() || (power > 0 && (unit == "B" || unit == "iB"));
+    if (power == std::string_view::npos || !known) throw bad();
   }
-  const double bytes = value * static_cast<double>(std::uint64_t{1} << shift);
+  const double bytes = *value * static_cast<double>(std::uint64_t{1} << (10 * power));
   if (bytes >= 0x1p63) throw bad();
   return static_cast<std::uint64_t>(bytes);
 }

@@ -1,7 +1,5 @@
 // The small parts of runtime/core that need no MPI.
 #include <algorithm>
-#include <cstdio>
-#include <fstream>
 #include <set>
 #include <thread>
 
@@ -9,27 +7,18 @@
 #include <unistd.h>
 
 #include "runtime/core/clock.hpp"
-#include "runtime/core/files.hpp"
 #include "runtime/core/json.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/mpi/host_topology.hpp"
+#include "runtime/core/mpi/launcher.hpp"
 #include "runtime/core/mpi/watchdog.hpp"
 #include "runtime/core/random.hpp"
-#include "runtime/core/result_file.hpp"
 #include "runtime/core/sizes.hpp"
 #include "runtime/core/statistics.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;
 using Catch::Matchers::Contains;
-
-namespace {
-std::string fresh_path(const std::string& name) {
-  const auto path = std::filesystem::temp_directory_path() / ("supernode-core-test-" + name);
-  std::filesystem::remove(path);
-  return path.string();
-}
-}  // namespace
 
 TEST_CASE("sizes are IEC") {
   CHECK(parse_size("0") == 0);
@@ -108,42 +97,25 @@ TEST_CASE("a watchdog ends the process that a call holds up, and no other") {
   CHECK(WEXITSTATUS(status) == 3);
 }
 
-TEST_CASE("files: errors name the path, results are never overwritten") {
-  CHECK_THROWS_WITH(read_file("/nowhere/at/all"), Contains("/nowhere/at/all") && Contains("No such file"));
-  CHECK_THROWS_WITH(read_file("/"), Contains("directory"));
-  const std::string path = fresh_path("text");
-  write_new_file(path, "hello");
-  CHECK(read_file(path) == "hello");
-  CHECK_THROWS_WITH(write_new_file(path, "again"), Contains(path) && Contains("never overwritten"));
-  CHECK(read_file(path) == "hello");
-  CHECK_THROWS_AS(write_new_file("/dev/full/x", ""), EnvironmentError);
-  replace_file(path, "again");
-  CHECK(read_file(path) == "again");
-  replace_file(path + "2", "new");
-  CHECK(read_file(path + "2") == "new");
-  CHECK_THROWS_WITH(replace_file("/dev/full/x", ""), Contains("/dev/full/x"));
-  std::filesystem::remove(path);
-}
-
-TEST_CASE("HDF5 results hold samples and attributes") {
-  const std::string path = fresh_path("results.h5");
-  ResultFile file(path);
-  const std::vector<double> values{1, 2, 3, 4, 5, 6};
-  const std::vector<std::int64_t> counts{7, 8};
-  file.dataset("samples/direct/8", values, {2, 3});
-  file.dataset("counts", counts, {2});
-  file.dataset("names", {"a", "bc"});
-  file.attribute("/", "document", std::string(200000, 'x'));
-  file.attribute("samples/direct/8", "unit", "us");
-  file.close();
-  CHECK(std::filesystem::file_size(path) > 200000);
-  CHECK_THROWS_AS(ResultFile(path), UsageError);
-  CHECK_THROWS_AS(ResultFile("/nowhere/results.h5"), EnvironmentError);
-  std::filesystem::remove(path);
-}
-
 TEST_CASE("broken JSON is refused with its source") {
   CHECK_THROWS_WITH(parse_json("{\"a\": ", "config.json"), Contains("config.json") && Contains("byte"));
+}
+
+TEST_CASE("launchers are known by their names") {
+  for (const char* name :
+       {"mpirun", "mpiexec.openmp", "orted", "orterun", "prterun", "prted", "hydra_pmi_proxy", "slurmstepd"})
+    CHECK(is_launcher(name));
+  for (const char* name : {"bash", "sh", "python3", "ctest", "systemd", "srun", ""}) CHECK_FALSE(is_launcher(name));
+}
+
+TEST_CASE("text of any bytes may stand in a document") {
+  const std::string bad = "\xef\xbf\xbd";
+  CHECK(valid_utf8("h\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80") == "h\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80");
+  CHECK(valid_utf8("\xff|\xc3") == bad + "|" + bad);               // no lead byte; cut short
+  CHECK(valid_utf8("\xc0\xaf") == bad + bad);                      // overlong
+  CHECK(valid_utf8("\xed\xa0\x80") == bad + bad + bad);            // surrogate
+  CHECK(valid_utf8("\xf4\x90\x80\x80") == bad + bad + bad + bad);  // above U+10FFFF
+  CHECK(parse_json(to_text(Json{{"k\xe9", "caf\xe9"}}), "here") == Json{{valid_utf8("k\xe9"), valid_utf8("caf\xe9")}});
 }
 
 TEST_CASE("the host is described, also a made-up one") {

@@ -1,5 +1,7 @@
 #include "runtime/core/options.hpp"
 
+#include <limits>
+
 #include "runtime/core/error.hpp"
 #include "tests/support/catch.hpp"
 
@@ -16,6 +18,8 @@ struct Example {
   Bytes capacity{64 << 20};
   BytesRange blocks{4096, 1 << 20};
   std::vector<std::string> algorithms{"direct"};
+  double rate = 0;
+  std::vector<double> percentiles{99};
 };
 
 void describe(OptionTable& table, Example& e) {
@@ -24,6 +28,8 @@ void describe(OptionTable& table, Example& e) {
   table.add("bench_x", "mode", e.mode, "how").choices({"fast", "slow"});
   table.add("bench_x", "algorithms", e.algorithms, "which").choices({"direct", "alltoallv"});
   table.add("bench_x", "block_bytes", e.blocks, "sizes");
+  table.add("bench_x", "rate", e.rate, "per second").range(0, 1e9).or_infinity();
+  table.add("bench_x", "percentiles", e.percentiles, "which");
   table.add("pool", "alpha", e.alpha, "skew").range(0, 10);
   table.add("pool", "capacity", e.capacity, "bytes");
 }
@@ -49,6 +55,18 @@ TEST_CASE("an option is a flag, a variable and a file entry") {
   CHECK(parse({{"--pool.capacity", "1.5G"}, {}, "", ""}).capacity.value == 3ull << 29);
   CHECK(parse({{"--block-bytes", "8:64K"}, {}, "", ""}).blocks == BytesRange{8, 65536});
   CHECK(parse({{"--algorithms", "direct,alltoallv"}, {}, "", ""}).algorithms.size() == 2);
+}
+
+TEST_CASE("infinity and fractions, where an option takes them") {
+  CHECK(parse({{"--rate", "inf"}, {}, "", ""}).rate == std::numeric_limits<double>::infinity());
+  CHECK(parse({{}, {}, "f.ini", "[bench_x]\nrate = inf\n"}).rate == std::numeric_limits<double>::infinity());
+  CHECK(parse({{"--rate", "2.5"}, {}, "", ""}).rate == 2.5);
+  for (const char* bad : {"nan", "-inf", "-1", "2e9", "infinite"})
+    CHECK_THROWS_AS(parse({{std::string("--rate=") + bad}, {}, "", ""}), UsageError);
+  CHECK_THROWS_WITH(parse({{"--pool.alpha", "inf"}, {}, "", ""}), Contains("not a finite number"));
+  CHECK(parse({{"--percentiles", "50,99.9"}, {}, "", ""}).percentiles == std::vector<double>{50, 99.9});
+  CHECK(parse({{"--percentiles", ""}, {}, "", ""}).percentiles.empty());
+  CHECK_THROWS_WITH(parse({{"--percentiles", "50,x"}, {}, "", ""}), Contains("'x' is not a finite number"));
 }
 
 TEST_CASE("a flag wins over a variable, a variable over a file, a file over the default") {

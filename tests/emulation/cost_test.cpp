@@ -151,7 +151,7 @@ TEST_CASE("a model's sizes come by name, folder or file, quantised or not") {
   const std::filesystem::path own = std::filesystem::temp_directory_path() / "supernode-shape-test" / "quantised";
   std::filesystem::remove_all(own);
   std::filesystem::create_directories(own);
-  write_new_file((own / "config.json").string(), text);
+  write_file((own / "config.json").string(), text);
   const ModelShape quantised = moe::load_model_shape(own.string());
   CHECK(quantised.name == "quantised");
   CHECK(quantised.weights() == moe::load_model_shape("deepseek-r1").weights());

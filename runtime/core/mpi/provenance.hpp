@@ -17,8 +17,8 @@ std::string version();
 Json build_provenance();
 
 /// build_provenance() plus what the run adds: command line, start time (UTC), hosts and ranks on each, binding of each
-/// rank, the MPI library, the Open MPI components in force (pml, btl, osc). Collective; complete on rank 0, empty
-/// elsewhere.
+/// rank, the MPI library, the Open MPI components in force (pml, btl, osc).
+/// Collective; complete on rank 0, empty elsewhere.
 Json run_provenance(const Communicator& world, const HostTopology& host, const std::vector<std::string>& command_line);
 
 }  // namespace supernode

@@ -2,7 +2,6 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <initializer_list>
 #include <string_view>
 #include <thread>
 
@@ -10,15 +9,10 @@
 #include <unistd.h>
 
 #include "runtime/core/error.hpp"
+#include "runtime/core/mpi/launcher.hpp"
 
 namespace supernode {
 namespace {
-
-int number_from_environment(std::initializer_list<const char*> names, int otherwise) {
-  for (const char* name : names)
-    if (const char* text = std::getenv(name)) return std::atoi(text);
-  return otherwise;
-}
 
 bool has_rdma_device() {
   std::error_code ignored;
@@ -37,15 +31,6 @@ void platform_defaults() {
   if (!has_rdma_device()) ::setenv("OMPI_MCA_osc", "sm,pt2pt", keep_users_choice);
   if (launch_identity().local_size > static_cast<int>(std::thread::hardware_concurrency()))
     ::setenv("OMPI_MCA_mpi_yield_when_idle", "1", keep_users_choice);
-}
-
-LaunchIdentity launch_identity() {
-  LaunchIdentity id;
-  id.rank = number_from_environment({"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"}, 0);
-  id.size = number_from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS"}, 1);
-  id.local_rank = number_from_environment({"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"}, 0);
-  id.local_size = number_from_environment({"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"}, 1);
-  return id;
 }
 
 std::string host_name() {

@@ -23,12 +23,6 @@ class Session {
 /// MPI_Init.
 void platform_defaults();
 
-/// What the launcher's environment says of this process before MPI runs: rank 0 and size 1 without a launcher.
-struct LaunchIdentity {
-  int rank = 0, size = 1, local_rank = 0, local_size = 1;
-};
-LaunchIdentity launch_identity();
-
 std::string host_name();
 
 }  // namespace supernode
