@@ -5,10 +5,13 @@
 #include <exception>
 #include <utility>
 
+#include "collectives/algorithms.hpp"
 #include "collectives/algorithms/algorithm.hpp"
-#include "collectives/algorithms/roll_call.hpp"
+#include "collectives/algorithms/find_hosts.hpp"
+#include "collectives/algorithms/window_support.hpp"
 #include "runtime/core/error.hpp"
-#include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/mpi/silent_ranks.hpp"
+#include "runtime/core/quantise.hpp"
 #include "runtime/core/stopwatch.hpp"
 
 namespace supernode::collectives {
@@ -29,63 +32,57 @@ void check(const ExchangeConfig& config) {
   positive(config.fake_hosts, "fake_hosts");
 }
 
-/// Who shares a host with whom; each host counts as `parts`. Collective.
-HostMap find_hosts(const Communicator& comm, int parts) {
-  const Communicator host = comm.split_by_host();
-  int first = comm.rank();
-  SUPERNODE_MPI(MPI_Bcast(&first, 1, MPI_INT, 0, host.get()));
-  const int part = static_cast<int>(static_cast<long long>(host.rank()) * parts / host.size());
-  // Labels of a host's parts: the rank that is first there, and the part's number among its ranks.
-  const int label[2] = {first, part};
-  std::vector<int> labels(2 * static_cast<std::size_t>(comm.size())), host_of(static_cast<std::size_t>(comm.size()));
-  SUPERNODE_MPI(MPI_Allgather(label, 2, MPI_INT, labels.data(), 2, MPI_INT, comm.get()));
-  for (std::size_t rank = 0; rank < host_of.size(); ++rank) {
-    std::size_t same = 0;  // the lowest rank with this label stands for it
-    while (labels[2 * same] != labels[2 * rank] || labels[2 * same + 1] != labels[2 * rank + 1]) ++same;
-    host_of[rank] = static_cast<int>(same);
-  }
-  return HostMap(host_of);
+/// The algorithm of an exchange: the named one, or by rules among those that work on these ranks. Collective: asks MPI
+/// for the windows that the choice needs.
+Selection choose(const ExchangeConfig& config, const Communicator& comm, const HostMap& hosts) {
+  ExchangeShape shape{.ranks = comm.size(), .hosts = hosts.hosts()};
+  const Selection first = select_algorithm(config, shape);
+  if (first.algorithm.needs == Windows::none) return first;
+  shape.windows = probe_windows(comm, hosts);
+  if (config.algorithm != "auto") require_windows(first.algorithm, shape.hosts, shape.windows);
+  return select_algorithm(config, shape);
 }
 
 }  // namespace
 
 std::size_t exchange_buffer_bytes(const ExchangeConfig& config, int ranks, int hosts) {
   check(config);
-  const ExchangeSetup setup(config, 0, HostMap::blocks(ranks, std::min(hosts, ranks)));
-  std::size_t largest = 0;
+  std::vector<const AlgorithmEntry*> entries;
   if (config.algorithm != "auto") {
-    largest = find_algorithm(config.algorithm).buffer_bytes(setup);
+    entries.push_back(&find_algorithm(config.algorithm));
   } else {
-    for (const AlgorithmEntry* entry : automatic_algorithms(config, ranks))
-      largest = std::max(largest, entry->buffer_bytes(setup));
+    entries = automatic_algorithms(config, ranks);
   }
-  return largest + n_round_sets * RoundBuffers::bytes(setup);
+  const HostMap map = HostMap::blocks(ranks, std::min(hosts, ranks));
+  std::size_t largest = 0;
+  // Ranks of one host differ by the experts that they hold, and rank 0 holds the most; hosts differ in size.
+  for (int host = 0; host < map.hosts(); ++host) {
+    const ExchangeSetup setup(config, map.members(host)[0], map);
+    for (const AlgorithmEntry* entry : entries)
+      largest = std::max(largest, entry->plan(setup).bytes() + n_round_sets * Round::bytes(setup));
+  }
+  return largest;
 }
-
-/// A round goes idle -> sent -> arrived -> returned -> idle, by dispatch_begin, dispatch_end, combine_begin,
-/// combine_end.
-enum class Stage { idle, sent, arrived, returned };
 
 struct TokenExchange::Impl {
   Impl(const Communicator& parent, const ExchangeConfig& config)
       : comm(parent.duplicate()),
         setup(config, parent.rank(), find_hosts(comm, config.fake_hosts)),
-        selection(select_algorithm(config, {parent.size(), setup.hosts.hosts()})),
+        selection(choose(config, comm, setup.hosts)),
         name(selection.algorithm.name),
-        rounds{RoundBuffers(setup, 0), RoundBuffers(setup, 1)},
-        algorithm(selection.algorithm.make(setup, comm)) {
+        rounds{Round(setup, 0), Round(setup, 1)} {
     statistics.waits.for_peer_s.resize(setup.n_ranks);
+    statistics.dispatched_to.resize(setup.n_ranks);
+    statistics.dispatched_from.resize(setup.n_ranks);
     setup.waits = &statistics.waits;
-    statistics.dispatch_bytes_to.resize(setup.n_ranks);
-    statistics.dispatch_bytes_from.resize(setup.n_ranks);
-    statistics.combine_bytes_to.resize(setup.n_ranks);
-    statistics.combine_bytes_from.resize(setup.n_ranks);
+    setup.algorithm = selection.algorithm.name;
+    algorithm = selection.algorithm.make(setup, comm);
   }
 
-  RoundBuffers* in_stage(Stage stage) {
-    RoundBuffers* oldest = nullptr;
-    for (RoundBuffers& round : rounds)
-      if (stages[round.set] == stage && (!oldest || round.number < oldest->number)) oldest = &round;
+  Round* in_stage(Stage stage) {
+    Round* oldest = nullptr;
+    for (Round& round : rounds)
+      if (round.stage == stage && (!oldest || round.number < oldest->number)) oldest = &round;
     return oldest;
   }
 
@@ -98,7 +95,7 @@ struct TokenExchange::Impl {
       step();
     } catch (const TimeoutError& error) {
       failed = true;
-      throw TimeoutError(error.what() + call_the_roll(comm));
+      throw TimeoutError(error.what() + find_silent_ranks(comm));
     } catch (...) {
       failed = true;
       throw;
@@ -109,9 +106,7 @@ struct TokenExchange::Impl {
   ExchangeSetup setup;
   Selection selection;
   std::string name;
-  std::array<RoundBuffers, n_round_sets> rounds;
-  std::array<Stage, n_round_sets> stages{};
-  std::array<double, n_round_sets> dispatch_s{}, combine_s{};
+  std::array<Round, n_round_sets> rounds;
   std::unique_ptr<ExchangeAlgorithm> algorithm;
   std::uint64_t last_round = 0;
   bool failed = false;
@@ -144,66 +139,60 @@ void TokenExchange::dispatch_begin(std::span<const float> rows, std::span<const 
   expect(expert_ids.size() == n_tokens * static_cast<std::size_t>(config.topk),
          "dispatch: expert_ids is not [n_tokens, topk]");
   expect(weights.size() == expert_ids.size(), "dispatch: weights is not [n_tokens, topk]");
-  RoundBuffers* round = self.stages[0] == Stage::idle ? &self.rounds[0] : &self.rounds[1];
-  expect(self.stages[round->set] == Stage::idle, "dispatch: two rounds are in flight already");
-  self.dispatch_s[round->set] = self.combine_s[round->set] = 0;
-  const Stopwatch watch(self.dispatch_s[round->set]);
+  Round* round = self.rounds[0].stage == Stage::idle ? &self.rounds[0] : &self.rounds[1];
+  expect(round->stage == Stage::idle, "dispatch: two rounds are in flight already");
+  round->dispatch_s = round->combine_s = 0;
+  const Stopwatch watch(round->dispatch_s);
   round->number = ++self.last_round;
   round->plan.build(expert_ids);
   self.guarded([&] { self.algorithm->begin_dispatch(*round, {rows, expert_ids, weights}); });
-  self.stages[round->set] = Stage::sent;
+  round->stage = Stage::sent;
 }
 
 DispatchedTokens TokenExchange::dispatch_end() {
   Impl& self = *impl_;
-  RoundBuffers* round = self.in_stage(Stage::sent);
+  Round* round = self.in_stage(Stage::sent);
   expect(round != nullptr, "dispatch_end without dispatch_begin");
   {
-    const Stopwatch watch(self.dispatch_s[round->set]);
+    const Stopwatch watch(round->dispatch_s);
     self.guarded([&] { self.algorithm->end_dispatch(*round); });
     round->index_rows();
   }
-  self.stages[round->set] = Stage::arrived;
+  round->stage = Stage::arrived;
   ExchangeStatistics& statistics = self.statistics;
-  statistics.dispatch_s = self.dispatch_s[round->set];
-  statistics.rows_sent = round->plan.n_rows();
-  statistics.rows_received = round->n_rows();
-  for (int rank = 0; rank < self.setup.n_ranks; ++rank) {
-    statistics.dispatch_bytes_to[rank] = self.setup.dispatch.bytes(round->plan.rows_to(rank));
-    statistics.dispatch_bytes_from[rank] = self.setup.dispatch.bytes(round->rows_from[rank]);
-    statistics.combine_bytes_to[rank] = self.setup.combine.bytes(round->rows_from[rank]);
-    statistics.combine_bytes_from[rank] = self.setup.combine.bytes(round->plan.rows_to(rank));
-  }
+  statistics.dispatch_s = round->dispatch_s;
+  std::ranges::copy(round->plan.rows_to(), statistics.dispatched_to.begin());
+  std::ranges::copy(round->rows_from, statistics.dispatched_from.begin());
   return DispatchedTokens(round);
 }
 
 void TokenExchange::combine_begin(DispatchedTokens&& tokens, std::span<const float> sums) {
   Impl& self = *impl_;
-  RoundBuffers* round = std::exchange(tokens.round_, nullptr);
+  Round* round = std::exchange(tokens.round_, nullptr);
   expect(round != nullptr && round->setup == &self.setup, "combine: the handle is empty or another exchange's");
   expect(round == self.in_stage(Stage::arrived), "combine: not the oldest dispatch");
   expect(sums.size() == static_cast<std::size_t>(round->n_rows()) * static_cast<std::size_t>(self.setup.config.hidden),
          "combine: sums is not [n_rows, hidden]");
-  const Stopwatch watch(self.combine_s[round->set]);
+  const Stopwatch watch(round->combine_s);
   round->sums = sums.data();
   self.guarded([&] { self.algorithm->begin_combine(*round); });
-  self.stages[round->set] = Stage::returned;
+  round->stage = Stage::returned;
 }
 
 void TokenExchange::combine_end(std::span<float> out) {
   Impl& self = *impl_;
-  RoundBuffers* round = self.in_stage(Stage::returned);
+  Round* round = self.in_stage(Stage::returned);
   expect(round != nullptr, "combine_end without combine_begin");
   expect(out.size() ==
              static_cast<std::size_t>(round->plan.n_tokens()) * static_cast<std::size_t>(self.setup.config.hidden),
          "combine: out is not [n_tokens, hidden]");
   {
-    const Stopwatch watch(self.combine_s[round->set]);
+    const Stopwatch watch(round->combine_s);
     self.guarded([&] { self.algorithm->end_combine(*round); });
     round->add_up(out);
   }
-  self.stages[round->set] = Stage::idle;
-  self.statistics.combine_s = self.combine_s[round->set];
+  round->stage = Stage::idle;
+  self.statistics.combine_s = round->combine_s;
 }
 
 DispatchedTokens TokenExchange::dispatch(std::span<const float> rows, std::span<const std::int32_t> expert_ids,
@@ -221,7 +210,9 @@ const ExchangeConfig& TokenExchange::config() const { return impl_->setup.config
 const ExpertPartition& TokenExchange::experts() const { return impl_->setup.experts; }
 const std::string& TokenExchange::algorithm() const { return impl_->name; }
 std::size_t TokenExchange::buffer_bytes() const {
-  return impl_->selection.algorithm.buffer_bytes(impl_->setup) + n_round_sets * RoundBuffers::bytes(impl_->setup);
+  std::size_t bytes = impl_->algorithm->allocated_bytes();
+  for (const Round& round : impl_->rounds) bytes += round.allocated_bytes();
+  return bytes;
 }
 int TokenExchange::hosts() const { return impl_->setup.hosts.hosts(); }
 const std::string& TokenExchange::chosen_by() const { return impl_->selection.rule; }
@@ -233,7 +224,7 @@ DispatchedTokens& DispatchedTokens::operator=(DispatchedTokens&& other) noexcept
   return *this;
 }
 
-const RoundBuffers& DispatchedTokens::round() const {
+const Round& DispatchedTokens::round() const {
   expect(round_ != nullptr, "a handle of dispatched tokens was used after combine");
   return *round_;
 }
@@ -242,16 +233,6 @@ int DispatchedTokens::n_rows() const { return round().n_rows(); }
 int DispatchedTokens::hidden() const { return round().setup->config.hidden; }
 Payload DispatchedTokens::payload() const { return round().setup->config.dispatch_payload; }
 int DispatchedTokens::first_row_of(int source_rank) const { return round().first_row[source_rank]; }
-
-std::span<const float> DispatchedTokens::row_f32(int row) const {
-  expect(payload() == Payload::f32, "row_f32: the payload is another");
-  return {reinterpret_cast<const float*>(round().row[row]), static_cast<std::size_t>(hidden())};
-}
-
-std::span<const std::uint16_t> DispatchedTokens::row_bf16(int row) const {
-  expect(payload() == Payload::bf16, "row_bf16: the payload is another");
-  return {reinterpret_cast<const std::uint16_t*>(round().row[row]), static_cast<std::size_t>(hidden())};
-}
 
 std::span<const std::int8_t> DispatchedTokens::row_int8(int row) const {
   expect(payload() == Payload::int8, "row_int8: the payload is another");

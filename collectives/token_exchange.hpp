@@ -22,40 +22,13 @@
 #include <string>
 #include <vector>
 
+#include "collectives/exchange_config.hpp"
 #include "collectives/expert_partition.hpp"
-#include "collectives/payload.hpp"
 #include "runtime/core/mpi/communicator.hpp"
 
 namespace supernode::collectives {
 
-struct SelectionRules;  // rules.hpp
-
-/// What an exchange is built for; equal on all ranks.
-struct ExchangeConfig {
-  int max_tokens = 0;   ///< most tokens that a rank dispatches at once, > 0
-  int hidden = 0;       ///< elements of a row, > 0
-  int topk = 0;         ///< expert ids of a token, > 0
-  int num_experts = 0;  ///< physical experts over all ranks, > 0; see ExpertPartition for who holds which
-  Payload dispatch_payload = Payload::f32;
-  Payload combine_payload = Payload::f32;  ///< bf16 or f32
-  std::string algorithm = "auto";          ///< a name of algorithms() or "auto"
-  int typical_tokens = 0;                  ///< tokens a rank for which "auto" chooses; 0: max_tokens
-  double typical_skew = 1;                 ///< likewise: rows of the busiest rank over the mean
-  /// By which "auto" chooses; equal on all ranks. Null: the rules that ship (rule_file.hpp reads others).
-  std::shared_ptr<const SelectionRules> rules = {};
-  double deadline_s = 120;  ///< longest wait for a peer
-  int fake_hosts = 1;       ///< for tests: treat each host's ranks as this many hosts, in blocks
-};
-
-/// Bytes that a rank of `ranks` allocates for `config`: slots, packed messages and lists, from the worst case that
-/// every rank sends all its tokens to this one. Pages that no message touches are not resident. Pure, no communication.
-/// "auto" gives the largest of the algorithms that its rules may take, over any number of hosts. The ranks stand in
-/// equal blocks on `hosts` hosts.
-/// @throws UsageError as TokenExchange does.
-std::size_t exchange_buffer_bytes(const ExchangeConfig& config, int ranks, int hosts = 1);
-
-struct RoundBuffers;      // internal
-class ExchangeAlgorithm;  // internal
+struct Round;  // algorithms/round.hpp
 
 /// The rows that a dispatch brought to this rank. Move-only; consumed by combine. The spans point into buffers of the
 /// exchange and are valid until combine (or combine_begin) takes the handle.
@@ -74,11 +47,9 @@ class DispatchedTokens {
   /// Rows of source rank r are [first_row_of(r), first_row_of(r + 1)).
   int first_row_of(int source_rank) const;
 
-  /// The row as it arrived; only the accessor of payload() may be called. Rows are 64-byte aligned.
-  std::span<const float> row_f32(int row) const;
-  std::span<const std::uint16_t> row_bf16(int row) const;  ///< upper halves of f32
-  std::span<const std::int8_t> row_int8(int row) const;    ///< value = row_scale(row) * element
-  float row_scale(int row) const;                          ///< 1 unless int8
+  /// The row as it arrived, when payload() is int8: value = row_scale(row) * element. 64-byte aligned.
+  std::span<const std::int8_t> row_int8(int row) const;
+  float row_scale(int row) const;  ///< 1 unless int8
   /// The row as f32, whatever the payload. `out` [hidden].
   void copy_row_f32(int row, std::span<float> out) const;
   /// All rows as f32. `out` [n_rows, hidden].
@@ -92,9 +63,9 @@ class DispatchedTokens {
 
  private:
   friend class TokenExchange;
-  explicit DispatchedTokens(RoundBuffers* round) : round_(round) {}
-  const RoundBuffers& round() const;
-  RoundBuffers* round_ = nullptr;
+  explicit DispatchedTokens(Round* round) : round_(round) {}
+  const Round& round() const;
+  Round* round_ = nullptr;
 };
 
 /// Seconds that a rank has waited for its peers. It looks at them one after the other, and what passes is booked on the
@@ -105,14 +76,19 @@ struct WaitTimes {
   double for_group_s = 0;          ///< inside MPI's own all-to-all, which does not tell for whom
 };
 
-/// What a round cost this rank. Bytes are those of messages (rows and routing), and include what a rank sends to
-/// itself.
+/// What rounds have cost this rank, and who sent how much to whom. message_bytes() gives the bytes.
 struct ExchangeStatistics {
-  double dispatch_s = 0, combine_s = 0;                               ///< wall seconds inside begin and end together
-  int rows_sent = 0, rows_received = 0;                               ///< of the dispatch, with those to itself
-  std::vector<std::uint64_t> dispatch_bytes_to, dispatch_bytes_from;  ///< [ranks]
-  std::vector<std::uint64_t> combine_bytes_to, combine_bytes_from;    ///< [ranks]
-  WaitTimes waits;                                                    ///< over all rounds since construction
+  double dispatch_s = 0;             ///< wall seconds inside begin and end of the dispatch that ended last
+  double combine_s = 0;              ///< likewise of the combine that ended last
+  std::vector<int> dispatched_to;    ///< [ranks] rows that went to each rank in that dispatch, to itself too
+  std::vector<int> dispatched_from;  ///< [ranks] rows that came from each rank, from itself too
+  WaitTimes waits;                   ///< over all rounds since construction
+
+  /// Rows to and from each rank in a phase of that round; the combine sends them back the way they came.
+  std::span<const int> rows_to(Phase phase) const { return phase == Phase::dispatch ? dispatched_to : dispatched_from; }
+  std::span<const int> rows_from(Phase phase) const {
+    return phase == Phase::dispatch ? dispatched_from : dispatched_to;
+  }
 };
 
 /// Dispatch and combine over the ranks of a communicator, with everything allocated beforehand: no allocation, no
@@ -128,7 +104,8 @@ class TokenExchange {
  public:
   /// Collective over `comm`, which it duplicates.
   /// @throws UsageError, the same on all ranks: a value out of range, an unknown algorithm (names the known ones).
-  /// @throws EnvironmentError when memory cannot be had.
+  /// @throws EnvironmentError, the same on all ranks: the named algorithm needs windows that this MPI refuses; or
+  /// memory cannot be had.
   TokenExchange(const Communicator& comm, const ExchangeConfig& config);
   ~TokenExchange();  ///< collective: frees windows and communicators
   TokenExchange(TokenExchange&&) noexcept;
@@ -162,11 +139,12 @@ class TokenExchange {
   const std::string& algorithm() const;
   /// The rule by which "auto" took it, "<file>:<line>"; empty when it was asked for by name.
   const std::string& chosen_by() const;
-  /// What this rank allocated: exchange_buffer_bytes for the true places of the ranks.
+  /// What this rank allocated, counted in the buffers themselves; exchange_buffer_bytes() tells it beforehand.
   std::size_t buffer_bytes() const;
   /// Hosts that the ranks span, as the algorithms see them.
   int hosts() const;
-  /// Of the last dispatch that ended, and the time of the last combine that ended.
+  /// Statistics of the rounds so far: rows and time of the dispatch that ended last, time of the combine that ended
+  /// last.
   const ExchangeStatistics& statistics() const;
 
  private:

@@ -71,7 +71,7 @@ class BenchExchangeCommand : public Command {
   static constexpr const char* section = "bench_exchange";
 
   void run_exchange(const Context& context, Operation operation) {
-    const std::vector<std::string> wanted = wanted_algorithms();
+    const std::vector<std::string> wanted = wanted_algorithms(*context.world);
     for (const int n : exchange_.token_counts()) {
       BenchmarkCase bench = exchange_.bench_case(n);
       bench.operation = operation;
@@ -137,14 +137,17 @@ class BenchExchangeCommand : public Command {
   }
 
   /// Names of the list, once each; "all" stands for the whole table.
-  std::vector<std::string> wanted_algorithms() const {
+  /// What does not work on these ranks is left out of "all". Collective.
+  std::vector<std::string> wanted_algorithms(const Communicator& world) {
     std::vector<std::string> names;
+    const std::vector<const AlgorithmEntry*> working = working_algorithms(world, exchange_.fake_hosts());
     const auto want = [&](const std::string& name) {
       if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
     };
     for (const std::string& name : algorithms_) {
       if (name == "all") {
-        for (const AlgorithmEntry& entry : algorithms()) want(std::string(entry.name));
+        for (const AlgorithmEntry* entry : working) want(std::string(entry->name));
+        if (working.size() < algorithms().size()) remarks_ += left_out(working);
       } else {
         if (name != "auto") find_algorithm(name);
         want(name);

@@ -61,7 +61,7 @@ class BenchPoolCommand : public Command {
     const Communicator host_ranks = world.split_by_host();
     ranks_ = world.size();
     hosts_ = static_cast<int>(world.sum(static_cast<long long>(host_ranks.rank() == 0)));
-    oversubscribed_ = world.max(static_cast<long long>(host_ranks.size() > context.host.cores)) != 0;
+    oversubscribed_ = oversubscribed(world, context.host);
 
     pool::BenchCase bench;
     bench.operation = pool::parse_bench_operation(op_);

@@ -75,7 +75,8 @@ class BenchTuneCommand : public Command {
     BenchmarkCase bench = exchange_.bench_case(n_tokens);
     bench.operation = parse_operation(op_);
     bench.algorithms.clear();
-    for (const AlgorithmEntry& entry : algorithms()) bench.algorithms.emplace_back(entry.name);
+    for (const AlgorithmEntry* entry : working_algorithms(*context.world, exchange_.fake_hosts()))
+      bench.algorithms.emplace_back(entry->name);
     const ExchangeConfig& config = bench.exchange;
     MeasuredSize size{
         static_cast<double>(n_tokens) * config.hidden * static_cast<double>(element_bytes(config.dispatch_payload)),

@@ -18,8 +18,6 @@ using namespace collectives;
 
 constexpr int max_token_count = 1 << 24;
 
-double gbps(std::uint64_t bytes, double us) { return us > 0 ? static_cast<double>(bytes) / us / 1e3 : 0; }
-
 /// Whether there are values enough for an interval of the median.
 bool bounded(const ToBest& to_best) { return to_best.turns >= 6; }
 
@@ -34,7 +32,7 @@ RankPlaces rank_places(const Context& context) {
   const Communicator& world = *context.world;
   const Communicator host_ranks = world.split_by_host();
   return {world.size(), static_cast<int>(world.sum(static_cast<long long>(host_ranks.rank() == 0))),
-          world.max(static_cast<long long>(host_ranks.size() > context.host.cores)) != 0};
+          oversubscribed(world, context.host)};
 }
 
 void ExchangeOptions::describe(OptionTable& t) {
@@ -182,8 +180,13 @@ std::string ExchangeOptions::header(std::string_view command, std::string_view o
       "# supernode {}: {}, {} ranks on {} host{} ({}){}\n"
       "# {}, pml {}, btl {}, osc {}\n",
       command, operation, places_.ranks, places_.hosts, places_.hosts == 1 ? "" : "s", hosts,
-      places_.oversubscribed ? ", MORE RANKS THAN CORES: times are no speeds" : "", mpi["library"].get<std::string>(),
-      component("pml"), component("btl"), component("osc"));
+      places_.oversubscribed
+          ? fmt::format(", MORE RANKS THAN CORES{}: times are no speeds",
+                        env["cpu_quota"].is_null()
+                            ? std::string()
+                            : fmt::format(" (or than the {:g} of the CPU quota)", env["cpu_quota"].get<double>()))
+          : std::string(),
+      mpi["library"].get<std::string>(), component("pml"), component("btl"), component("osc"));
   if (operation != name_of(Operation::alltoallv))
     text += fmt::format(
         "# hidden {}, topk {}, experts {}, payload {} there and {} back, seed {}\n"
@@ -215,8 +218,8 @@ Json measured_json(const BenchmarkResult& result, std::string_view operation, co
            {"iterations", result.wall_us.size()},
            {"wall_us", to_json(wall)},
            {"rank_us", {{"avg", result.rank_avg_us}, {"min", result.rank_min_us}, {"max", result.rank_max_us}}},
-           {"algbw_GBps", gbps(result.bytes_per_rank, wall.p50)},
-           {"busbw_GBps", gbps(result.busiest_bytes, wall.p50)},
+           {"algbw_GBps", gigabytes_per_second(result.bytes_per_rank, wall.p50)},
+           {"busbw_GBps", gigabytes_per_second(result.busiest_bytes, wall.p50)},
            {"limit_us", summarize(result.limit_us).p50},
            {"model_us", result.model_us ? Json(*result.model_us) : Json()},
            {"wrong", checked ? Json(result.wrong) : Json()},
@@ -257,9 +260,17 @@ std::string table_row(std::uint64_t bytes, const std::string& tokens, const Benc
       "{:<12} {:<16} {:>7} {:>7} {:>11.2f} {:>11.2f} {:>11.2f} {:>11.2f} {:>11.2f} {:>9.2f} {:>11.2f} {:>13} {:>8.3f} "
       "{:>8.3f} {:>11.2f} {:>10} {:>6}\n",
       bytes, name, tokens, result.wall_us.size(), wall.min, wall.mean, wall.p50, wall.p90, wall.p99, wall.ci95,
-      result.rank_avg_us, text_of(result.to_best), gbps(result.bytes_per_rank, wall.p50),
-      gbps(result.busiest_bytes, wall.p50), summarize(result.limit_us).p50,
+      result.rank_avg_us, text_of(result.to_best), gigabytes_per_second(result.bytes_per_rank, wall.p50),
+      gigabytes_per_second(result.busiest_bytes, wall.p50), summarize(result.limit_us).p50,
       result.model_us ? fmt::format("{:.2f}", *result.model_us) : "-", checked ? std::to_string(result.wrong) : "-");
+}
+
+std::string left_out(const std::vector<const AlgorithmEntry*>& working) {
+  std::string names;
+  for (const AlgorithmEntry& entry : algorithms())
+    if (std::find(working.begin(), working.end(), &entry) == working.end())
+      names += fmt::format("{}{}", names.empty() ? "" : ", ", entry.name);
+  return fmt::format("# left out of 'all': {}, for which this MPI lacks one-sided windows\n", names);
 }
 
 std::vector<int> parse_token_counts(const std::vector<std::string>& texts, std::string_view option) {

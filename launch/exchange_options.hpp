@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "collectives/algorithms.hpp"
 #include "collectives/benchmark/benchmark.hpp"
 #include "collectives/rule_file.hpp"
 #include "launch/command.hpp"
@@ -15,7 +16,7 @@ namespace supernode::launch {
 /// Where a benchmark runs; equal on all ranks.
 struct RankPlaces {
   int ranks = 1, hosts = 1;
-  bool oversubscribed = false;  ///< more ranks than cores on a host
+  bool oversubscribed = false;  ///< ranks share cores, see share_cores()
 };
 /// Collective.
 RankPlaces rank_places(const Context& context);
@@ -34,6 +35,7 @@ class ExchangeOptions {
   collectives::BenchmarkCase bench_case(int num_tokens) const;
   const std::vector<int>& token_counts() const { return token_counts_; }
   const RankPlaces& places() const { return places_; }
+  int fake_hosts() const { return fake_hosts_; }
   /// How often, and whether results are compared; the rest is the command's.
   const collectives::BenchmarkOptions& bench_options() const { return bench_options_; }
 
@@ -66,6 +68,9 @@ Json measured_json(const collectives::BenchmarkResult& result, std::string_view 
 std::string table_header();
 std::string table_row(std::uint64_t bytes, const std::string& tokens, const collectives::BenchmarkResult& result,
                       bool checked);
+
+/// A line that names the algorithms which are not among `working`.
+std::string left_out(const std::vector<const collectives::AlgorithmEntry*>& working);
 
 /// "8", "8,128" or ranges that double, "1:4096" (the end is always in). @throws UsageError naming `option`.
 std::vector<int> parse_token_counts(const std::vector<std::string>& texts, std::string_view option);

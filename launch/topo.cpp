@@ -1,4 +1,6 @@
 // supernode topo: who is who. The emulated place of every rank's die, and the host it really runs on.
+#include <map>
+
 #include <fmt/format.h>
 
 #include "launch/commands.hpp"
@@ -38,6 +40,7 @@ class TopoCommand : public Command {
                  {"ranks", Json::array()}};
     std::string text;
     if (context.is_root()) {
+      std::map<std::string, double> quotas;
       text = fmt::format("# machine {}: {} nodes x {} NPUs x {} dies = {} dies; {} planes, {:g} GB/s per die\n",
                          machine.name, machine.nodes, machine.npus_per_node, machine.dies_per_npu, machine.dies(),
                          machine.fabric.planes, machine.fabric_gbps());
@@ -51,7 +54,10 @@ class TopoCommand : public Command {
                             h["host"].get<std::string>(), h["cores"].get<int>(), h["numa_nodes"].get<int>(),
                             h["binding"].get<std::string>(), h["bound_by"].get<std::string>());
         results["ranks"].push_back(rank);
+        if (!h["cpu_quota"].is_null()) quotas[h["host"].get<std::string>()] = h["cpu_quota"].get<double>();
       }
+      for (const auto& [name, quota] : quotas)
+        text += fmt::format("# {}: the control group grants {:g} processors\n", name, quota);
     }
     report(context, "topo", results, text);
     return static_cast<int>(ExitCode::good);

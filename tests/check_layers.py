@@ -16,7 +16,7 @@ import sys
 CORE = ["runtime/core"]
 CORE_MPI = CORE + ["runtime/core/mpi"]
 EMULATION = ["runtime/emulation", "runtime/emulation/machine"]
-EXCHANGE = ["collectives", "collectives/selection"]
+EXCHANGE = ["collectives", "collectives/selection", "collectives/traffic"]
 MOE = ["moe", "moe/placement", "moe/text"]
 MODULES = {
     "runtime/core": [],
@@ -25,6 +25,7 @@ MODULES = {
     "runtime/emulation": CORE + ["runtime/emulation/machine"],
     "runtime/emulation/validation": CORE + EMULATION,
     "collectives/selection": CORE,
+    "collectives/traffic": CORE + ["collectives"],
     "collectives": CORE_MPI + ["collectives/selection"],
     "collectives/benchmark": CORE_MPI + EMULATION + EXCHANGE,
     "memory_pool": CORE_MPI + EMULATION,
@@ -40,14 +41,14 @@ MODULES = {
 # beside each other and do not know one another.
 ROOMS = {
     "runtime/core": ["hdf5"],
-    "collectives": ["benchmark", "algorithms"],
+    "collectives": ["benchmark", "algorithms", "rows"],
     "memory_pool": ["client", "transport", "owner", "files", "format"],
     "moe": ["model", "products", "checkpoint"],
     "runtime/serving": ["fleet", "workers coordinator", "wire"],
 }
 # Nothing in these folders reaches mpi.h, directly or through what it includes.
 PURE = ["runtime/core", "runtime/core/hdf5", "runtime/emulation", "runtime/emulation/machine",
-        "runtime/emulation/validation", "collectives/selection", "memory_pool/owner", "memory_pool/files",
+        "runtime/emulation/validation", "collectives/rows", "collectives/selection", "collectives/traffic", "memory_pool/owner", "memory_pool/files",
         "memory_pool/format", "moe/checkpoint", "moe/placement", "moe/products", "moe/text",
         "runtime/serving/coordinator", "runtime/serving/load", "runtime/serving/wire"]
 # Pattern of a system header -> the only folders that may include it.

@@ -1,7 +1,12 @@
 #pragma once
-// What an algorithm does: it carries messages. Their form, and everything before and after, is TokenExchange's.
+// The interface of algorithms: they carry messages. The messages' form, and everything before and after, is
+// TokenExchange's.
+
+#include <memory>
 
 #include "collectives/algorithms.hpp"
+#include "collectives/algorithms/buffer_plan.hpp"
+#include "collectives/algorithms/packing.hpp"
 #include "collectives/algorithms/round.hpp"
 
 namespace supernode::collectives {
@@ -13,27 +18,29 @@ class ExchangeAlgorithm {
  public:
   virtual ~ExchangeAlgorithm() = default;
   /// round.plan is built. On return `tokens` is free for the caller.
-  virtual void begin_dispatch(RoundBuffers& round, const TokensToSend& tokens) = 0;
+  virtual void begin_dispatch(Round& round, const TokensToSend& tokens) = 0;
   /// Fills arrived and rows_from; the rows stay in place until the round's combine begins.
-  virtual void end_dispatch(RoundBuffers& round) = 0;
+  virtual void end_dispatch(Round& round) = 0;
   /// round.sums is set, and the messages have been released by the caller.
-  virtual void begin_combine(RoundBuffers& round) = 0;
+  virtual void begin_combine(Round& round) = 0;
   /// Fills sums_from (and sums_stride where rows are not in combine messages); they stay in place until the set is used
   /// again.
-  virtual void end_combine(RoundBuffers& round) = 0;
+  virtual void end_combine(Round& round) = 0;
+  /// Bytes of the buffers that this rank has allocated, counted in the buffers themselves.
+  virtual std::size_t allocated_bytes() const = 0;
 };
 
-std::size_t alltoallv_buffer_bytes(const ExchangeSetup& setup);
+BufferPlan plan_alltoallv(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_alltoallv(const ExchangeSetup& setup, const Communicator& comm);
-std::size_t bruck_buffer_bytes(const ExchangeSetup& setup);
+BufferPlan plan_bruck(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_bruck(const ExchangeSetup& setup, const Communicator& comm);
-std::size_t direct_buffer_bytes(const ExchangeSetup& setup);
+BufferPlan plan_direct(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_direct(const ExchangeSetup& setup, const Communicator& comm);
-std::size_t hierarchical_buffer_bytes(const ExchangeSetup& setup);
+BufferPlan plan_hierarchical(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_hierarchical(const ExchangeSetup& setup, const Communicator& comm);
-std::size_t pairwise_buffer_bytes(const ExchangeSetup& setup);
+BufferPlan plan_pairwise(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_pairwise(const ExchangeSetup& setup, const Communicator& comm);
-std::size_t pull_buffer_bytes(const ExchangeSetup& setup);
+BufferPlan plan_pull(const ExchangeSetup& setup);
 std::unique_ptr<ExchangeAlgorithm> make_pull(const ExchangeSetup& setup, const Communicator& comm);
 
 }  // namespace supernode::collectives

@@ -29,6 +29,9 @@
 namespace supernode::collectives {
 namespace {
 
+/// A round's buffers: blocks of one's own, and what the steps receive.
+enum Part : std::size_t { dispatch_own, dispatch_in, combine_own, combine_in, n_parts };
+
 struct Block {
   const std::byte* data = nullptr;
   int rows = 0;
@@ -64,16 +67,14 @@ std::size_t largest_combine(const ExchangeSetup& setup) { return setup.combine.b
 class Bruck final : public ExchangeAlgorithm {
  public:
   Bruck(const ExchangeSetup& setup, const Communicator& comm)
-      : setup_(setup),
-        messages_(setup, comm),
-        outgoing_(largest_step_bytes(setup.n_ranks, std::max(largest_dispatch(setup), largest_combine(setup)))) {
+      : setup_(setup), messages_(setup, comm), buffers_(plan_bruck(setup)) {
     sets_.reserve(n_round_sets);
-    for (int i = 0; i < n_round_sets; ++i) sets_.emplace_back(setup);
+    for (int i = 0; i < n_round_sets; ++i) sets_.emplace_back(setup.n_ranks);
   }
 
-  void begin_dispatch(RoundBuffers& round, const TokensToSend& tokens) override {
+  void begin_dispatch(Round& round, const TokensToSend& tokens) override {
     Set& set = sets_[round.set];
-    std::byte* at = set.dispatch_own.data();
+    std::byte* at = buffer(round, dispatch_own);
     for (int rank = 0; rank < setup_.n_ranks; ++rank) {
       set.to[rank] = at;
       set.blocks[distance_to(rank)] = {at, round.plan.rows_to(rank)};
@@ -82,19 +83,19 @@ class Bruck final : public ExchangeAlgorithm {
     write_messages(setup_, round.plan, tokens, set.to, Stores::ordinary);
   }
 
-  void end_dispatch(RoundBuffers& round) override {
+  void end_dispatch(Round& round) override {
     Set& set = sets_[round.set];
     const auto bytes_of = [&](int rows) { return setup_.dispatch.bytes(rows); };
-    travel(round, "dispatch", 0, bytes_of, largest_dispatch(setup_), set.dispatch_in);
+    travel(round, Phase::dispatch, 0, bytes_of, largest_dispatch(setup_), buffer(round, dispatch_in));
     for (int rank = 0; rank < setup_.n_ranks; ++rank) {
       const Block& block = set.blocks[distance_from(rank)];
       round.set_arrived(rank, block.data, block.rows);
     }
   }
 
-  void begin_combine(RoundBuffers& round) override {
+  void begin_combine(Round& round) override {
     Set& set = sets_[round.set];
-    std::byte* at = set.combine_own.data();
+    std::byte* at = buffer(round, combine_own);
     for (int rank = 0; rank < setup_.n_ranks; ++rank) {
       write_sums(round, rank, at, Stores::ordinary);
       set.blocks[distance_to(rank)] = {at, round.rows_from[rank]};
@@ -102,39 +103,34 @@ class Bruck final : public ExchangeAlgorithm {
     }
   }
 
-  void end_combine(RoundBuffers& round) override {
+  void end_combine(Round& round) override {
     Set& set = sets_[round.set];
     const auto bytes_of = [&](int rows) { return setup_.combine.bytes(rows); };
-    travel(round, "combine", max_steps, bytes_of, largest_combine(setup_), set.combine_in);
+    travel(round, Phase::combine, max_steps, bytes_of, largest_combine(setup_), buffer(round, combine_in));
     for (int rank = 0; rank < setup_.n_ranks; ++rank) round.sums_from[rank] = set.blocks[distance_from(rank)].data;
   }
+
+  std::size_t allocated_bytes() const override { return buffers_.allocated_bytes(); }
 
  private:
   static constexpr int max_steps = 31;
 
   struct Set {
-    explicit Set(const ExchangeSetup& setup)
-        : dispatch_own(setup.dispatch.bytes(setup.max_rows_out(), setup.n_ranks)),
-          dispatch_in(arrival_bytes(setup.n_ranks, largest_dispatch(setup))),
-          combine_own(setup.combine.row_stride() * setup.max_rows_in()),
-          combine_in(arrival_bytes(setup.n_ranks, largest_combine(setup))),
-          to(setup.n_ranks),
-          blocks(setup.n_ranks) {}
-    Buffer<std::byte> dispatch_own, dispatch_in, combine_own, combine_in;
+    explicit Set(int ranks) : to(ranks), blocks(ranks) {}
     std::vector<std::byte*> to;
     std::vector<Block> blocks;  // [ranks], by places to travel
   };
 
+  std::byte* buffer(const Round& round, Part part) { return buffers_.of_round(round.set, part); }
   int distance_to(int rank) const { return (rank - setup_.rank + setup_.n_ranks) % setup_.n_ranks; }
   int distance_from(int rank) const { return (setup_.rank - rank + setup_.n_ranks) % setup_.n_ranks; }
 
   /// The steps of one direction. Tags begin at `first_tag`.
   template <class BytesOf>
-  void travel(RoundBuffers& round, const char* what, int first_tag, BytesOf&& bytes_of, std::size_t largest_block,
-              Buffer<std::byte>& arrivals) {
+  void travel(Round& round, Phase phase, int first_tag, BytesOf&& bytes_of, std::size_t largest_block,
+              std::byte* into) {
     std::vector<Block>& blocks = sets_[round.set].blocks;
     const int p = setup_.n_ranks;
-    std::byte* into = arrivals.data();
     for (int k = 0; (1 << k) < p; ++k) {
       const int next = (setup_.rank + (1 << k)) % p, before = (setup_.rank - (1 << k) + p) % p;
       const int tag = message_tag(round.set, first_tag + k);
@@ -142,7 +138,7 @@ class Bruck final : public ExchangeAlgorithm {
       OwnedRequest send, receive;
       messages_.receive(into, room, before, tag, receive);
 
-      std::byte* const message = outgoing_.data();
+      std::byte* const message = buffers_.scratch();
       std::size_t end = header;
       int n = 0;
       for (int j = 0; j < p; ++j) {
@@ -153,7 +149,7 @@ class Bruck final : public ExchangeAlgorithm {
         end += bytes;
       }
       messages_.send(message, end, next, tag, send);
-      wait(receive, send, round, what, before, next);
+      wait(receive, send, round, name_of(phase), before, next);
 
       const std::byte* data = into + header;
       n = 0;
@@ -168,7 +164,7 @@ class Bruck final : public ExchangeAlgorithm {
   }
 
   /// After an error MPI still owns the requests, and a destructor would wait for the silent peer.
-  void wait(OwnedRequest& receive, OwnedRequest& send, const RoundBuffers& round, const char* what, int before,
+  void wait(OwnedRequest& receive, OwnedRequest& send, const Round& round, std::string_view what, int before,
             int next) {
     try {
       messages_.finish_receive(receive, round, what, before);
@@ -182,19 +178,24 @@ class Bruck final : public ExchangeAlgorithm {
 
   const ExchangeSetup& setup_;
   Messages messages_;
-  Buffer<std::byte> outgoing_;
+  PlannedBuffers buffers_;  // the scratch is a step's outgoing message
   std::vector<Set> sets_;
   std::vector<OwnedRequest> abandoned_;  // never destroyed: see ExchangeAlgorithm
 };
 
 }  // namespace
 
-std::size_t bruck_buffer_bytes(const ExchangeSetup& setup) {
+BufferPlan plan_bruck(const ExchangeSetup& setup) {
   const int p = setup.n_ranks;
   const std::size_t dispatch = largest_dispatch(setup), combine = largest_combine(setup);
-  return n_round_sets * (setup.dispatch.bytes(setup.max_rows_out(), p) + arrival_bytes(p, dispatch) +
-                         setup.combine.row_stride() * setup.max_rows_in() + arrival_bytes(p, combine)) +
-         largest_step_bytes(p, std::max(dispatch, combine));
+  BufferPlan plan;
+  plan.of_round.resize(n_parts);
+  plan.of_round[dispatch_own] = setup.dispatch.bytes(setup.max_rows_out(), p);
+  plan.of_round[dispatch_in] = arrival_bytes(p, dispatch);
+  plan.of_round[combine_own] = setup.combine.row_stride() * setup.max_rows_in();
+  plan.of_round[combine_in] = arrival_bytes(p, combine);
+  plan.scratch = largest_step_bytes(p, std::max(dispatch, combine));
+  return plan;
 }
 
 std::unique_ptr<ExchangeAlgorithm> make_bruck(const ExchangeSetup& setup, const Communicator& comm) {

@@ -17,7 +17,7 @@ void begin_bundle(const ExchangeSetup& setup, const SendPlan& plan, int host, st
   stream = {at, 0, -1};
 }
 
-void read_bundle(RoundBuffers& round, int source, const std::byte* bundle) {
+void read_bundle(Round& round, int source, const std::byte* bundle) {
   const ExchangeSetup& setup = *round.setup;
   const BundleLayout layout(setup.dispatch);
   const auto counts = bundle_counts(bundle, setup.n_local());

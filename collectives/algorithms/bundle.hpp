@@ -1,7 +1,7 @@
 #pragma once
 // Writing and reading bundles (see BundleLayout), for the algorithms in which a row goes once to a host.
 
-#include "collectives/algorithms/round.hpp"
+#include "collectives/algorithms/packing.hpp"
 
 namespace supernode::collectives {
 
@@ -14,7 +14,7 @@ inline std::byte* bundle_end(const ExchangeSetup& setup, const RowStream& stream
 }
 
 /// Takes what is for this rank from a bundle of `source` for this rank's host.
-void read_bundle(RoundBuffers& round, int source, const std::byte* bundle);
+void read_bundle(Round& round, int source, const std::byte* bundle);
 
 /// Rows in the bundle for the members of its host, [members].
 inline std::span<const std::int32_t> bundle_counts(const std::byte* bundle, int members) {

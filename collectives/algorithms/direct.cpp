@@ -34,7 +34,6 @@
 // take the place of the flags. Two rounds in flight use different sets, and a rank that runs ahead stops at the first
 // flag that a slow peer has not set. A reused flag is told from a new one by the round number.
 
-#include <array>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -43,63 +42,58 @@
 #include "collectives/algorithms/announcements.hpp"
 #include "collectives/algorithms/host_memory.hpp"
 #include "collectives/algorithms/remote_window.hpp"
-#include "collectives/algorithms/waiting.hpp"
+#include "collectives/algorithms/segment.hpp"
+#include "collectives/algorithms/wait_for_peer.hpp"
+#include "collectives/rows/ring.hpp"
 
 namespace supernode::collectives {
 namespace {
 
-enum Phase { dispatch_phase, combine_phase, n_phases };
-
-constexpr const char* name_of(Phase phase) { return phase == dispatch_phase ? "dispatch" : "combine"; }
-
-/// Offsets in a segment.
-class Segment {
+/// Slots and flags in a segment, each by phase, round set and source.
+class Slots {
  public:
-  explicit Segment(const ExchangeSetup& setup)
+  explicit Slots(const ExchangeSetup& setup)
       : ranks_(setup.n_ranks),
-        slot_bytes_{setup.dispatch.bytes(setup.config.max_tokens), setup.combine.bytes(setup.config.max_tokens)} {}
-
-  std::size_t flags() const { return index(n_phases * n_round_sets, 0); }
-  std::size_t flag(Phase phase, int set, int source) const { return index(phase * n_round_sets + set, source); }
-  std::size_t slot(Phase phase, int set, int source) const {
-    const std::size_t first = phase == dispatch_phase ? 0 : slot_bytes_[dispatch_phase] * index(n_round_sets, 0);
-    return sizeof(Flag) * flags() + first + slot_bytes_[phase] * index(set, source);
+        slot_bytes_{setup.dispatch.bytes(setup.config.max_tokens), setup.combine.bytes(setup.config.max_tokens)},
+        segment_(2 * n_round_sets * static_cast<std::size_t>(ranks_)) {
+    for (const std::size_t bytes : slot_bytes_) segment_.add_region(bytes * static_cast<std::size_t>(ranks_));
   }
-  std::size_t bytes() const { return slot(combine_phase, n_round_sets, 0); }
+
+  const Segment& segment() const { return segment_; }
+  std::size_t flag(Phase phase, int set, int source) const {
+    return static_cast<std::size_t>((static_cast<int>(phase) * n_round_sets + set) * ranks_ + source);
+  }
+  std::size_t slot(Phase phase, int set, int source) const {
+    const auto region = static_cast<std::size_t>(phase);
+    return segment_.offset(set, region) + slot_bytes_[region] * static_cast<std::size_t>(source);
+  }
 
  private:
-  std::size_t index(int row, int source) const {
-    return static_cast<std::size_t>(row) * static_cast<std::size_t>(ranks_) + static_cast<std::size_t>(source);
-  }
   int ranks_;
-  std::size_t slot_bytes_[n_phases];
+  std::size_t slot_bytes_[2];  // by phase
+  Segment segment_;
 };
 
-/// Bytes of the buffers from which is put, of one set.
-std::size_t staging_bytes(const ExchangeSetup& setup, Phase phase) {
-  const int remote = setup.n_ranks - setup.n_local();
-  if (phase == dispatch_phase) return setup.dispatch.bytes(setup.max_rows_to(remote), static_cast<std::size_t>(remote));
-  return setup.combine.bytes(setup.config.max_tokens) * static_cast<std::size_t>(remote);
-}
+/// A round's buffers: the messages to other hosts, from which is put.
+enum Part : std::size_t { dispatch_out, combine_out, n_parts };
 
 /// The way to the ranks of other hosts.
 class OtherHosts {
  public:
-  OtherHosts(const ExchangeSetup& setup, const Communicator& comm, const Segment& segment, std::byte* memory)
+  OtherHosts(const ExchangeSetup& setup, const Communicator& comm, const Slots& slots, std::byte* memory,
+             PlannedBuffers& buffers)
       : setup_(setup),
-        segment_(segment),
-        window_(setup, comm, memory, segment.bytes()),
+        slots_(slots),
+        buffers_(buffers),
+        window_(setup, comm, memory, slots.segment().bytes()),
         announcements_(setup, comm),
         from_(setup.n_ranks),
-        bytes_(setup.n_ranks) {
-    for (auto& of_phase : staging_)
-      for (const Phase phase : {dispatch_phase, combine_phase}) of_phase.emplace_back(staging_bytes(setup, phase));
-  }
+        bytes_(setup.n_ranks) {}
 
   /// Before anything else of the round's phase.
-  void begin(Phase phase, const RoundBuffers& round) {
+  void begin(Phase phase, const Round& round) {
     announcements_.begin(phase, round);
-    end_ = staging_[round.set][phase].data();
+    end_ = buffers_.of_round(round.set, phase == Phase::dispatch ? dispatch_out : combine_out);
   }
 
   /// Room for a message to `rank`.
@@ -108,13 +102,13 @@ class OtherHosts {
     return from_[rank] = std::exchange(end_, end_ + bytes);
   }
 
-  void put(Phase phase, const RoundBuffers& round, int rank) const {
-    if (bytes_[rank] > 0) window_.put(rank, segment_.slot(phase, round.set, setup_.rank), from_[rank], bytes_[rank]);
+  void put(Phase phase, const Round& round, int rank) const {
+    if (bytes_[rank] > 0) window_.put(rank, slots_.slot(phase, round.set, setup_.rank), from_[rank], bytes_[rank]);
   }
 
   /// rows_to(rank): of the message there.
   template <class RowsTo>
-  void announce(Phase phase, const RoundBuffers& round, RowsTo&& rows_to) {
+  void announce(Phase phase, const Round& round, RowsTo&& rows_to) {
     announcements_.for_ranks([&](int rank) {
       const int rows = rows_to(rank);
       if (rows > 0) window_.flush(rank, round, name_of(phase), watchdog_);
@@ -123,7 +117,7 @@ class OtherHosts {
   }
 
   /// Rows of the message from `source`, once it lies in its slot.
-  int await(Phase phase, const RoundBuffers& round, int source) {
+  int await(Phase phase, const Round& round, int source) {
     const int rows = announcements_.await(phase, round, source);
     window_.sync();
     return rows;
@@ -131,11 +125,11 @@ class OtherHosts {
 
  private:
   const ExchangeSetup& setup_;
-  const Segment& segment_;
+  const Slots& slots_;
+  PlannedBuffers& buffers_;
   RemoteWindow window_;
   Announcements<int> announcements_;
   Watchdog watchdog_;
-  std::array<std::vector<Buffer<std::byte>>, n_round_sets> staging_;  // by phase: from which is put
   // Of the begin at hand.
   std::byte* end_ = nullptr;  // of what is reserved
   std::vector<std::byte*> from_;
@@ -146,90 +140,95 @@ class Direct final : public ExchangeAlgorithm {
  public:
   Direct(const ExchangeSetup& setup, const Communicator& comm)
       : setup_(setup),
-        segment_(setup),
-        memory_(setup, comm, segment_.bytes(), segment_.flags()),
+        slots_(setup),
+        memory_(setup, comm, slots_.segment().bytes(), slots_.segment().flags()),
+        buffers_(plan_direct(setup)),
         waiting_(setup, comm),
         to_(setup.n_ranks) {
-    if (setup.hosts.hosts() > 1) others_ = std::make_unique<OtherHosts>(setup, comm, segment_, memory_.own());
+    if (setup.hosts.hosts() > 1) others_ = std::make_unique<OtherHosts>(setup, comm, slots_, memory_.own(), buffers_);
   }
 
-  void begin_dispatch(RoundBuffers& round, const TokensToSend& tokens) override {
-    if (others_) others_->begin(dispatch_phase, round);
+  void begin_dispatch(Round& round, const TokensToSend& tokens) override {
+    if (others_) others_->begin(Phase::dispatch, round);
     for (int rank = 0; rank < setup_.n_ranks; ++rank)
-      to_[rank] = setup_.is_local(rank) ? memory_.of(rank) + segment_.slot(dispatch_phase, round.set, setup_.rank)
+      to_[rank] = setup_.is_local(rank) ? memory_.of(rank) + slots_.slot(Phase::dispatch, round.set, setup_.rank)
                                         : others_->reserve(rank, setup_.dispatch.bytes(round.plan.rows_to(rank)));
-    const Stores stores = stores_for(dispatch_phase, round.plan.n_rows() * setup_.dispatch.bytes(1));
+    const Stores stores = stores_for(Phase::dispatch, round.plan.n_rows() * setup_.dispatch.bytes(1));
     write_messages(setup_, round.plan, tokens, to_, stores);
     if (stores == Stores::streaming) flush_stores();
     for_ranks([&](int rank) {
       if (setup_.is_local(rank)) {
-        raise(dispatch_phase, round, rank, round.plan.rows_to(rank));
+        raise(Phase::dispatch, round, rank, round.plan.rows_to(rank));
       } else {
-        others_->put(dispatch_phase, round, rank);
+        others_->put(Phase::dispatch, round, rank);
       }
     });
   }
 
-  void end_dispatch(RoundBuffers& round) override {
-    if (others_) others_->announce(dispatch_phase, round, [&](int rank) { return round.plan.rows_to(rank); });
+  void end_dispatch(Round& round) override {
+    if (others_) others_->announce(Phase::dispatch, round, [&](int rank) { return round.plan.rows_to(rank); });
     for (int rank = 0; rank < setup_.n_ranks; ++rank)
-      round.set_arrived(rank, slot(dispatch_phase, round, rank), await(dispatch_phase, round, rank));
+      round.set_arrived(rank, slot(Phase::dispatch, round, rank), await(Phase::dispatch, round, rank));
   }
 
-  void begin_combine(RoundBuffers& round) override {
-    if (others_) others_->begin(combine_phase, round);
+  void begin_combine(Round& round) override {
+    if (others_) others_->begin(Phase::combine, round);
     const Stores stores =
-        stores_for(combine_phase, setup_.combine.row_stride() * static_cast<std::size_t>(round.n_rows()));
+        stores_for(Phase::combine, setup_.combine.row_stride() * static_cast<std::size_t>(round.n_rows()));
     for_ranks([&](int rank) {
       const bool local = setup_.is_local(rank);
-      std::byte* const to = local ? memory_.of(rank) + segment_.slot(combine_phase, round.set, setup_.rank)
+      std::byte* const to = local ? memory_.of(rank) + slots_.slot(Phase::combine, round.set, setup_.rank)
                                   : others_->reserve(rank, setup_.combine.bytes(round.rows_from[rank]));
       if (rank != setup_.rank || setup_.config.combine_payload != Payload::f32) write_sums(round, rank, to, stores);
       if (stores == Stores::streaming) flush_stores();
       if (local) {
-        raise(combine_phase, round, rank, round.rows_from[rank]);
+        raise(Phase::combine, round, rank, round.rows_from[rank]);
       } else {
-        others_->put(combine_phase, round, rank);
+        others_->put(Phase::combine, round, rank);
       }
     });
   }
 
-  void end_combine(RoundBuffers& round) override {
-    if (others_) others_->announce(combine_phase, round, [&](int rank) { return round.rows_from[rank]; });
+  void end_combine(Round& round) override {
+    if (others_) others_->announce(Phase::combine, round, [&](int rank) { return round.rows_from[rank]; });
     for (int rank = 0; rank < setup_.n_ranks; ++rank) {
-      await(combine_phase, round, rank);
-      round.sums_from[rank] = slot(combine_phase, round, rank);
+      await(Phase::combine, round, rank);
+      round.sums_from[rank] = slot(Phase::combine, round, rank);
     }
     if (setup_.config.combine_payload == Payload::f32) round.keep_own_sums();
   }
+
+  std::size_t allocated_bytes() const override { return memory_.allocated_bytes() + buffers_.allocated_bytes(); }
 
  private:
   /// Messages are streamed past the cache when those of all ranks together would not keep their slots there until they
   /// are used again. Rows of a dispatch are quantised and read once, so this is worth it far earlier than for sums,
   /// which are added up as soon as they have come.
   Stores stores_for(Phase phase, std::size_t bytes) const {
-    return bytes * static_cast<std::size_t>(setup_.n_ranks) > streaming_above_[phase] ? Stores::streaming
-                                                                                      : Stores::ordinary;
+    return bytes * static_cast<std::size_t>(setup_.n_ranks) > streaming_above_[static_cast<int>(phase)]
+               ? Stores::streaming
+               : Stores::ordinary;
   }
 
-  /// The next ranks first, oneself last, so that not all ranks write to the same one.
+  /// In ring order, oneself last.
   template <class Visit>
   void for_ranks(Visit&& visit) const {
-    for (int step = 1; step <= setup_.n_ranks; ++step) visit((setup_.rank + step) % setup_.n_ranks);
+    for_others(setup_.rank, setup_.n_ranks, visit);
+    visit(setup_.rank);
   }
 
-  const std::byte* slot(Phase phase, const RoundBuffers& round, int source) const {
-    return memory_.own() + segment_.slot(phase, round.set, source);
+  const std::byte* slot(Phase phase, const Round& round, int source) const {
+    return memory_.own() + slots_.slot(phase, round.set, source);
   }
 
-  void raise(Phase phase, const RoundBuffers& round, int rank, int rows) {
-    memory_.flag(rank, segment_.flag(phase, round.set, setup_.rank)).raise(round.number, rows);
+  void raise(Phase phase, const Round& round, int rank, int rows) {
+    memory_.flag(rank, slots_.flag(phase, round.set, setup_.rank)).raise(round.number, rows);
   }
 
   /// Rows of the message from `source`, once it is complete.
-  int await(Phase phase, const RoundBuffers& round, int source) {
+  int await(Phase phase, const Round& round, int source) {
     if (!setup_.is_local(source)) return others_->await(phase, round, source);
-    const Flag& flag = memory_.flag(setup_.rank, segment_.flag(phase, round.set, source));
+    const Flag& flag = memory_.flag(setup_.rank, slots_.flag(phase, round.set, source));
     int rows = -1;
     waiting_.until(
         source, [&] { return (rows = flag.rows_of(round.number)) >= 0; },
@@ -237,21 +236,27 @@ class Direct final : public ExchangeAlgorithm {
     return rows;
   }
 
-  static constexpr std::size_t streaming_above_[n_phases] = {std::size_t{2} << 20, std::size_t{24} << 20};
+  static constexpr std::size_t streaming_above_[] = {std::size_t{2} << 20, std::size_t{24} << 20};
 
   const ExchangeSetup& setup_;
-  Segment segment_;
+  Slots slots_;
   HostMemory memory_;
-  Waiting waiting_;
+  PlannedBuffers buffers_;
+  ProgressingWait waiting_;
   std::vector<std::byte*> to_;          // [ranks], scratch
   std::unique_ptr<OtherHosts> others_;  // when there are any
 };
 
 }  // namespace
 
-std::size_t direct_buffer_bytes(const ExchangeSetup& setup) {
-  return Segment(setup).bytes() + segment_overhead_bytes +
-         n_round_sets * (staging_bytes(setup, dispatch_phase) + staging_bytes(setup, combine_phase));
+BufferPlan plan_direct(const ExchangeSetup& setup) {
+  const int remote = setup.n_remote();
+  BufferPlan plan;
+  plan.segment = Slots(setup).segment().bytes() + segment_overhead_bytes;
+  plan.of_round.resize(n_parts);
+  plan.of_round[dispatch_out] = setup.dispatch.bytes(setup.max_rows_to(remote), static_cast<std::size_t>(remote));
+  plan.of_round[combine_out] = setup.combine.bytes(setup.config.max_tokens) * static_cast<std::size_t>(remote);
+  return plan;
 }
 
 std::unique_ptr<ExchangeAlgorithm> make_direct(const ExchangeSetup& setup, const Communicator& comm) {

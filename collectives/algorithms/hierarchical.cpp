@@ -33,7 +33,6 @@
 //   Messages with sums at a gateway: members write them for q in combine_begin(q), after they saw the flag of the
 //     source's bundle of q. The gateway raises that flag when the send of the message of r is complete.
 
-#include <array>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -42,37 +41,33 @@
 #include "collectives/algorithms/bundle.hpp"
 #include "collectives/algorithms/host_memory.hpp"
 #include "collectives/algorithms/messages.hpp"
-#include "collectives/algorithms/waiting.hpp"
+#include "collectives/algorithms/segment.hpp"
+#include "collectives/algorithms/wait_for_peer.hpp"
+#include "collectives/rows/ring.hpp"
 
 namespace supernode::collectives {
 namespace {
 
-enum Step { dispatch_step, combine_step };
-
-/// Offsets in the segments of a host. Bundle 0 of a rank is its own; 1, 2, ... come from the sources that it serves.
-class Segment {
+/// Flags and regions in the segments of a host. Bundle 0 of a rank is its own; 1, 2, ... come from the sources that it
+/// serves. All segments of a host have room for as many bundles as its busiest rank has.
+class HostSegment {
  public:
-  Segment(const ExchangeSetup& setup, int host)
+  HostSegment(const ExchangeSetup& setup, int host)
       : members_(setup.hosts.n_members(host)),
         bundles_(1),
         bundle_of_(setup.n_ranks),
         bundle_bytes_(BundleLayout(setup.dispatch).most_bytes(setup.config.max_tokens, members_)),
-        first_rows_bytes_(whole_lines(sizeof(std::int32_t) * static_cast<std::size_t>(members_))),
-        sums_bytes_(setup.combine.bytes(setup.config.max_tokens) * static_cast<std::size_t>(members_)),
-        message_bytes_(setup.combine.row_stride() * setup.max_rows_to(members_)) {
-    std::vector<int> served(static_cast<std::size_t>(members_), 0);
-    for (int source = 0; source < setup.n_ranks; ++source) {
-      if (setup.hosts.host_of(source) == host) continue;
-      const int gateway = setup.hosts.member_of(setup.hosts.gateway(source, host));
-      bundle_of_[source] = ++served[gateway];
-      bundles_ = std::max(bundles_, 1 + served[gateway]);
-    }
-  }
+        message_bytes_(setup.combine.row_stride() * setup.max_rows_to(members_)),
+        layout_(number_bundles(setup, host)),
+        bundle_region_(layout_.add_region(bundle_bytes_ * static_cast<std::size_t>(bundles_))),
+        first_rows_(layout_.add_region(sizeof(std::int32_t) * static_cast<std::size_t>(members_))),
+        sums_(layout_.add_region(setup.combine.bytes(setup.config.max_tokens) * static_cast<std::size_t>(members_))),
+        messages_(layout_.add_region(message_bytes_ * static_cast<std::size_t>(bundles_ - 1))) {}
 
+  const Segment& layout() const { return layout_; }
   /// Number of the bundle of `source` at its gateway.
   int bundle_of(int source) const { return bundle_of_[source]; }
 
-  std::size_t flags() const { return bundle_flags(n_round_sets) + n_round_sets * sum_flags(); }
   /// Raised when a bundle is complete.
   std::size_t bundle_flag(int set, int bundle) const { return bundle_flags(set) + static_cast<std::size_t>(bundle); }
   /// Raised by a member when its part of a message is complete. Bundle 0: when a member's own sums are.
@@ -82,30 +77,41 @@ class Segment {
   }
 
   std::size_t bundle(int set, int bundle) const {
-    return sizeof(Flag) * flags() + set_bytes() * static_cast<std::size_t>(set) +
-           bundle_bytes_ * static_cast<std::size_t>(bundle);
+    return layout_.offset(set, bundle_region_) + bundle_bytes_ * static_cast<std::size_t>(bundle);
   }
   std::size_t bundle_bytes() const { return bundle_bytes_; }
   /// [members] index of the first row of each origin of the host among the sums.
-  std::size_t first_rows(int set) const { return bundle(set, bundles_); }
-  std::size_t sums(int set) const { return first_rows(set) + first_rows_bytes_; }
+  std::size_t first_rows(int set) const { return layout_.offset(set, first_rows_); }
+  std::size_t sums(int set) const { return layout_.offset(set, sums_); }
   /// The message with sums for the source of `bundle`, from 1.
   std::size_t message(int set, int bundle) const {
-    return sums(set) + sums_bytes_ + message_bytes_ * static_cast<std::size_t>(bundle - 1);
+    return layout_.offset(set, messages_) + message_bytes_ * static_cast<std::size_t>(bundle - 1);
   }
-  std::size_t bytes() const { return bundle(n_round_sets, 0); }
 
  private:
+  /// Gives every source of another host a bundle at its gateway. Returns the flags that this makes.
+  std::size_t number_bundles(const ExchangeSetup& setup, int host) {
+    std::vector<int> served(static_cast<std::size_t>(members_), 0);
+    for (int source = 0; source < setup.n_ranks; ++source) {
+      if (setup.hosts.host_of(source) == host) continue;
+      const int gateway = setup.hosts.member_of(setup.hosts.gateway(source, host));
+      bundle_of_[source] = ++served[gateway];
+      bundles_ = std::max(bundles_, 1 + served[gateway]);
+    }
+    return bundle_flags(n_round_sets) + n_round_sets * sum_flags();
+  }
   std::size_t bundle_flags(int sets) const { return static_cast<std::size_t>(sets * bundles_); }
   std::size_t sum_flags() const { return static_cast<std::size_t>(bundles_ * members_); }
-  std::size_t set_bytes() const {
-    const auto bundles = static_cast<std::size_t>(bundles_);
-    return bundle_bytes_ * bundles + first_rows_bytes_ + sums_bytes_ + message_bytes_ * (bundles - 1);
-  }
-  int members_, bundles_;  // the most bundles of any rank, so that segments are alike
+
+  int members_, bundles_;
   std::vector<int> bundle_of_;
-  std::size_t bundle_bytes_, first_rows_bytes_, sums_bytes_, message_bytes_;
+  std::size_t bundle_bytes_, message_bytes_;
+  Segment layout_;
+  std::size_t bundle_region_, first_rows_, sums_, messages_;
 };
+
+/// A round's buffers: bundles to other hosts, and the sums that come back from there.
+enum Part : std::size_t { bundles_out, sums_in, n_parts };
 
 /// Bundles to all other hosts together.
 std::size_t outgoing_bytes(const ExchangeSetup& setup) {
@@ -116,16 +122,13 @@ std::size_t outgoing_bytes(const ExchangeSetup& setup) {
   return bytes;
 }
 
-std::size_t incoming_sum_bytes(const ExchangeSetup& setup) {
-  return setup.combine.row_stride() * setup.max_rows_to(setup.n_ranks - setup.n_local());
-}
-
 class Hierarchical final : public ExchangeAlgorithm {
  public:
   Hierarchical(const ExchangeSetup& setup, const Communicator& comm)
       : setup_(setup),
         segment_(setup, setup.host()),
-        memory_(setup, comm, segment_.bytes(), segment_.flags()),
+        memory_(setup, comm, segment_.layout().bytes(), segment_.layout().flags()),
+        buffers_(plan_hierarchical(setup)),
         messages_(setup, comm),
         waiting_(setup, comm),
         streams_(setup.hosts.hosts()),
@@ -136,13 +139,13 @@ class Hierarchical final : public ExchangeAlgorithm {
     for (int i = 0; i < n_round_sets; ++i) sets_.emplace_back(setup, served_.size());
   }
 
-  void begin_dispatch(RoundBuffers& round, const TokensToSend& tokens) override {
+  void begin_dispatch(Round& round, const TokensToSend& tokens) override {
     Set& set = sets_[round.set];
     for (std::size_t i = 0; i < served_.size(); ++i)
       messages_.receive(own(segment_.bundle(round.set, bundle_at(i))), segment_.bundle_bytes(), served_[i],
-                        message_tag(round.set, dispatch_step), set.bundle_receives[i]);
+                        message_tag(round.set, Phase::dispatch), set.bundle_receives[i]);
     // Rows to other hosts are packed; how many rows there are is known only when they are written.
-    std::byte* at = set.outgoing.data();
+    std::byte* at = buffers_.of_round(round.set, bundles_out);
     for_other_hosts([&](int host) {
       messages_.finish_send(set.bundle_sends[host], round, "earlier dispatch", setup_.hosts.gateway(setup_.rank, host));
     });
@@ -158,31 +161,33 @@ class Hierarchical final : public ExchangeAlgorithm {
     for_other_hosts([&](int host) {
       messages_.send(
           set.bundles[host], static_cast<std::size_t>(bundle_end(setup_, streams_[host]) - set.bundles[host]),
-          setup_.hosts.gateway(setup_.rank, host), message_tag(round.set, dispatch_step), set.bundle_sends[host]);
+          setup_.hosts.gateway(setup_.rank, host), message_tag(round.set, Phase::dispatch), set.bundle_sends[host]);
     });
   }
 
-  void end_dispatch(RoundBuffers& round) override {
+  void end_dispatch(Round& round) override {
     Set& set = sets_[round.set];
     std::fill(set.open.begin(), set.open.end(), true);
     forward(
         set, [&](std::size_t i) { return announce_bundle(round, i); },
         [&](int source) { return take_bundle(round, source); }, [&](std::size_t i) { return served_[i]; },
         [](int source) { return source; },
-        [&](std::size_t i) { return missing_message(round, "dispatch", served_[i]); },
-        [&](int source) { return missing_message(round, "dispatch", source) + through(gateway_of(source), source); });
+        [&](std::size_t i) { return missing_message(round, name_of(Phase::dispatch), served_[i]); },
+        [&](int source) {
+          return missing_message(round, name_of(Phase::dispatch), source) + through(gateway_of(source), source);
+        });
   }
 
-  void begin_combine(RoundBuffers& round) override {
+  void begin_combine(Round& round) override {
     Set& set = sets_[round.set];
-    std::byte* at = set.incoming.data();
+    std::byte* at = buffers_.of_round(round.set, sums_in);
     for_other_hosts([&](int host) {
       std::size_t bytes = 0;
       for (const int rank : setup_.hosts.members(host)) {
         round.sums_from[rank] = at + bytes;
         bytes += setup_.combine.bytes(round.plan.rows_to(rank));
       }
-      messages_.receive(at, bytes, setup_.hosts.gateway(setup_.rank, host), message_tag(round.set, combine_step),
+      messages_.receive(at, bytes, setup_.hosts.gateway(setup_.rank, host), message_tag(round.set, Phase::combine),
                         set.sum_receives[host]);
       at += bytes;
     });
@@ -192,7 +197,7 @@ class Hierarchical final : public ExchangeAlgorithm {
     stage_for_own_host(round);
   }
 
-  void end_combine(RoundBuffers& round) override {
+  void end_combine(Round& round) override {
     Set& set = sets_[round.set];
     // Ranks of the own host stand for themselves, those of another for the one message from there.
     for (int rank = 0; rank < setup_.n_ranks; ++rank)
@@ -204,25 +209,25 @@ class Hierarchical final : public ExchangeAlgorithm {
         set, [&](std::size_t i) { return send_sums(round, i); }, [&](int rank) { return take_sums(round, rank); },
         [&](std::size_t i) { return silent_member(round, i); }, sender,
         [&](std::size_t i) {
-          return missing_message(round, "combine", silent_member(round, i)) + " for rank " + std::to_string(served_[i]);
+          return missing_message(round, name_of(Phase::combine), silent_member(round, i)) + " for rank " +
+                 std::to_string(served_[i]);
         },
-        [&](int rank) { return missing_message(round, "combine", sender(rank)); });
+        [&](int rank) { return missing_message(round, name_of(Phase::combine), sender(rank)); });
     if (setup_.config.combine_payload == Payload::f32) round.keep_own_sums();
   }
+
+  std::size_t allocated_bytes() const override { return memory_.allocated_bytes() + buffers_.allocated_bytes(); }
 
  private:
   struct Set {
     Set(const ExchangeSetup& setup, std::size_t n_served)
-        : outgoing(outgoing_bytes(setup)),
-          incoming(incoming_sum_bytes(setup)),
-          bundles(setup.hosts.hosts()),
+        : bundles(setup.hosts.hosts()),
           bundle_sends(setup.hosts.hosts()),
           sum_receives(setup.hosts.hosts()),
           bundle_receives(n_served),
           sum_sends(n_served),
           to_forward(n_served),
           open(setup.n_ranks) {}
-    Buffer<std::byte> outgoing, incoming;
     std::vector<std::byte*> bundles;                       // [hosts], where each begins
     std::vector<OwnedRequest> bundle_sends, sum_receives;  // [hosts]
     std::vector<OwnedRequest> bundle_receives, sum_sends;  // [served]
@@ -237,8 +242,7 @@ class Hierarchical final : public ExchangeAlgorithm {
 
   template <class Visit>
   void for_other_hosts(Visit&& visit) const {
-    const int hosts = setup_.hosts.hosts();
-    for (int step = 1; step < hosts; ++step) visit((setup_.host() + step) % hosts);
+    for_others(setup_.host(), setup_.hosts.hosts(), visit);
   }
 
   /// Tokens that any member of `host` gets.
@@ -288,14 +292,14 @@ class Hierarchical final : public ExchangeAlgorithm {
           [&] { return untaken(first); });
   }
 
-  bool announce_bundle(RoundBuffers& round, std::size_t i) {
+  bool announce_bundle(Round& round, std::size_t i) {
     Set& set = sets_[round.set];
     if (!messages_.test(set.sum_sends[i]) || !messages_.test(set.bundle_receives[i])) return false;
     memory_.flag(setup_.rank, segment_.bundle_flag(round.set, bundle_at(i))).raise(round.number);
     return true;
   }
 
-  bool take_bundle(RoundBuffers& round, int source) {
+  bool take_bundle(Round& round, int source) {
     const int gateway = gateway_of(source), bundle = segment_.bundle_of(source);
     if (memory_.flag(gateway, segment_.bundle_flag(round.set, bundle)).rows_of(round.number) < 0) return false;
     read_bundle(round, source, memory_.of(gateway) + segment_.bundle(round.set, bundle));
@@ -303,7 +307,7 @@ class Hierarchical final : public ExchangeAlgorithm {
   }
 
   /// This rank's part of the message with the host's sums for `source`.
-  void add_to_message(RoundBuffers& round, int source) {
+  void add_to_message(Round& round, int source) {
     const int gateway = gateway_of(source), bundle = segment_.bundle_of(source);
     const auto counts = bundle_counts(memory_.of(gateway) + segment_.bundle(round.set, bundle), setup_.n_local());
     const int self = setup_.hosts.member_of(setup_.rank);
@@ -315,7 +319,7 @@ class Hierarchical final : public ExchangeAlgorithm {
     memory_.flag(gateway, segment_.sum_flag(round.set, bundle, self)).raise(round.number);
   }
 
-  void stage_for_own_host(RoundBuffers& round) {
+  void stage_for_own_host(Round& round) {
     auto* first_rows = reinterpret_cast<std::int32_t*>(own(segment_.first_rows(round.set)));
     std::int32_t row = 0;
     for (const int rank : setup_.hosts.members(setup_.host())) {
@@ -327,25 +331,25 @@ class Hierarchical final : public ExchangeAlgorithm {
     memory_.flag(setup_.rank, segment_.sum_flag(round.set, 0, 0)).raise(round.number);
   }
 
-  bool send_sums(RoundBuffers& round, std::size_t i) {
+  bool send_sums(Round& round, std::size_t i) {
     if (silent_member(round, i) >= 0) return false;
     const int bundle = bundle_at(i);
     int rows = 0;
     for (const int count : bundle_counts(own(segment_.bundle(round.set, bundle)), setup_.n_local())) rows += count;
     messages_.send(own(segment_.message(round.set, bundle)), setup_.combine.bytes(rows), served_[i],
-                   message_tag(round.set, combine_step), sets_[round.set].sum_sends[i]);
+                   message_tag(round.set, Phase::combine), sets_[round.set].sum_sends[i]);
     return true;
   }
 
   /// A rank whose part of the message to a served source is not there; -1 when all are.
-  int silent_member(const RoundBuffers& round, std::size_t i) const {
+  int silent_member(const Round& round, std::size_t i) const {
     for (int member = 0; member < setup_.n_local(); ++member)
       if (memory_.flag(setup_.rank, segment_.sum_flag(round.set, bundle_at(i), member)).rows_of(round.number) < 0)
         return setup_.hosts.members(setup_.host())[member];
     return -1;
   }
 
-  bool take_sums(RoundBuffers& round, int rank) {
+  bool take_sums(Round& round, int rank) {
     if (!setup_.is_local(rank)) return messages_.test(sets_[round.set].sum_receives[setup_.hosts.host_of(rank)]);
     if (memory_.flag(rank, segment_.sum_flag(round.set, 0, 0)).rows_of(round.number) < 0) return false;
     std::int32_t first_row = 0;
@@ -362,10 +366,11 @@ class Hierarchical final : public ExchangeAlgorithm {
   }
 
   const ExchangeSetup& setup_;
-  Segment segment_;
+  HostSegment segment_;
   HostMemory memory_;
+  PlannedBuffers buffers_;
   Messages messages_;
-  Waiting waiting_;
+  ProgressingWait waiting_;
   std::vector<int> served_;         // sources of which this rank is the gateway, ascending
   std::vector<RowStream> streams_;  // [hosts]
   std::vector<RowTarget> targets_;  // [ranks]
@@ -374,9 +379,13 @@ class Hierarchical final : public ExchangeAlgorithm {
 
 }  // namespace
 
-std::size_t hierarchical_buffer_bytes(const ExchangeSetup& setup) {
-  return Segment(setup, setup.host()).bytes() + segment_overhead_bytes +
-         n_round_sets * (outgoing_bytes(setup) + incoming_sum_bytes(setup));
+BufferPlan plan_hierarchical(const ExchangeSetup& setup) {
+  BufferPlan plan;
+  plan.segment = HostSegment(setup, setup.host()).layout().bytes() + segment_overhead_bytes;
+  plan.of_round.resize(n_parts);
+  plan.of_round[bundles_out] = outgoing_bytes(setup);
+  plan.of_round[sums_in] = setup.combine.row_stride() * setup.max_rows_to(setup.n_remote());
+  return plan;
 }
 
 std::unique_ptr<ExchangeAlgorithm> make_hierarchical(const ExchangeSetup& setup, const Communicator& comm) {

@@ -27,27 +27,31 @@ struct alignas(line_bytes) Flag {
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free, "flags work between processes");
 
+/// Bytes that a segment takes beyond what is asked for, since MPI's memory need not begin at a line.
+inline constexpr std::size_t segment_overhead_bytes = line_bytes;
+
 /// A *segment* of memory for each rank, which all ranks of its host can read and write. Pages come into being when they
 /// are touched.
 class HostMemory {
  public:
-  /// Collective over `comm`, whose ranks are those of `setup`. `bytes` of this rank's segment, beginning with `flags`
-  /// lowered flags. @throws EnvironmentError naming the setup's algorithm when there is not enough.
+  /// Collective over `comm`, whose ranks are those of `setup`. The own segment has `bytes` and, beyond them, the
+  /// overhead; it begins with `flags` lowered flags. @throws EnvironmentError naming the setup's algorithm when there
+  /// is not enough.
   HostMemory(const ExchangeSetup& setup, const Communicator& comm, std::size_t bytes, std::size_t flags);
 
   std::byte* own() const { return segments_[own_]; }
   /// The segment of another rank of this host; null for ranks of other hosts.
   std::byte* of(int rank) const { return segments_[rank]; }
   Flag& flag(int rank, std::size_t index) const { return reinterpret_cast<Flag*>(segments_[rank])[index]; }
+  /// Bytes of the own segment as MPI was asked for them; it gives whole pages.
+  std::size_t allocated_bytes() const { return bytes_; }
 
  private:
   int own_;
+  std::size_t bytes_;
   Communicator host_;
   OwnedWindow window_;
   std::vector<std::byte*> segments_;  // [ranks], in this rank's address space; begin at a line
 };
-
-/// Bytes that a segment takes beyond what was asked for.
-inline constexpr std::size_t segment_overhead_bytes = line_bytes;
 
 }  // namespace supernode::collectives

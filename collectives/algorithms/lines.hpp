@@ -1,9 +1,9 @@
 #pragma once
-// What travels is whole lines. MPI counts in lines too, so its int counts reach 128 GiB.
+// Messages are whole lines. MPI counts in lines too, so its int counts reach 128 GiB.
 
 #include <cstddef>
 
-#include "collectives/layout.hpp"
+#include "collectives/rows/layout.hpp"
 #include "runtime/core/mpi/handle.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
 

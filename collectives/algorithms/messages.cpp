@@ -3,6 +3,7 @@
 #include "collectives/algorithms/lines.hpp"
 
 namespace supernode::collectives {
+
 Messages::Messages(const ExchangeSetup& setup, const Communicator& comm)
     : setup_(setup), comm_(comm), line_(line_type()) {}
 
@@ -14,16 +15,13 @@ void Messages::receive(std::byte* into, std::size_t bytes, int from, int tag, Ow
   SUPERNODE_MPI(MPI_Irecv(into, lines_of(bytes), line_.get(), from, tag, comm_.get(), request.out()));
 }
 
-void Messages::finish_receive(OwnedRequest& request, const RoundBuffers& round, const char* what, int peer) const {
-  wait(request, peer, [&] {
-    return std::string("no ") + what + " message of round " + std::to_string(round.number) + " from rank " +
-           std::to_string(peer);
-  });
+void Messages::finish_receive(OwnedRequest& request, const Round& round, std::string_view what, int peer) const {
+  wait(request, peer, [&] { return missing_message(round, what, peer); });
 }
 
-void Messages::finish_send(OwnedRequest& request, const RoundBuffers& round, const char* what, int peer) const {
+void Messages::finish_send(OwnedRequest& request, const Round& round, std::string_view what, int peer) const {
   wait(request, peer, [&] {
-    return std::string("the ") + what + " message of round " + std::to_string(round.number) +
+    return "the " + std::string(what) + " message of round " + std::to_string(round.number) +
            " was not taken by rank " + std::to_string(peer);
   });
 }

@@ -3,9 +3,9 @@
 // receives.
 
 #include <cstddef>
-#include <string>
+#include <string_view>
 
-#include "collectives/algorithms/wait_recorder.hpp"
+#include "collectives/algorithms/wait_for_peer.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
 
 namespace supernode::collectives {
@@ -13,6 +13,8 @@ namespace supernode::collectives {
 /// Tags of a round's messages: rounds in flight differ in `set`, and MPI keeps the order of the rounds of a set. `step`
 /// tells the messages of one round from each other.
 inline int message_tag(int set, int step) { return step * n_round_sets + set; }
+/// For algorithms with one message to a peer in each phase.
+inline int message_tag(int set, Phase phase) { return message_tag(set, static_cast<int>(phase)); }
 
 /// Sends and receives of one algorithm.
 class Messages {
@@ -27,8 +29,8 @@ class Messages {
   static bool test(OwnedRequest& request) { return completed(*request.out()); }
   /// Waits for a request. `what` and `peer` are for the error: "no <what> message of round 3 from rank 2".
   /// @throws TimeoutError at the deadline.
-  void finish_receive(OwnedRequest& request, const RoundBuffers& round, const char* what, int peer) const;
-  void finish_send(OwnedRequest& request, const RoundBuffers& round, const char* what, int peer) const;
+  void finish_receive(OwnedRequest& request, const Round& round, std::string_view what, int peer) const;
+  void finish_send(OwnedRequest& request, const Round& round, std::string_view what, int peer) const;
 
  private:
   template <class Describe>

@@ -17,11 +17,13 @@
 
 #include "collectives/algorithms/algorithm.hpp"
 #include "collectives/algorithms/messages.hpp"
+#include "collectives/rows/ring.hpp"
 
 namespace supernode::collectives {
 namespace {
 
-enum Step { dispatch_step, combine_step };
+/// A round's buffers: packed messages, and where they arrive.
+enum Part : std::size_t { dispatch_out, dispatch_in, combine_out, combine_in, n_parts };
 
 std::size_t dispatch_slot(const ExchangeSetup& setup) {
   return line_bytes + setup.dispatch.bytes(setup.config.max_tokens);
@@ -29,20 +31,21 @@ std::size_t dispatch_slot(const ExchangeSetup& setup) {
 
 class Pairwise final : public ExchangeAlgorithm {
  public:
-  Pairwise(const ExchangeSetup& setup, const Communicator& comm) : setup_(setup), messages_(setup, comm) {
+  Pairwise(const ExchangeSetup& setup, const Communicator& comm)
+      : setup_(setup), messages_(setup, comm), buffers_(plan_pairwise(setup)) {
     sets_.reserve(n_round_sets);
-    for (int i = 0; i < n_round_sets; ++i) sets_.emplace_back(setup);
+    for (int i = 0; i < n_round_sets; ++i) sets_.emplace_back(setup.n_ranks);
   }
 
-  void begin_dispatch(RoundBuffers& round, const TokensToSend& tokens) override {
+  void begin_dispatch(Round& round, const TokensToSend& tokens) override {
     Set& set = sets_[round.set];
     for_peers([&](int rank) { messages_.finish_send(set.combine_sends[rank], round, "earlier combine", rank); });
     const std::size_t slot = dispatch_slot(setup_);
     for_peers([&](int rank) {
-      messages_.receive(set.dispatch_in.data() + slot * static_cast<std::size_t>(rank), slot, rank,
-                        message_tag(round.set, dispatch_step), set.receives[rank]);
+      messages_.receive(buffer(round, dispatch_in) + slot * static_cast<std::size_t>(rank), slot, rank,
+                        message_tag(round.set, Phase::dispatch), set.receives[rank]);
     });
-    std::byte* at = set.dispatch_out.data();
+    std::byte* at = buffer(round, dispatch_out);
     for (int rank = 0; rank < setup_.n_ranks; ++rank) {
       const int rows = round.plan.rows_to(rank);
       std::memcpy(at, &rows, sizeof rows);
@@ -52,82 +55,80 @@ class Pairwise final : public ExchangeAlgorithm {
     write_messages(setup_, round.plan, tokens, set.to, Stores::ordinary);
     for_peers([&](int rank) {
       messages_.send(set.to[rank] - line_bytes, line_bytes + setup_.dispatch.bytes(round.plan.rows_to(rank)), rank,
-                     message_tag(round.set, dispatch_step), set.dispatch_sends[rank]);
+                     message_tag(round.set, Phase::dispatch), set.dispatch_sends[rank]);
     });
   }
 
-  void end_dispatch(RoundBuffers& round) override {
+  void end_dispatch(Round& round) override {
     Set& set = sets_[round.set];
     round.set_arrived(setup_.rank, set.to[setup_.rank], round.plan.rows_to(setup_.rank));
     for_peers([&](int rank) {
       messages_.finish_receive(set.receives[rank], round, "dispatch", rank);
-      const std::byte* message = set.dispatch_in.data() + dispatch_slot(setup_) * static_cast<std::size_t>(rank);
+      const std::byte* message = buffer(round, dispatch_in) + dispatch_slot(setup_) * static_cast<std::size_t>(rank);
       int rows = 0;
       std::memcpy(&rows, message, sizeof rows);
       round.set_arrived(rank, message + line_bytes, rows);
     });
   }
 
-  void begin_combine(RoundBuffers& round) override {
+  void begin_combine(Round& round) override {
     Set& set = sets_[round.set];
-    std::byte* at = set.combine_in.data();
+    std::byte* at = buffer(round, combine_in);
     for (int rank = 0; rank < setup_.n_ranks; ++rank) {
       round.sums_from[rank] = at;
       const std::size_t bytes = setup_.combine.bytes(round.plan.rows_to(rank));
       if (rank != setup_.rank)
-        messages_.receive(at, bytes, rank, message_tag(round.set, combine_step), set.receives[rank]);
+        messages_.receive(at, bytes, rank, message_tag(round.set, Phase::combine), set.receives[rank]);
       at += bytes;
     }
-    std::byte* out = set.combine_out.data();
+    std::byte* out = buffer(round, combine_out);
     for_peers([&](int rank) {
       const std::size_t bytes = setup_.combine.bytes(round.rows_from[rank]);
       write_sums(round, rank, out, Stores::ordinary);
-      messages_.send(out, bytes, rank, message_tag(round.set, combine_step), set.combine_sends[rank]);
+      messages_.send(out, bytes, rank, message_tag(round.set, Phase::combine), set.combine_sends[rank]);
       out += bytes;
     });
     write_sums(round, setup_.rank, out, Stores::ordinary);
     round.sums_from[setup_.rank] = out;
   }
 
-  void end_combine(RoundBuffers& round) override {
+  void end_combine(Round& round) override {
     Set& set = sets_[round.set];
     for_peers([&](int rank) { messages_.finish_receive(set.receives[rank], round, "combine", rank); });
     for_peers([&](int rank) { messages_.finish_send(set.dispatch_sends[rank], round, "dispatch", rank); });
   }
 
+  std::size_t allocated_bytes() const override { return buffers_.allocated_bytes(); }
+
  private:
   struct Set {
-    explicit Set(const ExchangeSetup& setup)
-        : dispatch_out(setup.dispatch.bytes(setup.max_rows_out(), 2 * setup.n_ranks)),
-          dispatch_in(dispatch_slot(setup) * static_cast<std::size_t>(setup.n_ranks)),
-          combine_out(setup.combine.row_stride() * setup.max_rows_in()),
-          combine_in(setup.combine.row_stride() * setup.max_rows_out()),
-          to(setup.n_ranks),
-          receives(setup.n_ranks),
-          dispatch_sends(setup.n_ranks),
-          combine_sends(setup.n_ranks) {}
-    Buffer<std::byte> dispatch_out, dispatch_in, combine_out, combine_in;
+    explicit Set(int ranks) : to(ranks), receives(ranks), dispatch_sends(ranks), combine_sends(ranks) {}
     std::vector<std::byte*> to;  // [ranks], behind the line with the count
     std::vector<OwnedRequest> receives, dispatch_sends, combine_sends;
   };
 
-  /// The next rank first.
   template <class Visit>
   void for_peers(Visit&& visit) const {
-    for (int step = 1; step < setup_.n_ranks; ++step) visit((setup_.rank + step) % setup_.n_ranks);
+    for_others(setup_.rank, setup_.n_ranks, visit);
   }
+  std::byte* buffer(const Round& round, Part part) { return buffers_.of_round(round.set, part); }
 
   const ExchangeSetup& setup_;
   Messages messages_;
+  PlannedBuffers buffers_;
   std::vector<Set> sets_;
 };
 
 }  // namespace
 
-std::size_t pairwise_buffer_bytes(const ExchangeSetup& setup) {
-  return n_round_sets * (setup.dispatch.bytes(setup.max_rows_out(), 2 * setup.n_ranks) +
-                         dispatch_slot(setup) * static_cast<std::size_t>(setup.n_ranks) +
-                         setup.combine.row_stride() * (setup.max_rows_in() + setup.max_rows_out()));
+BufferPlan plan_pairwise(const ExchangeSetup& setup) {
+  BufferPlan plan;
+  plan.of_round.resize(n_parts);
+  plan.of_round[dispatch_out] = setup.dispatch.bytes(setup.max_rows_out(), 2 * setup.n_ranks);
+  plan.of_round[dispatch_in] = dispatch_slot(setup) * static_cast<std::size_t>(setup.n_ranks);
+  plan.of_round[combine_out] = setup.combine.row_stride() * setup.max_rows_in();
+  plan.of_round[combine_in] = setup.combine.row_stride() * setup.max_rows_out();
+  return plan;
 }
 
 std::unique_ptr<ExchangeAlgorithm> make_pairwise(const ExchangeSetup& setup, const Communicator& comm) {

@@ -9,8 +9,7 @@
 //             flag. Ranks of the host poll it (acquire) and use the rows where they lie. A rank of another host is told
 //             where its message lies and how many rows it has, in a message of one line; it fetches with MPI_Rget.
 //   combine:  the same with the sums. The origin adds up while it reads its host's ranks' memory; the others' it
-//   fetches.
-//             A rank's own f32 sums are read where the caller has them.
+//             fetches. A rank's own f32 sums are read where the caller has them.
 //
 // Messages a rank: one flag each way, whoever reads; and to each rank of another host one line each way and one get.
 // Bytes: within a host every row is stored once and never moved: the lines travel when the experts read them. Between
@@ -25,7 +24,6 @@
 // in combine_begin(q), after its dispatch_end(q) saw the announcement of every rank A, which A made after its
 // combine_end(r) had added P's sums of r up.
 
-#include <array>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -35,40 +33,40 @@
 #include "collectives/algorithms/bundle.hpp"
 #include "collectives/algorithms/host_memory.hpp"
 #include "collectives/algorithms/remote_window.hpp"
-#include "collectives/algorithms/waiting.hpp"
+#include "collectives/algorithms/segment.hpp"
+#include "collectives/algorithms/wait_for_peer.hpp"
 
 namespace supernode::collectives {
 namespace {
 
-enum Phase { dispatch_phase, combine_phase, n_phases };
-
-constexpr const char* name_of(Phase phase) { return phase == dispatch_phase ? "dispatch" : "combine"; }
-
-int n_remote(const ExchangeSetup& setup) { return setup.n_ranks - setup.n_local(); }
-
-/// Offsets in a segment.
-class Segment {
+/// Flags, by phase and round set, and regions of a segment.
+class PullSegment {
  public:
-  explicit Segment(const ExchangeSetup& setup)
-      : bundle_bytes_(BundleLayout(setup.dispatch).most_bytes(setup.config.max_tokens, setup.n_local())),
-        messages_bytes_(
-            setup.dispatch.bytes(setup.max_rows_to(n_remote(setup)), static_cast<std::size_t>(n_remote(setup)))),
-        first_rows_bytes_(whole_lines(sizeof(std::int32_t) * static_cast<std::size_t>(setup.n_ranks))),
-        sums_bytes_(setup.combine.row_stride() * setup.max_rows_in()) {}
+  explicit PullSegment(const ExchangeSetup& setup)
+      : layout_(2 * n_round_sets),
+        bundle_(layout_.add_region(BundleLayout(setup.dispatch).most_bytes(setup.config.max_tokens, setup.n_local()))),
+        messages_(layout_.add_region(
+            setup.dispatch.bytes(setup.max_rows_to(setup.n_remote()), static_cast<std::size_t>(setup.n_remote())))),
+        first_rows_(layout_.add_region(sizeof(std::int32_t) * static_cast<std::size_t>(setup.n_ranks))),
+        sums_(layout_.add_region(setup.combine.row_stride() * setup.max_rows_in())) {}
 
-  static std::size_t flags() { return n_phases * n_round_sets; }
-  static std::size_t flag(Phase phase, int set) { return static_cast<std::size_t>(phase * n_round_sets + set); }
-  std::size_t bundle(int set) const { return sizeof(Flag) * flags() + set_bytes() * static_cast<std::size_t>(set); }
-  std::size_t messages(int set) const { return bundle(set) + bundle_bytes_; }
+  const Segment& layout() const { return layout_; }
+  static std::size_t flag(Phase phase, int set) {
+    return static_cast<std::size_t>(static_cast<int>(phase) * n_round_sets + set);
+  }
+  std::size_t bundle(int set) const { return layout_.offset(set, bundle_); }
+  std::size_t messages(int set) const { return layout_.offset(set, messages_); }
   /// [ranks] index of the first row of each origin among the sums.
-  std::size_t first_rows(int set) const { return messages(set) + messages_bytes_; }
-  std::size_t sums(int set) const { return first_rows(set) + first_rows_bytes_; }
-  std::size_t bytes() const { return bundle(n_round_sets); }
+  std::size_t first_rows(int set) const { return layout_.offset(set, first_rows_); }
+  std::size_t sums(int set) const { return layout_.offset(set, sums_); }
 
  private:
-  std::size_t set_bytes() const { return bundle_bytes_ + messages_bytes_ + first_rows_bytes_ + sums_bytes_; }
-  std::size_t bundle_bytes_, messages_bytes_, first_rows_bytes_, sums_bytes_;
+  Segment layout_;
+  std::size_t bundle_, messages_, first_rows_, sums_;  // regions
 };
+
+/// A round's buffers: where what is fetched from other hosts goes.
+enum Part : std::size_t { dispatch_in, combine_in, n_parts };
 
 /// Where a rank of another host finds what is for it.
 struct Place {
@@ -79,16 +77,10 @@ struct Place {
 /// Reading from ranks of other hosts.
 class OtherHosts {
  public:
-  OtherHosts(const ExchangeSetup& setup, const Communicator& comm, const Segment& segment, std::byte* memory)
-      : window_(setup, comm, memory, segment.bytes()), announcements_(setup, comm) {
-    for (auto& of_phase : ways_)
-      for (const Phase phase : {dispatch_phase, combine_phase}) of_phase.emplace_back(setup, phase);
-  }
-
-  static std::size_t buffer_bytes(const ExchangeSetup& setup, Phase phase) {
-    const int remote = n_remote(setup);
-    if (phase == combine_phase) return setup.combine.row_stride() * setup.max_rows_to(remote);
-    return setup.dispatch.bytes(setup.config.max_tokens) * static_cast<std::size_t>(remote);
+  OtherHosts(const ExchangeSetup& setup, const Communicator& comm, std::size_t segment_bytes, std::byte* memory,
+             PlannedBuffers& buffers)
+      : window_(setup, comm, memory, segment_bytes), announcements_(setup, comm), buffers_(buffers) {
+    for (std::size_t i = 0; i < n_round_sets * n_parts; ++i) gets_.emplace_back(setup.n_ranks);
   }
 
   /// Says where things lie, and hears it from the others.
@@ -96,31 +88,26 @@ class OtherHosts {
 
   /// Fetches everything. arrived(rank, bytes, rows) for each.
   template <class BytesOf, class Arrived>
-  void fetch(Phase phase, const RoundBuffers& round, BytesOf&& bytes_of, Arrived&& arrived) {
-    Way& way = ways_[round.set][phase];
-    std::byte* into = way.buffer.data();
+  void fetch(Phase phase, const Round& round, BytesOf&& bytes_of, Arrived&& arrived) {
+    const Part part = phase == Phase::dispatch ? dispatch_in : combine_in;
+    std::vector<OwnedRequest>& gets = gets_[static_cast<std::size_t>(round.set) * n_parts + part];
+    std::byte* into = buffers_.of_round(round.set, part);
     announcements_.for_ranks([&](int rank) {
       const Place place = announcements_.await(phase, round, rank);
       const std::size_t bytes = bytes_of(place.rows);
-      if (bytes > 0) window_.get(rank, place.offset, into, bytes, way.gets[rank]);
+      if (bytes > 0) window_.get(rank, place.offset, into, bytes, gets[rank]);
       arrived(rank, into, place.rows);
       into += bytes;
     });
     announcements_.for_ranks(
-        [&](int rank) { announcements_.messages().finish_receive(way.gets[rank], round, name_of(phase), rank); });
+        [&](int rank) { announcements_.messages().finish_receive(gets[rank], round, name_of(phase), rank); });
   }
 
  private:
-  /// Where what is fetched in a phase of a set goes.
-  struct Way {
-    Way(const ExchangeSetup& setup, Phase phase) : buffer(buffer_bytes(setup, phase)), gets(setup.n_ranks) {}
-    Buffer<std::byte> buffer;
-    std::vector<OwnedRequest> gets;
-  };
-
   RemoteWindow window_;
   Announcements<Place> announcements_;
-  std::array<std::vector<Way>, n_round_sets> ways_;
+  PlannedBuffers& buffers_;
+  std::vector<std::vector<OwnedRequest>> gets_;  // by set and part, [ranks] each
 };
 
 class Pull final : public ExchangeAlgorithm {
@@ -128,19 +115,21 @@ class Pull final : public ExchangeAlgorithm {
   Pull(const ExchangeSetup& setup, const Communicator& comm)
       : setup_(setup),
         segment_(setup),
-        memory_(setup, comm, segment_.bytes(), Segment::flags()),
+        memory_(setup, comm, segment_.layout().bytes(), segment_.layout().flags()),
+        buffers_(plan_pull(setup)),
         waiting_(setup, comm),
         streams_(setup.n_ranks + 1),
         targets_(setup.n_ranks) {
-    if (setup.hosts.hosts() > 1) others_ = std::make_unique<OtherHosts>(setup, comm, segment_, memory_.own());
+    if (setup.hosts.hosts() > 1)
+      others_ = std::make_unique<OtherHosts>(setup, comm, segment_.layout().bytes(), memory_.own(), buffers_);
   }
 
-  void begin_dispatch(RoundBuffers& round, const TokensToSend& tokens) override {
+  void begin_dispatch(Round& round, const TokensToSend& tokens) override {
     begin_bundle(setup_, round.plan, setup_.host(), memory_.own() + segment_.bundle(round.set), streams_.back(),
                  targets_);
     std::byte* at = memory_.own() + segment_.messages(round.set);
     if (others_) {
-      others_->announcements().begin(dispatch_phase, round);
+      others_->announcements().begin(Phase::dispatch, round);
       others_->announcements().for_ranks([&](int rank) {
         const int rows = round.plan.rows_to(rank);
         streams_[rank] = {at + setup_.dispatch.row_offset(rows, 0)};
@@ -149,45 +138,45 @@ class Pull final : public ExchangeAlgorithm {
       });
     }
     write_rows(setup_, round.plan, tokens, targets_, Stores::ordinary);
-    raise(dispatch_phase, round);
+    raise(Phase::dispatch, round);
     if (others_)
       others_->announcements().for_ranks([&](int rank) {
-        others_->announcements().send(dispatch_phase, round, rank,
+        others_->announcements().send(Phase::dispatch, round, rank,
                                       {offset_of(targets_[rank].routing), round.plan.rows_to(rank)});
       });
   }
 
-  void end_dispatch(RoundBuffers& round) override {
+  void end_dispatch(Round& round) override {
     for (const int rank : setup_.hosts.members(setup_.host())) {
-      await(dispatch_phase, round, rank);
+      await(Phase::dispatch, round, rank);
       read_bundle(round, rank, memory_.of(rank) + segment_.bundle(round.set));
     }
     if (others_)
       others_->fetch(
-          dispatch_phase, round, [&](int rows) { return setup_.dispatch.bytes(rows); },
+          Phase::dispatch, round, [&](int rows) { return setup_.dispatch.bytes(rows); },
           [&](int rank, const std::byte* message, int rows) { round.set_arrived(rank, message, rows); });
   }
 
-  void begin_combine(RoundBuffers& round) override {
-    if (others_) others_->announcements().begin(combine_phase, round);
+  void begin_combine(Round& round) override {
+    if (others_) others_->announcements().begin(Phase::combine, round);
     std::memcpy(memory_.own() + segment_.first_rows(round.set), round.first_row.data(),
                 sizeof(std::int32_t) * static_cast<std::size_t>(setup_.n_ranks));
     std::byte* const sums = memory_.own() + segment_.sums(round.set);
     for (const int rank : setup_.hosts.members(setup_.host()))
       if (rank != setup_.rank || setup_.config.combine_payload != Payload::f32)
         write_sums(round, rank, sums + setup_.combine.row_offset(round.first_row[rank]), Stores::ordinary);
-    raise(combine_phase, round);
+    raise(Phase::combine, round);
     if (others_)
       others_->announcements().for_ranks([&](int rank) {
         std::byte* const to = sums + setup_.combine.row_offset(round.first_row[rank]);
         write_sums(round, rank, to, Stores::ordinary);
-        others_->announcements().send(combine_phase, round, rank, {offset_of(to), round.rows_from[rank]});
+        others_->announcements().send(Phase::combine, round, rank, {offset_of(to), round.rows_from[rank]});
       });
   }
 
-  void end_combine(RoundBuffers& round) override {
+  void end_combine(Round& round) override {
     for (const int rank : setup_.hosts.members(setup_.host())) {
-      await(combine_phase, round, rank);
+      await(Phase::combine, round, rank);
       std::int32_t first_row = 0;
       std::memcpy(
           &first_row,
@@ -198,28 +187,31 @@ class Pull final : public ExchangeAlgorithm {
     if (setup_.config.combine_payload == Payload::f32) round.keep_own_sums();
     if (others_)
       others_->fetch(
-          combine_phase, round, [&](int rows) { return setup_.combine.bytes(rows); },
+          Phase::combine, round, [&](int rows) { return setup_.combine.bytes(rows); },
           [&](int rank, const std::byte* sums, int) { round.sums_from[rank] = sums; });
   }
+
+  std::size_t allocated_bytes() const override { return memory_.allocated_bytes() + buffers_.allocated_bytes(); }
 
  private:
   std::uint64_t offset_of(const std::byte* place) const { return static_cast<std::uint64_t>(place - memory_.own()); }
 
-  void raise(Phase phase, const RoundBuffers& round) {
-    memory_.flag(setup_.rank, Segment::flag(phase, round.set)).raise(round.number);
+  void raise(Phase phase, const Round& round) {
+    memory_.flag(setup_.rank, PullSegment::flag(phase, round.set)).raise(round.number);
   }
 
-  void await(Phase phase, const RoundBuffers& round, int rank) {
-    const Flag& flag = memory_.flag(rank, Segment::flag(phase, round.set));
+  void await(Phase phase, const Round& round, int rank) {
+    const Flag& flag = memory_.flag(rank, PullSegment::flag(phase, round.set));
     waiting_.until(
         rank, [&] { return flag.rows_of(round.number) >= 0; },
         [&] { return missing_message(round, name_of(phase), rank); });
   }
 
   const ExchangeSetup& setup_;
-  Segment segment_;
+  PullSegment segment_;
   HostMemory memory_;
-  Waiting waiting_;
+  PlannedBuffers buffers_;
+  ProgressingWait waiting_;
   std::vector<RowStream> streams_;      // [ranks] for other hosts' ranks; the last is the bundle's
   std::vector<RowTarget> targets_;      // [ranks]
   std::unique_ptr<OtherHosts> others_;  // when there are any
@@ -227,10 +219,14 @@ class Pull final : public ExchangeAlgorithm {
 
 }  // namespace
 
-std::size_t pull_buffer_bytes(const ExchangeSetup& setup) {
-  return Segment(setup).bytes() + segment_overhead_bytes +
-         n_round_sets *
-             (OtherHosts::buffer_bytes(setup, dispatch_phase) + OtherHosts::buffer_bytes(setup, combine_phase));
+BufferPlan plan_pull(const ExchangeSetup& setup) {
+  const int remote = setup.n_remote();
+  BufferPlan plan;
+  plan.segment = PullSegment(setup).layout().bytes() + segment_overhead_bytes;
+  plan.of_round.resize(n_parts);
+  plan.of_round[dispatch_in] = setup.dispatch.bytes(setup.config.max_tokens) * static_cast<std::size_t>(remote);
+  plan.of_round[combine_in] = setup.combine.row_stride() * setup.max_rows_to(remote);
+  return plan;
 }
 
 std::unique_ptr<ExchangeAlgorithm> make_pull(const ExchangeSetup& setup, const Communicator& comm) {

@@ -1,11 +1,13 @@
 #include "collectives/algorithms/remote_window.hpp"
 
 #include <exception>
+#include <string>
 
 #include "collectives/algorithms/lines.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
 
 namespace supernode::collectives {
+
 RemoteWindow::RemoteWindow(const ExchangeSetup& setup, const Communicator& comm, std::byte* memory, std::size_t bytes)
     : setup_(setup), line_(line_type()) {
   SUPERNODE_MPI(MPI_Win_create(memory, static_cast<MPI_Aint>(bytes), 1, MPI_INFO_NULL, comm.get(), window_.out()));
@@ -37,11 +39,11 @@ void RemoteWindow::put(int rank, std::size_t offset, const std::byte* from, std:
 
 void RemoteWindow::sync() const { SUPERNODE_MPI(MPI_Win_sync(window_.get())); }
 
-void RemoteWindow::flush(int rank, const RoundBuffers& round, const char* what, Watchdog& watchdog) const {
+void RemoteWindow::flush(int rank, const Round& round, std::string_view what, Watchdog& watchdog) const {
   watchdog.guard(
       setup_.config.deadline_s, [&] { SUPERNODE_MPI(MPI_Win_flush(rank, window_.get())); },
       [&] {
-        return "rank " + std::to_string(setup_.rank) + ": the " + what + " rows of round " +
+        return "rank " + std::to_string(setup_.rank) + ": the " + std::string(what) + " rows of round " +
                std::to_string(round.number) + " were not taken by rank " + std::to_string(rank);
       });
 }

@@ -1,12 +1,13 @@
 #pragma once
 // One-sided transfers between hosts. What stands between us and MPI's rules:
 //   - Over TCP, Open MPI's only one-sided component works with messages: a transfer moves while both ranks are inside
-//     MPI. So ranks that wait keep calling it (Waiting), and nobody waits for a transfer that needs a rank to get past
-//     a wait of its own.
+//     MPI. So ranks that wait keep calling it (ProgressingWait), and nobody waits for a transfer that needs a rank to
+//     get past a wait of its own.
 //   - Remote completion of a put is known by MPI_Win_flush alone, which blocks without a deadline. A watchdog ends the
 //     process when it does not return.
 
 #include <cstddef>
+#include <string_view>
 
 #include "collectives/algorithms/round.hpp"
 #include "runtime/core/mpi/communicator.hpp"
@@ -30,7 +31,7 @@ class RemoteWindow {
   void sync() const;
   /// Waits until everything put to `rank` lies there. Ends the process with a message of `what` and `rank` when the
   /// rank does not answer in time.
-  void flush(int rank, const RoundBuffers& round, const char* what, Watchdog& watchdog) const;
+  void flush(int rank, const Round& round, std::string_view what, Watchdog& watchdog) const;
 
  private:
   const ExchangeSetup& setup_;

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/core/quantise.hpp"
+
 namespace supernode::collectives {
 
-RoundBuffers::RoundBuffers(const ExchangeSetup& exchange_setup, int set_number)
+Round::Round(const ExchangeSetup& exchange_setup, int set_number)
     : setup(&exchange_setup),
       set(set_number),
       plan(setup->experts, setup->config.topk, setup->config.max_tokens),
@@ -21,16 +23,27 @@ RoundBuffers::RoundBuffers(const ExchangeSetup& exchange_setup, int set_number)
       sums_stride(setup->n_ranks, setup->combine.row_stride()),
       contributions_(std::min(setup->config.topk, setup->n_ranks)) {}
 
-std::size_t RoundBuffers::bytes(const ExchangeSetup& setup) {
+// One line for each list of the constructor; a test holds the sum against what rounds have allocated.
+std::size_t Round::bytes(const ExchangeSetup& setup) {
   const auto ranks = static_cast<std::size_t>(setup.n_ranks);
+  const auto topk = static_cast<std::size_t>(setup.config.topk);
   return SendPlan::bytes(setup.experts, setup.config.topk, setup.config.max_tokens) +
-         setup.max_rows_in() *
-             (sizeof(std::byte*) + sizeof(float) + static_cast<std::size_t>(setup.config.topk) * sizeof(RoutingPlace)) +
-         ranks * (sizeof(ArrivedRows) + sizeof(std::byte*) + 2 * sizeof(int) + sizeof(std::size_t)) +
-         static_cast<std::size_t>(setup.experts.max_count()) * sizeof(int);
+         ranks * (sizeof(ArrivedRows) + sizeof(int)) +                                    // arrived, rows_from
+         (ranks + 1) * sizeof(int) +                                                      // first_row
+         setup.max_rows_in() * (sizeof(std::byte*) + sizeof(float)) +                     // row, scale
+         (static_cast<std::size_t>(setup.experts.count(setup.rank)) + 1) * sizeof(int) +  // expert_offset
+         setup.max_rows_in() * topk * (sizeof(std::int32_t) + sizeof(float)) +            // expert_row, expert_weight
+         ranks * (sizeof(std::byte*) + sizeof(std::size_t)) +                             // sums_from, sums_stride
+         std::min(topk, ranks) * sizeof(std::byte*);                                      // contributions_
 }
 
-void RoundBuffers::index_rows() {
+std::size_t Round::allocated_bytes() const {
+  const auto bytes_of = [](const auto&... lists) { return ((lists.size() * sizeof(*lists.data())) + ...); };
+  return plan.allocated_bytes() + bytes_of(arrived, rows_from, first_row, row, scale, expert_offset, expert_row,
+                                           expert_weight, sums_from, sums_stride, contributions_);
+}
+
+void Round::index_rows() {
   const DispatchLayout& layout = setup->dispatch;
   const auto record_of = [&](int source, int i) { return arrived[source].routing + layout.routing_offset(i); };
   const auto head_of = [&](int source, int i) {
@@ -74,7 +87,7 @@ void RoundBuffers::index_rows() {
     }
 }
 
-void RoundBuffers::add_up(std::span<float> out) const {
+void Round::add_up(std::span<float> out) const {
   const auto hidden = static_cast<std::size_t>(setup->config.hidden);
   for (int token = 0; token < plan.n_tokens(); ++token) {
     std::size_t n = 0;
@@ -85,94 +98,16 @@ void RoundBuffers::add_up(std::span<float> out) const {
   }
 }
 
-namespace {
-
-/// The loop over tokens. routing_at(rank): its first record. row_at(token, send): where the row goes, or null when it
-/// lies there already.
-template <class RoutingAt, class RowAt>
-void write_tokens(const ExchangeSetup& setup, const SendPlan& plan, const TokensToSend& tokens, RoutingAt&& routing_at,
-                  RowAt&& row_at, Stores stores) {
-  const auto hidden = static_cast<std::size_t>(setup.config.hidden);
-  const auto topk = static_cast<std::size_t>(setup.config.topk);
-  std::byte* destinations[64];
-  for (int token = 0; token < plan.n_tokens(); ++token) {
-    const auto sends = plan.sends_of(token);
-    if (sends.empty()) continue;
-    const auto t = static_cast<std::size_t>(token);
-    const std::span<const float> row = tokens.rows.subspan(t * hidden, hidden);
-    const RowScale scale = row_scale(setup.config.dispatch_payload, row);
-    std::size_t n = 0;
-    for (const Send send : sends) {
-      std::byte* routing = routing_at(send.rank) + setup.dispatch.routing_offset(send.index);
-      RoutingHead head{scale.scale, 0};
-      for (std::size_t k = 0; k < topk; ++k) {
-        const std::int32_t expert = tokens.expert_ids[t * topk + k];
-        if (expert < 0 || plan.rank_of(expert) != send.rank) continue;
-        const RoutingPlace place{expert - setup.experts.first(send.rank), tokens.weights[t * topk + k]};
-        std::memcpy(routing + sizeof head + sizeof place * static_cast<std::size_t>(head.n_experts), &place,
-                    sizeof place);
-        ++head.n_experts;
-      }
-      std::memcpy(routing, &head, sizeof head);
-      if (std::byte* const to = row_at(token, send)) destinations[n++] = to;
-      if (n == std::size(destinations)) {
-        write_row(setup.config.dispatch_payload, row, scale, {destinations, n}, stores);
-        n = 0;
-      }
-    }
-    if (n > 0) write_row(setup.config.dispatch_payload, row, scale, {destinations, n}, stores);
-  }
-}
-
-}  // namespace
-
-void RoundBuffers::set_arrived(int source, const std::byte* message, int rows) {
+void Round::set_arrived(int source, const std::byte* message, int rows) {
   rows_from[source] = rows;
   arrived[source] = {message, message + setup->dispatch.row_offset(rows, 0), nullptr};
 }
 
-void RoundBuffers::keep_own_sums() {
+void Round::keep_own_sums() {
   const std::size_t row_bytes = sizeof(float) * static_cast<std::size_t>(setup->config.hidden);
   sums_stride[setup->rank] = row_bytes;
   sums_from[setup->rank] =
       reinterpret_cast<const std::byte*>(sums) + row_bytes * static_cast<std::size_t>(first_row[setup->rank]);
-}
-
-void write_messages(const ExchangeSetup& setup, const SendPlan& plan, const TokensToSend& tokens,
-                    std::span<std::byte* const> to, Stores stores) {
-  write_tokens(
-      setup, plan, tokens, [&](int rank) { return to[rank]; },
-      [&](int, Send send) { return to[send.rank] + setup.dispatch.row_offset(plan.rows_to(send.rank), send.index); },
-      stores);
-}
-
-void write_rows(const ExchangeSetup& setup, const SendPlan& plan, const TokensToSend& tokens,
-                std::span<const RowTarget> targets, Stores stores) {
-  const std::size_t stride = setup.dispatch.row_stride();
-  write_tokens(
-      setup, plan, tokens, [&](int rank) { return targets[rank].routing; },
-      [&](int token, Send send) -> std::byte* {
-        const RowTarget& target = targets[send.rank];
-        RowStream& stream = *target.stream;
-        const bool fresh = stream.last_token != token;
-        if (fresh) {
-          stream.last_token = token;
-          ++stream.n_rows;
-        }
-        const std::int32_t place = stream.n_rows - 1;
-        if (target.index) target.index[send.index] = place;
-        return fresh ? stream.rows + stride * static_cast<std::size_t>(place) : nullptr;
-      },
-      stores);
-}
-
-void write_sums(const RoundBuffers& round, int rank, std::byte* to, Stores stores) {
-  const auto hidden = static_cast<std::size_t>(round.setup->config.hidden);
-  for (int i = 0; i < round.rows_from[rank]; ++i) {
-    const float* sums = round.sums + static_cast<std::size_t>(round.first_row[rank] + i) * hidden;
-    std::byte* const destination = to + round.setup->combine.row_offset(i);
-    write_row(round.setup->config.combine_payload, {sums, hidden}, {}, {&destination, 1}, stores);
-  }
 }
 
 }  // namespace supernode::collectives

@@ -9,14 +9,14 @@
 #include <fmt/ranges.h>
 
 #include "collectives/benchmark/benchmark_tokens.hpp"
-#include "collectives/benchmark/finish.hpp"
+#include "collectives/benchmark/figures.hpp"
 #include "collectives/benchmark/local_work.hpp"
-#include "collectives/benchmark/modelled.hpp"
-#include "collectives/benchmark/repeat.hpp"
-#include "collectives/benchmark/who_waits.hpp"
+#include "collectives/benchmark/modelled_phase.hpp"
+#include "collectives/benchmark/wait_report.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/memory_use.hpp"
+#include "runtime/core/mpi/repeat.hpp"
 #include "runtime/core/statistics.hpp"
 
 namespace supernode::collectives {
@@ -109,7 +109,7 @@ class Candidate {
       start_ = {};
       const double seconds = timed_together(shared_.comm, shared_.bench.exchange.deadline_s, [&] {
         start_ = wall_now();
-        if (faulty) come_late(fault, shared_.comm.rank());
+        if (faulty) delay_rank(fault, shared_.comm.rank());
         step();
       });
       if (record)
@@ -141,8 +141,8 @@ class Candidate {
     return seconds;
   }
 
-  void settle() {
-    if (shared_.bench.options.record_waits) waits_.settle();
+  void after_turn() {
+    if (shared_.bench.options.record_waits) waits_.book_common();
   }
 
   void set_resident_bytes(std::uint64_t bytes) { result_.resident_bytes = bytes; }
@@ -156,17 +156,20 @@ class Candidate {
     const ExchangeStatistics& statistics = exchange_.statistics();
     const bool there = shared_.bench.operation != Operation::combine,
                back = shared_.bench.operation != Operation::dispatch;
-    std::vector<std::uint64_t> bytes_to(statistics.dispatch_bytes_to.size()), bytes_from(bytes_to.size());
+    std::vector<std::uint64_t> bytes_to(static_cast<std::size_t>(comm.size())), bytes_from(bytes_to.size());
     ModelTime model;
-    const auto add = [&](Phase phase, std::span<const std::uint64_t> to, std::span<const std::uint64_t> from) {
+    const auto add = [&](Phase phase) {
+      std::vector<std::uint64_t> to, from;
+      for (const int rows : statistics.rows_to(phase)) to.push_back(message_bytes(exchange_.config(), phase, rows));
+      for (const int rows : statistics.rows_from(phase)) from.push_back(message_bytes(exchange_.config(), phase, rows));
       std::transform(to.begin(), to.end(), bytes_to.begin(), bytes_to.begin(), std::plus<>());
       std::transform(from.begin(), from.end(), bytes_from.begin(), bytes_from.begin(), std::plus<>());
       if (shared_.bench.machine) model = modelled_phase(comm, *shared_.bench.machine, phase, to, from, model);
     };
-    if (there) add(Phase::dispatch, statistics.dispatch_bytes_to, statistics.dispatch_bytes_from);
-    if (back) add(Phase::combine, statistics.combine_bytes_to, statistics.combine_bytes_from);
+    if (there) add(Phase::dispatch);
+    if (back) add(Phase::combine);
     if (shared_.bench.machine) result_.model_us = comm.max(model.us());
-    finish(comm, contender, bytes_to, bytes_from, wrong_, result_);
+    fill_figures(comm, contender, bytes_to, bytes_from, wrong_, result_);
     if (shared_.bench.options.record_waits) result_.waits = waits_.gather(bytes_to);
     return std::move(result_);
   }
@@ -185,7 +188,7 @@ class Candidate {
   Shared& shared_;
   TokenExchange exchange_;
   DispatchedTokens tokens_;
-  WhoWaits waits_;
+  WaitReport waits_;
   std::vector<double> before_;
   WallTime start_;
   long long wrong_ = 0;
@@ -240,7 +243,7 @@ std::vector<BenchmarkResult> run_benchmark(const Communicator& comm, const Bench
     candidate->checked_round();
     Contender& contender = contenders.emplace_back();
     contender.round = [candidate](int iteration) { return candidate->round(iteration); };
-    contender.settle = [candidate] { candidate->settle(); };
+    contender.after_turn = [candidate] { candidate->after_turn(); };
     warm_up(comm, repetition, bench.exchange.deadline_s, contender);
     const std::uint64_t after = resident_bytes();
     candidate->set_resident_bytes(without + (after > before ? after - before : 0));

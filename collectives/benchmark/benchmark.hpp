@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "collectives/benchmark/injection.hpp"
-#include "collectives/benchmark/repetition.hpp"
-#include "collectives/benchmark/routing.hpp"
 #include "collectives/token_exchange.hpp"
+#include "collectives/traffic/routing.hpp"
+#include "runtime/core/repetition.hpp"
 
 namespace supernode::emulation {
 struct Machine;
@@ -89,6 +89,10 @@ struct BenchmarkResult {
   long long wrong = 0;               ///< wrong elements on all ranks together; 0 when not checked
   std::optional<Waits> waits;        ///< when recorded
 };
+
+/// Bandwidth in GB/s (1e9 B/s) of `bytes` in `us`; 0 where no time passed. algbw is that of bytes_per_rank, busbw that
+/// of busiest_bytes, both over the median of wall_us.
+double gigabytes_per_second(std::uint64_t bytes, double us);
 
 /// One result for each of bench.algorithms, in their order. Collective over `comm`; equal on all ranks but where said.
 /// @throws UsageError as TokenExchange and route_tokens do. @throws TimeoutError when a rank stays away.

@@ -7,8 +7,8 @@
 #include <thread>
 
 #include "collectives/benchmark/benchmark.hpp"
-#include "collectives/benchmark/finish.hpp"
-#include "collectives/benchmark/who_waits.hpp"
+#include "collectives/benchmark/figures.hpp"
+#include "collectives/benchmark/wait_report.hpp"
 #include "runtime/core/buffer.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/memory_use.hpp"
@@ -54,7 +54,7 @@ class Plain {
     const double seconds = timed([&] {
       if (faulty) {
         const WallTime start = wall_now();
-        come_late(fault, comm_.rank());
+        delay_rank(fault, comm_.rank());
         arrival = (wall_now() - start).value;
       }
       stage_ = Stage::exchange;
@@ -74,8 +74,8 @@ class Plain {
     });
   }
 
-  void settle() {
-    if (options_.record_waits) waits_.settle();
+  void after_turn() {
+    if (options_.record_waits) waits_.book_common();
   }
 
   void check() {
@@ -85,7 +85,7 @@ class Plain {
   }
 
   long long wrong() const { return wrong_; }
-  const WhoWaits& waits() const { return waits_; }
+  const WaitReport& waits() const { return waits_; }
   std::uint64_t buffer_bytes() const { return out_.size() + in_.size(); }
 
  private:
@@ -129,7 +129,7 @@ class Plain {
   std::size_t bytes_;
   std::vector<int> counts_, displacements_;
   Buffer<std::byte, Pages::small, page_bytes> out_, in_;
-  WhoWaits waits_;
+  WaitReport waits_;
   long long wrong_ = 0;
   std::atomic<Stage> stage_{Stage::barrier};
   Watchdog watchdog_;
@@ -147,7 +147,7 @@ BenchmarkResult run_plain_alltoallv(const Communicator& comm, std::uint64_t mess
   plain.check();
   Contender contenders[2];
   contenders[0].round = [&](int iteration) { return plain.round(iteration); };
-  contenders[0].settle = [&] { plain.settle(); };
+  contenders[0].after_turn = [&] { plain.after_turn(); };
   contenders[1].round = [&](int) { return plain.copy(); };
   for (Contender& contender : contenders) warm_up(comm, options.repetition, deadline_s, contender);
   BenchmarkResult result;
@@ -160,7 +160,7 @@ BenchmarkResult run_plain_alltoallv(const Communicator& comm, std::uint64_t mess
   result.buffer_bytes = plain.buffer_bytes();
   result.limit_us = contenders[1].us;
   const std::vector<std::uint64_t> bytes(static_cast<std::size_t>(comm.size()), message_bytes);
-  finish(comm, contenders[0], bytes, bytes, plain.wrong(), result);
+  fill_figures(comm, contenders[0], bytes, bytes, plain.wrong(), result);
   if (options.record_waits) result.waits = plain.waits().gather(bytes);
   return result;
 }

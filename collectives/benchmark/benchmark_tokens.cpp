@@ -50,7 +50,7 @@ std::pair<float, bool> BenchmarkTokens::factor(int token, int rank, const Expert
   const auto topk = static_cast<std::size_t>(config_.topk);
   std::vector<std::pair<int, float>> mine;
   for (std::size_t at = static_cast<std::size_t>(token) * topk, end = at + topk; at < end; ++at)
-    if (experts.rank_of(expert_ids[at]) == rank) mine.emplace_back(expert_ids[at], weights[at]);
+    if (expert_ids[at] >= 0 && experts.rank_of(expert_ids[at]) == rank) mine.emplace_back(expert_ids[at], weights[at]);
   std::sort(mine.begin(), mine.end());
   float sum = 0;
   for (const auto& [expert, weight] : mine) sum += weight;

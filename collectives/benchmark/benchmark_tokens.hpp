@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "collectives/benchmark/routing.hpp"
 #include "collectives/token_exchange.hpp"
+#include "collectives/traffic/routing.hpp"
 
 namespace supernode::collectives {
 

@@ -1,10 +1,10 @@
 #pragma once
-// The yardstick of the benchmark: what an exchange costs a rank when nothing has to go anywhere.
+// The lower limit of the benchmark: what an exchange costs a rank when nothing has to go anywhere.
 
 #include <span>
 #include <vector>
 
-#include "collectives/algorithms/round.hpp"
+#include "collectives/algorithms/packing.hpp"
 
 namespace supernode::collectives {
 
@@ -23,7 +23,7 @@ class LocalWork {
   bool stays(int rank) const { return rank == setup_.rank && setup_.config.combine_payload == Payload::f32; }
 
   ExchangeSetup setup_;
-  RoundBuffers round_;
+  Round round_;
   Stores stores_;
   Buffer<std::byte> messages_, sums_out_, sums_in_;
   std::vector<std::byte*> to_;

@@ -1,40 +1,26 @@
 #include "collectives/selection/rules.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
+#include <optional>
 
 #include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/sizes.hpp"
+#include "runtime/core/text.hpp"
 
 namespace supernode::collectives {
 namespace {
-
-constexpr std::string_view blanks = " \t\r";
-
-std::vector<std::string_view> words_of(std::string_view line) {
-  std::vector<std::string_view> words;
-  line = line.substr(0, line.find('#'));
-  for (std::size_t at = line.find_first_not_of(blanks); at != std::string_view::npos;) {
-    const std::size_t end = std::min(line.find_first_of(blanks, at), line.size());
-    words.push_back(line.substr(at, end - at));
-    at = line.find_first_not_of(blanks, end);
-  }
-  return words;
-}
 
 enum class Unit { count, bytes, factor };
 
 double number(std::string_view text, Unit unit) {
   if (unit == Unit::bytes) return static_cast<double>(parse_size(text));
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value) || value < 0 ||
-      (unit == Unit::count && value != std::floor(value)))
+  const std::optional<double> value = parse_number<double>(text);
+  if (!value || *value < 0 || (unit == Unit::count && *value != std::floor(*value)))
     throw UsageError(fmt::format("'{}' is not a {}", text, unit == Unit::count ? "whole number" : "number"));
-  return value;
+  return *value;
 }
 
 RuleRange parse_range(std::string_view text, Unit unit) {
@@ -66,12 +52,8 @@ std::string format_range(const RuleRange& range, Unit unit) {
 
 SelectionRules parse_rules(std::string_view text, const std::string& source, std::span<const std::string_view> known) {
   SelectionRules result{source, {}};
-  int line = 0;
-  while (!text.empty()) {
-    ++line;
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    const auto words = words_of(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
+  for (LineReader lines(text, source); lines.next();) {
+    const auto words = split_words(trim(lines.line().substr(0, lines.line().find('#'))));
     if (words.empty()) continue;
     try {
       if (words.size() != 5)
@@ -80,9 +62,9 @@ SelectionRules parse_rules(std::string_view text, const std::string& source, std
         throw UsageError(fmt::format("exchange algorithm '{}' unknown; known: {}", words[4], fmt::join(known, ", ")));
       result.rules.push_back({parse_range(words[0], Unit::count), parse_range(words[1], Unit::count),
                               parse_range(words[2], Unit::bytes), parse_range(words[3], Unit::factor),
-                              std::string(words[4]), line});
+                              std::string(words[4]), lines.number()});
     } catch (const UsageError& error) {
-      throw UsageError(fmt::format("{}:{}: {}", source, line, error.what()));
+      throw lines.error(error.what());
     }
   }
   return result;
@@ -90,11 +72,7 @@ SelectionRules parse_rules(std::string_view text, const std::string& source, std
 
 std::string format_rules(std::span<const SelectionRule> rules, std::string_view comment) {
   std::string text;
-  while (!comment.empty()) {
-    const std::size_t end = std::min(comment.find('\n'), comment.size());
-    text += fmt::format("# {}\n", comment.substr(0, end));
-    comment.remove_prefix(std::min(end + 1, comment.size()));
-  }
+  for (LineReader lines(comment, {}); lines.next();) text += fmt::format("# {}\n", lines.line());
   text += fmt::format("{:<8} {:<8} {:<16} {:<8} {}\n", "# hosts", "ranks", "bytes", "skew", "algorithm");
   for (const SelectionRule& rule : rules)
     text += fmt::format("  {:<6} {:<8} {:<16} {:<8} {}\n", format_range(rule.hosts, Unit::count),

@@ -156,6 +156,40 @@ TEST_CASE("recorded tokens are the ones that travel") {
   CHECK_THROWS_WITH(run_benchmark(world(), bench), "tokens.jsonl: recorded with 4 experts, not 5");
 }
 
+TEST_CASE("tokens with padding among their choices travel as far as they have experts") {
+  BenchmarkCase bench = small_case();
+  bench.exchange = {.max_tokens = 2, .hidden = 16, .topk = 2, .num_experts = 4};
+  bench.num_tokens = 2;
+  bench.operation = Operation::roundtrip;
+  bench.routing.pattern = "file";
+  bench.routing.recorded = std::make_shared<const RecordedRouting>(
+      parse_recorded_routing(R"({"routing": [{"layer_index": 0, "expert_ids": [3, -1]}]})"
+                             "\n"
+                             R"({"routing": [{"layer_index": 0, "expert_ids": [-1, -1]}]})",
+                             "padded.jsonl", -1));
+  // Each rank has one row, for expert 3: 16 floats and a record of 8 + 2 * 8 bytes there. That expert's rank sends a
+  // row back to each.
+  for (const BenchmarkResult& result : run_benchmark(world(), bench)) {
+    CHECK(result.wrong == 0);
+    CHECK(result.bytes_per_rank == 64 + 64 + 64u * static_cast<unsigned>(world().size()));
+  }
+}
+
+TEST_CASE("bytes and bandwidths are those that one counts by hand") {
+  BenchmarkCase bench = small_case();
+  // Every rank's two tokens go to all experts, one on each rank: a row of 64 floats and a line of routing records.
+  bench.exchange = {.max_tokens = 2, .hidden = 64, .topk = world().size(), .num_experts = world().size()};
+  bench.num_tokens = 2;
+  const auto ranks = static_cast<std::uint64_t>(world().size());
+  const std::uint64_t records = (2 * (8 + 8 * ranks) + 63) / 64 * 64, message = records + 2 * 256;
+  for (const BenchmarkResult& result : run_benchmark(world(), bench)) {
+    CHECK(result.bytes_per_rank == ranks * message);
+    CHECK(result.busiest_bytes == (ranks - 1) * message);
+  }
+  CHECK(gigabytes_per_second(3000, 1.5) == 2);  // 3 kB in 1.5 us
+  CHECK(gigabytes_per_second(3000, 0) == 0);
+}
+
 TEST_CASE("plain MPI_Alltoallv is measured and checked alike") {
   BenchmarkOptions options;
   options.repetition = {.warmup = 1, .least = 3, .ci_width = 0};

@@ -1,5 +1,5 @@
 // Who sends what to whom, for every world size up to 64, without MPI.
-#include "collectives/layout.hpp"
+#include "collectives/rows/layout.hpp"
 
 #include <algorithm>
 #include <set>
@@ -8,9 +8,11 @@
 
 #include "collectives/algorithms.hpp"
 #include "collectives/algorithms/bundle.hpp"
-#include "collectives/benchmark/routing.hpp"
-#include "collectives/host_map.hpp"
+#include "collectives/rows/host_map.hpp"
+#include "collectives/rows/ring.hpp"
+#include "collectives/rows/send_plan.hpp"
 #include "collectives/rule_file.hpp"
+#include "collectives/traffic/routing.hpp"
 
 using namespace supernode::collectives;
 
@@ -125,6 +127,37 @@ TEST_CASE("hosts divide the ranks, and each rank has one gateway on every host")
   CHECK(even.gateway(2, 1) == 3);
 }
 
+TEST_CASE("a ring turns to every peer once, and no two ranks to the same one") {
+  for (int n = 1; n <= 16; ++n) {
+    std::vector<std::vector<int>> order(n);
+    for (int self = 0; self < n; ++self) for_others(self, n, [&](int peer) { order[self].push_back(peer); });
+    for (int self = 0; self < n; ++self) {
+      std::set<int> peers(order[self].begin(), order[self].end());
+      CHECK(order[self].size() == static_cast<std::size_t>(n - 1));
+      CHECK(peers.size() == static_cast<std::size_t>(n - 1));
+      CHECK(peers.count(self) == 0);
+    }
+    for (int step = 0; step + 1 < n; ++step) {
+      std::set<int> met;
+      for (int self = 0; self < n; ++self) met.insert(order[self][step]);
+      CHECK(met.size() == static_cast<std::size_t>(n));
+    }
+  }
+}
+
+TEST_CASE("bytes of messages are whole lines of rows and routing") {
+  const ExchangeConfig config{.max_tokens = 8,
+                              .hidden = 100,
+                              .topk = 2,
+                              .num_experts = 4,
+                              .dispatch_payload = Payload::int8,
+                              .combine_payload = Payload::bf16};
+  using supernode::Phase;
+  CHECK(message_bytes(config, Phase::dispatch, 0) == 0);
+  CHECK(message_bytes(config, Phase::dispatch, 3) == 128 + 3 * 128);  // records of 8 + 2 * 8, rows of 100 bytes
+  CHECK(message_bytes(config, Phase::combine, 3) == 3 * 256);
+}
+
 TEST_CASE("bundles bring every row once to a host, and each member its own") {
   constexpr int n_tokens = 9, topk = 3, n_experts = 70, hidden = 5;
   const ExchangeConfig config{.max_tokens = 10, .hidden = hidden, .topk = topk, .num_experts = n_experts};
@@ -159,7 +192,7 @@ TEST_CASE("bundles bring every row once to a host, and each member its own") {
       }
       for (int rank = 0; rank < ranks; ++rank) {
         const ExchangeSetup setup(config, rank, map);
-        RoundBuffers round(setup, 0);
+        Round round(setup, 0);
         read_bundle(round, 0, reinterpret_cast<const std::byte*>(bundles[map.host_of(rank)].data()));
         REQUIRE(round.rows_from[0] == plan.rows_to(rank));
         round.index_rows();
@@ -203,6 +236,10 @@ TEST_CASE("an algorithm is chosen by name or by shape") {
   ExchangeConfig config{.max_tokens = 1, .hidden = 1, .topk = 1, .num_experts = 1};
   CHECK(select_algorithm(config, {4, 1}).algorithm.name == "pull");
   CHECK(select_algorithm(config, {4, 2}).algorithm.name == "hierarchical");
+  // The rules that ship have one for sites whose MPI refuses shared memory.
+  CHECK(select_algorithm(config, {4, 1, {.shared = false}}).algorithm.name == "pairwise");
+  CHECK(select_algorithm(config, {4, 2, {.shared = false}}).algorithm.name == "pairwise");
+  CHECK(select_algorithm(config, {4, 2, {.remote = false}}).algorithm.name == "hierarchical");
   config.algorithm = "alltoallw";
   CHECK_THROWS_WITH(select_algorithm(config, {4, 1}),
                     "exchange algorithm 'alltoallw' unknown; known: auto, alltoallv, pairwise, bruck, direct, "
@@ -230,6 +267,9 @@ TEST_CASE("auto takes the first rule that fits and works") {
   CHECK(chosen(8, 1) == "direct by site.rules:3");
   CHECK(chosen(8, 2) == "bruck by site.rules:4");
   CHECK(chosen(9, 1) == "pairwise by site.rules:5");
+  const Selection other = select_algorithm(config, {8, 1, {.shared = false}});
+  CHECK(other.algorithm.name == "bruck");
+  CHECK(other.rule == "site.rules:4");
   config.algorithm = "pairwise";
   CHECK(select_algorithm(config, {8, 1}).rule.empty());
 }

@@ -1,4 +1,4 @@
-#include "collectives/benchmark/routing.hpp"
+#include "collectives/traffic/routing.hpp"
 
 #include <algorithm>
 #include <numeric>
@@ -134,10 +134,25 @@ TEST_CASE("recorded tokens go round the ranks in their order") {
   CHECK(error(lines + "\n" + R"({"routing": [{"layer_index": 2, "expert_ids": [1]}]})") ==
         "t.jsonl:6: 1 experts, but 2 in the tokens before");
   CHECK(error(R"({"routing": [{"layer_index": 2, "expert_ids": [1, 1]}]})") == "t.jsonl:1: the same expert twice");
-  CHECK(error(R"({"routing": [{"layer_index": 2, "expert_ids": [-1]}]})") == "t.jsonl:1: a negative expert id");
+  CHECK(error(R"({"routing": [{"layer_index": 2, "expert_ids": [-2]}]})") ==
+        "t.jsonl:1: a negative expert id other than -1, which means none");
+  CHECK(error(R"({"routing": [{"layer_index": 2, "expert_ids": [-1, -1]}]})") ==
+        "t.jsonl: all recorded choices are -1, none");
   CHECK(error(R"({"logical_count": []})") == "t.jsonl: 'logical_count' is empty");
   CHECK(error(R"({"logical_count": [[0, 0]]})") == "t.jsonl: no layer has any counts");
   CHECK(error(R"({"logical_count": [[1, -1]]})") == "t.jsonl: logical_count[0][1] is not a count");
+}
+
+TEST_CASE("recorded choices of -1 are padding and go nowhere") {
+  const RecordedRouting routing =
+      parse_recorded_routing(R"({"routing": [{"layer_index": 0, "expert_ids": [2, -1, -1]}]})"
+                             "\n"
+                             R"({"routing": [{"layer_index": 0, "expert_ids": [0, 1, 2]}]})",
+                             "padded.jsonl", -1);
+  CHECK(routing.topk == 3);
+  CHECK(routing.num_experts == 3);
+  CHECK(routing.expert_ids == std::vector<std::int32_t>{2, -1, -1, 0, 1, 2});
+  CHECK(routing.counts == std::vector<double>{1, 1, 2});
 }
 
 TEST_CASE("public recordings are read") {

@@ -1,12 +1,16 @@
 // Every algorithm against the serial reference, and against the others to the bit.
 #include "collectives/token_exchange.hpp"
 
+#include <array>
 #include <chrono>
+#include <set>
 #include <thread>
 
 #include "collectives/algorithms.hpp"
-#include "collectives/benchmark/routing.hpp"
-#include "collectives/layout.hpp"
+#include "collectives/algorithms/algorithm.hpp"
+#include "collectives/algorithms/find_hosts.hpp"
+#include "collectives/algorithms/window_support.hpp"
+#include "collectives/traffic/routing.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/random.hpp"
 #include "tests/collectives/reference.hpp"
@@ -100,23 +104,23 @@ ExchangeConfig small_config(const std::string& algorithm, int hidden = 37) {
   return {.max_tokens = max_tokens, .hidden = hidden, .topk = topk, .num_experts = n_experts, .algorithm = algorithm};
 }
 
-/// A way to run an exchange: an algorithm, on the ranks as they are and as if they stood on several hosts.
-struct Way {
+/// An algorithm, on the ranks as they are and as if they stood on several hosts.
+struct Variant {
   std::string algorithm;
   int hosts;
 };
-std::vector<Way> all_ways() {
-  std::vector<Way> ways;
+std::vector<Variant> all_variants() {
+  std::vector<Variant> variants;
   for (const AlgorithmEntry& entry : algorithms()) {
     const bool sees_hosts = entry.name == "direct" || entry.name == "hierarchical" || entry.name == "pull";
     for (const int hosts : {1, 2, 3})
-      if (hosts == 1 || (sees_hosts && hosts <= world().size())) ways.push_back({std::string(entry.name), hosts});
+      if (hosts == 1 || (sees_hosts && hosts <= world().size())) variants.push_back({std::string(entry.name), hosts});
   }
-  return ways;
+  return variants;
 }
-ExchangeConfig small_config(const Way& way, int hidden = 37) {
-  ExchangeConfig config = small_config(way.algorithm, hidden);
-  config.fake_hosts = way.hosts;
+ExchangeConfig small_config(const Variant& variant, int hidden = 37) {
+  ExchangeConfig config = small_config(variant.algorithm, hidden);
+  config.fake_hosts = variant.hosts;
   return config;
 }
 
@@ -128,18 +132,18 @@ void short_delay(Random& random) {
 
 TEST_CASE("every algorithm, payload, pattern and size agrees with the reference, to the bit") {
   const std::vector<std::string> patterns = {"uniform", "zipf", "k_hot", "all_to_one", "sparse", "nobody", "ragged"};
-  for (const Way& way : all_ways())
+  for (const Variant& variant : all_variants())
     for (const Payload there : {Payload::int8, Payload::bf16, Payload::f32})
       for (const Payload back : {Payload::bf16, Payload::f32}) {
-        ExchangeConfig config = small_config(way);
+        ExchangeConfig config = small_config(variant);
         config.dispatch_payload = there;
         config.combine_payload = back;
         TokenExchange exchange(world(), config);
-        REQUIRE(exchange.algorithm() == way.algorithm);
-        REQUIRE(exchange.hosts() == way.hosts);
+        REQUIRE(exchange.algorithm() == variant.algorithm);
+        REQUIRE(exchange.hosts() == variant.hosts);
         for (const std::string& pattern : patterns)
           for (const int n_tokens : {0, 1, 7, 128}) {
-            CAPTURE(way.algorithm, way.hosts, name_of(there), name_of(back), pattern, n_tokens);
+            CAPTURE(variant.algorithm, variant.hosts, name_of(there), name_of(back), pattern, n_tokens);
             const auto all = make_tokens(pattern, n_tokens, config.hidden, world().size(), n_tokens + 1);
             const RankTokens& mine = all[world().rank()];
             DispatchedTokens tokens = exchange.dispatch(mine.rows, mine.expert_ids, mine.weights);
@@ -153,10 +157,10 @@ TEST_CASE("every algorithm, payload, pattern and size agrees with the reference,
 }
 
 TEST_CASE("ranks may hold no expert, and widths need not fill vectors or lines") {
-  for (const Way& way : all_ways())
+  for (const Variant& variant : all_variants())
     for (const int experts : {1, 2, 3, 64})
       for (const int hidden : {1, 64, 200}) {
-        ExchangeConfig config = small_config(way, hidden);
+        ExchangeConfig config = small_config(variant, hidden);
         config.num_experts = experts;
         TokenExchange exchange(world(), config);
         const std::string pattern = experts < topk ? "all_to_one" : "uniform";
@@ -175,9 +179,9 @@ TEST_CASE("ranks may hold no expert, and widths need not fill vectors or lines")
 
 TEST_CASE("messages larger than the cache arrive too") {
   const int hidden = 65536 / world().size();
-  for (const Way& way : all_ways()) {
-    if (way.hosts > 1) continue;
-    TokenExchange exchange(world(), small_config(way, hidden));
+  for (const Variant& variant : all_variants()) {
+    if (variant.hosts > 1) continue;
+    TokenExchange exchange(world(), small_config(variant, hidden));
     const auto all = make_tokens("uniform", max_tokens, hidden, world().size(), 1);
     const RankTokens& mine = all[world().rank()];
     DispatchedTokens tokens = exchange.dispatch(mine.rows, mine.expert_ids, mine.weights);
@@ -185,21 +189,23 @@ TEST_CASE("messages larger than the cache arrive too") {
     std::vector<float> sums(static_cast<std::size_t>(tokens.n_rows()) * hidden), out(mine.rows.size());
     tokens.copy_rows_f32(sums);
     exchange.combine(std::move(tokens), sums, out);
-    SendPlan plan(exchange.experts(), topk, max_tokens);
-    plan.build(mine.expert_ids);
     long long wrong = 0;
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      float expected = 0;
-      for (std::size_t k = 0; k < plan.sends_of(static_cast<int>(i / hidden)).size(); ++k) expected += mine.rows[i];
-      wrong += out[i] != expected;
+    for (int token = 0; token < mine.n_tokens; ++token) {
+      std::set<int> ranks;
+      for (int k = 0; k < topk; ++k) ranks.insert(exchange.experts().rank_of(mine.expert_ids[token * topk + k]));
+      for (std::size_t i = static_cast<std::size_t>(token) * hidden, end = i + hidden; i < end; ++i) {
+        float expected = 0;
+        for (std::size_t n = 0; n < ranks.size(); ++n) expected += mine.rows[i];
+        wrong += out[i] != expected;
+      }
     }
     CHECK(wrong == 0);
   }
 }
 
 TEST_CASE("many rounds with ranks out of step reuse their slots safely") {
-  for (const Way& way : all_ways()) {
-    TokenExchange exchange(world(), small_config(way));
+  for (const Variant& variant : all_variants()) {
+    TokenExchange exchange(world(), small_config(variant));
     Random random(99, static_cast<std::uint64_t>(world().rank()));
     int wrong = 0;
     for (int round = 0; round < 60; ++round) {
@@ -220,8 +226,8 @@ TEST_CASE("many rounds with ranks out of step reuse their slots safely") {
 }
 
 TEST_CASE("two rounds in flight do not disturb each other") {
-  for (const Way& way : all_ways()) {
-    TokenExchange exchange(world(), small_config(way));
+  for (const Variant& variant : all_variants()) {
+    TokenExchange exchange(world(), small_config(variant));
     Random random(7, static_cast<std::uint64_t>(world().rank()));
     int wrong = 0;
     DispatchedTokens before;
@@ -254,27 +260,75 @@ TEST_CASE("two rounds in flight do not disturb each other") {
   }
 }
 
-TEST_CASE("statistics count messages, and each pair of ranks agrees on them") {
-  for (const Way& way : all_ways()) {
-    TokenExchange exchange(world(), small_config(way));
-    const auto all = make_tokens("zipf", 20, 37, world().size(), 3);
-    const RankTokens& mine = all[world().rank()];
-    DispatchedTokens tokens = exchange.dispatch(mine.rows, mine.expert_ids, mine.weights);
+TEST_CASE("statistics have the rows of each pair of ranks") {
+  // Three tokens of each rank go to expert 0, and the second of them to the last expert too: to rank 0 three rows, to
+  // the last rank one more where it is another.
+  const int last = world().size() - 1, self = world().rank();
+  for (const Variant& variant : all_variants()) {
+    const ExchangeConfig config = small_config(variant);
+    TokenExchange exchange(world(), config);
+    const std::vector<float> rows(3 * 37, 1.0f), weights(3 * topk, 0.5f);
+    std::vector<std::int32_t> ids(3 * topk, -1);
+    ids[0] = ids[topk] = ids[2 * topk] = 0;
+    ids[topk + 1] = n_experts - 1;
+    DispatchedTokens tokens = exchange.dispatch(rows, ids, weights);
     const ExchangeStatistics& statistics = exchange.statistics();
-    CHECK(statistics.rows_received == tokens.n_rows());
-    CHECK(world().sum(static_cast<long long>(statistics.rows_sent)) ==
-          world().sum(static_cast<long long>(statistics.rows_received)));
-    std::vector<std::uint64_t> from(world().size());
-    MPI_Alltoall(statistics.dispatch_bytes_to.data(), 1, MPI_UINT64_T, from.data(), 1, MPI_UINT64_T, world().get());
-    CHECK(from == statistics.dispatch_bytes_from);
-    MPI_Alltoall(statistics.combine_bytes_to.data(), 1, MPI_UINT64_T, from.data(), 1, MPI_UINT64_T, world().get());
-    CHECK(from == statistics.combine_bytes_from);
+    for (int rank = 0; rank <= last; ++rank) {
+      const auto rows_of = [&](int to) { return to == 0 ? 3 : to == last ? 1 : 0; };
+      CHECK(statistics.rows_to(Phase::dispatch)[rank] == rows_of(rank));
+      CHECK(statistics.rows_from(Phase::dispatch)[rank] == rows_of(self));
+      CHECK(statistics.rows_to(Phase::combine)[rank] == rows_of(self));
+      CHECK(statistics.rows_from(Phase::combine)[rank] == rows_of(rank));
+    }
     const std::vector<float> sums = run_experts(tokens, exchange);
-    std::vector<float> out(mine.rows.size());
+    std::vector<float> out(rows.size());
     exchange.combine(std::move(tokens), sums, out);
     CHECK(statistics.dispatch_s > 0);
     CHECK(statistics.combine_s > 0);
   }
+}
+
+TEST_CASE("buffers are as large as was announced") {
+  for (const Variant& variant : all_variants())
+    for (const auto& [tokens, hidden, k, experts] : {std::array{1, 1, 1, 1}, {7, 100, 3, 5}, {64, 256, 8, 64}})
+      for (const Payload back : {Payload::bf16, Payload::f32}) {
+        CAPTURE(variant.algorithm, variant.hosts, tokens, hidden, k, experts);
+        ExchangeConfig config{.max_tokens = tokens,
+                              .hidden = hidden,
+                              .topk = k,
+                              .num_experts = experts,
+                              .dispatch_payload = Payload::int8,
+                              .combine_payload = back,
+                              .algorithm = variant.algorithm,
+                              .fake_hosts = variant.hosts};
+        const TokenExchange exchange(world(), config);
+        const HostMap hosts = HostMap::blocks(world().size(), variant.hosts);
+        const ExchangeSetup setup(config, world().rank(), hosts);
+        CHECK(exchange.buffer_bytes() ==
+              find_algorithm(variant.algorithm).plan(setup).bytes() + n_round_sets * Round::bytes(setup));
+        CHECK(world().max(static_cast<long long>(exchange.buffer_bytes())) ==
+              static_cast<long long>(exchange_buffer_bytes(config, world().size(), variant.hosts)));
+      }
+}
+
+TEST_CASE("windows that MPI refuses are refused by name") {
+  const WindowSupport messages_only{.shared = false, .remote = false}, within_hosts{.shared = true, .remote = false};
+  CHECK_NOTHROW(require_windows(find_algorithm("pairwise"), 2, messages_only));
+  CHECK_NOTHROW(require_windows(find_algorithm("direct"), 1, within_hosts));
+  CHECK_THROWS_WITH(require_windows(find_algorithm("pull"), 1, messages_only),
+                    Contains("exchange algorithm 'pull' needs memory that the ranks of a host share "
+                             "(MPI_Win_allocate_shared), which this MPI refuses") &&
+                        Contains("works here: auto, alltoallv, pairwise, bruck"));
+  CHECK_THROWS_WITH(
+      require_windows(find_algorithm("direct"), 2, within_hosts),
+      Contains("MPI_Win_create") && Contains("works here: auto, alltoallv, pairwise, bruck, hierarchical"));
+  // Here everything works, as on the sites that chose no component.
+  const HostMap hosts = find_hosts(world(), 2);
+  CHECK(hosts.hosts() == std::min(2, world().size()));
+  const WindowSupport here = probe_windows(world(), hosts);
+  CHECK(here.shared);
+  CHECK(here.remote);
+  CHECK(working_algorithms(world(), 2).size() == algorithms().size());
 }
 
 TEST_CASE("wrong configurations are refused on all ranks alike") {
@@ -295,10 +349,10 @@ TEST_CASE("wrong configurations are refused on all ranks alike") {
 }
 
 TEST_CASE("a silent peer is named when the deadline passes") {
-  // Each way waits for a second: who is silent does not depend on how many others there are.
+  // Each variant waits for a second: who is silent does not depend on how many others there are.
   if (world().size() < 2 || world().size() > 3) return;
-  for (const Way& way : all_ways()) {
-    ExchangeConfig config = small_config(way);
+  for (const Variant& variant : all_variants()) {
+    ExchangeConfig config = small_config(variant);
     config.deadline_s = 0.15;
     TokenExchange exchange(world(), config);
     // The last rank stays away; the others must not hang, also not in their destructors.
@@ -315,7 +369,7 @@ TEST_CASE("a silent peer is named when the deadline passes") {
       CHECK_THAT(text, Contains("rank " + std::to_string(world().rank()) + ":"));
       // Whoever it was that this rank waited for, it learns who waits for nobody.
       CHECK_THAT(text, Contains("; silent: rank " + std::to_string(silent)));
-      if (way.algorithm == "direct" || way.algorithm == "pairwise" || way.algorithm == "pull")
+      if (variant.algorithm == "direct" || variant.algorithm == "pairwise" || variant.algorithm == "pull")
         CHECK_THAT(text, Contains("from rank " + std::to_string(silent)));
     }
     world().barrier();

@@ -11,38 +11,10 @@
 #include <mpi.h>
 #include <spdlog/version.h>
 
-#include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/mpi/mpi_library.hpp"
 
 namespace supernode {
 namespace {
-
-std::string mpi_library() {
-  char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
-  int length = 0;
-  MPI_Get_library_version(text, &length);
-  std::string line(text, static_cast<std::size_t>(length));
-  line.resize(std::min(line.find('\n'), line.size()));
-  // "Open MPI v4.1.4, package: ..., ident: ...": the rest names the packager's build host.
-  line.resize(std::min(line.find(", package"), line.size()));
-  return line;
-}
-
-/// The value of an MPI tool variable (MPI_T), which is how Open MPI shows its parameters; "" when there is none.
-std::string mpi_control_variable(const char* name) {
-  int provided = 0, index = 0;
-  if (MPI_T_init_thread(MPI_THREAD_SINGLE, &provided) != MPI_SUCCESS) return {};
-  std::string value;
-  MPI_T_cvar_handle handle = nullptr;
-  int count = 0;
-  if (MPI_T_cvar_get_index(name, &index) == MPI_SUCCESS &&
-      MPI_T_cvar_handle_alloc(index, nullptr, &handle, &count) == MPI_SUCCESS) {
-    std::string text(static_cast<std::size_t>(std::max(count, 1)) + 1, '\0');
-    if (count > 1 && MPI_T_cvar_read(handle, text.data()) == MPI_SUCCESS) value = text.c_str();
-    MPI_T_cvar_handle_free(&handle);
-  }
-  MPI_T_finalize();
-  return value;
-}
 
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
@@ -69,6 +41,7 @@ Json build_provenance() {
 }
 
 Json run_provenance(const Communicator& world, const HostTopology& host, const std::vector<std::string>& command_line) {
+  const bool crowded = oversubscribed(world, host);
   const std::vector<std::string> places = world.gather(host.host + '\n' + host.binding + '\n' + host.bound_by);
   if (world.rank() != 0) return {};
 
@@ -90,8 +63,8 @@ Json run_provenance(const Communicator& world, const HostTopology& host, const s
   env["hosts"] = Json::array();
   for (const auto& [name, count] : ranks_by_host) env["hosts"].push_back({{"name", name}, {"ranks", count}});
   env["cores_per_host"] = host.cores;
-  env["oversubscribed"] = std::any_of(ranks_by_host.begin(), ranks_by_host.end(),
-                                      [&](const auto& entry) { return entry.second > host.cores; });
+  env["cpu_quota"] = host.cpu_quota ? Json(*host.cpu_quota) : Json();
+  env["oversubscribed"] = crowded;
   env["binding"] = std::move(ranks);
   env["mpi"] = {{"library", mpi_library()},
                 {"pml", mpi_control_variable("pml")},

@@ -1,18 +1,35 @@
 #include "runtime/core/mpi/session.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <string_view>
-#include <thread>
+#include <vector>
 
+#include <dlfcn.h>
 #include <mpi.h>
+#include <sched.h>
 #include <unistd.h>
 
+#include "runtime/core/core_sharing.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/mpi/communicator.hpp"
 #include "runtime/core/mpi/launcher.hpp"
+#include "runtime/core/text.hpp"
 
 namespace supernode {
 namespace {
+
+/// By this process's affinity; empty when the system does not tell.
+std::vector<int> processors_of_this_process() {
+  std::vector<int> processors;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (::sched_getaffinity(0, sizeof set, &set) != 0) return processors;
+  for (int processor = 0; processor < CPU_SETSIZE; ++processor)
+    if (CPU_ISSET(processor, &set)) processors.push_back(processor);
+  return processors;
+}
 
 bool has_rdma_device() {
   std::error_code ignored;
@@ -29,8 +46,30 @@ void platform_defaults() {
   if (!std::string_view(version).starts_with("Open MPI v4.")) return;
   constexpr int keep_users_choice = 0;
   if (!has_rdma_device()) ::setenv("OMPI_MCA_osc", "sm,pt2pt", keep_users_choice);
-  if (launch_identity().local_size > static_cast<int>(std::thread::hardware_concurrency()))
+  // Where it is certain before MPI runs. What ranks share by affinity shows after it: yield_on_shared_processors().
+  if (launch_identity().local_size > ::sysconf(_SC_NPROCESSORS_ONLN))
     ::setenv("OMPI_MCA_mpi_yield_when_idle", "1", keep_users_choice);
+}
+
+bool yield_on_shared_processors() {
+  // Open MPI reads the parameter in MPI_Init only; its setter is no part of MPI and absent in other libraries.
+  using Setter = bool (*)(bool);
+  const auto set_yield = reinterpret_cast<Setter>(::dlsym(RTLD_DEFAULT, "opal_progress_set_yield_when_idle"));
+  std::string mine;
+  for (const int processor : processors_of_this_process()) mine += std::to_string(processor) + ' ';
+  const Communicator host_ranks = Communicator::world().split_by_host();
+  const std::vector<std::string> texts = host_ranks.gather(mine);
+  std::vector<std::vector<int>> processors;
+  for (const std::string& text : texts) {
+    std::vector<int>& of_rank = processors.emplace_back();
+    for (const std::string_view word : split_words(text)) of_rank.push_back(parse_number<int>(word).value());
+  }
+  const bool known = std::none_of(processors.begin(), processors.end(), [](const auto& list) { return list.empty(); });
+  const bool crowded = known && ranks_with_own_processor(processors) < static_cast<int>(processors.size());
+  // Only the host's first rank has the others' lists.
+  const bool share = host_ranks.max(static_cast<long long>(host_ranks.rank() == 0 && crowded)) != 0;
+  if (share && set_yield && !std::getenv("OMPI_MCA_mpi_yield_when_idle")) set_yield(true);
+  return share;
 }
 
 std::string host_name() {
@@ -46,6 +85,7 @@ Session::Session(int& argc, char**& argv) {
     throw EnvironmentError("MPI_Init_thread failed");
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   if (provided < MPI_THREAD_FUNNELED) throw EnvironmentError("this MPI library gives no MPI_THREAD_FUNNELED");
+  yield_on_shared_processors();
 }
 
 Session::~Session() { MPI_Finalize(); }

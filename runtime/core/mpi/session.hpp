@@ -19,9 +19,14 @@ class Session {
 
 /// Open MPI 4 over TCP has one working one-sided component (osc/pt2pt), which Debian's configuration switches off, and
 /// its default within a host crashes in 64-bit compare-and-swap: choose osc sm,pt2pt unless the user chose one, or the
-/// host has an RDMA device, or the library is another. Also lets idle ranks yield when ranks outnumber cores. Before
-/// MPI_Init.
+/// host has an RDMA device, or the library is another. Also lets idle ranks yield when ranks outnumber processors.
+/// Before MPI_Init.
 void platform_defaults();
+
+/// Lets the ranks of a host yield while they wait inside MPI, when their affinities give them no processor each; ranks
+/// that have one must not, since that slows small messages. Keeps what the user has set. Collective over the world,
+/// after MPI_Init. @returns whether this host's ranks share processors
+bool yield_on_shared_processors();
 
 std::string host_name();
 

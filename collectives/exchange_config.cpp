@@ -1,0 +1,12 @@
+#include "collectives/exchange_config.hpp"
+
+#include "collectives/rows/layout.hpp"
+
+namespace supernode::collectives {
+
+std::size_t message_bytes(const ExchangeConfig& config, Phase phase, int rows) {
+  if (phase == Phase::combine) return CombineLayout(config.combine_payload, config.hidden).bytes(rows);
+  return DispatchLayout(config.dispatch_payload, config.hidden, config.topk).bytes(rows);
+}
+
+}  // namespace supernode::collectives

@@ -1,0 +1,50 @@
+#include "runtime/core/mpi/deadline_collectives.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/mpi/silent_ranks.hpp"
+
+namespace supernode {
+namespace {
+
+/// `request` of a collective operation; it stays with MPI when the wait fails.
+void await_all(const Communicator& comm, MPI_Request request, double deadline_s, const char* what) {
+  try {
+    wait_until([&] { return completed(request); }, deadline_s,
+               [&] { return "rank " + std::to_string(comm.rank()) + ": not all ranks came to " + what; });
+  } catch (const TimeoutError& error) {
+    throw TimeoutError(error.what() + find_silent_ranks(comm));
+  }
+}
+
+}  // namespace
+
+void meet(const Communicator& comm, double deadline_s) {
+  MPI_Request request = MPI_REQUEST_NULL;
+  SUPERNODE_MPI(MPI_Ibarrier(comm.get(), &request));
+  await_all(comm, request, deadline_s, "a barrier");
+}
+
+void take_largest(const Communicator& comm, std::span<double> values, double deadline_s) {
+  // MPI may write until the end, and a wait that fails never sees it: what it writes to must outlive this call then.
+  auto sent = std::make_unique<std::vector<double>>(values.begin(), values.end());
+  auto largest = std::make_unique<std::vector<double>>(values.size());
+  MPI_Request request = MPI_REQUEST_NULL;
+  SUPERNODE_MPI(MPI_Iallreduce(sent->data(), largest->data(), count_cast(values.size()), MPI_DOUBLE, MPI_MAX,
+                               comm.get(), &request));
+  try {
+    await_all(comm, request, deadline_s, "an agreement");
+  } catch (const TimeoutError&) {
+    static_cast<void>(sent.release());
+    static_cast<void>(largest.release());
+    throw;
+  }
+  std::copy(largest->begin(), largest->end(), values.begin());
+}
+
+}  // namespace supernode
