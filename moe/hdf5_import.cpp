@@ -6,7 +6,9 @@
 
 #include <fmt/format.h>
 
+#include "moe/checkpoint/hdf5_checkpoint.hpp"
 #include "moe/products/bf16.hpp"
+#include "moe/products/smoothing.hpp"
 #include "runtime/core/error.hpp"
 
 namespace supernode::moe {
@@ -100,11 +102,15 @@ Plan plan_arrays(const std::vector<TensorInfo>& tensors, const std::string& sour
 }  // namespace
 
 ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type,
-                                const Smoothing& smoothing) {
+                                OutlierSmoothing wanted) {
+  const Smoothing smoothing = wanted == OutlierSmoothing::search ? Smoothing(from) : Smoothing();
   const std::vector<TensorInfo> tensors = from.tensors();
   const Plan plan = plan_arrays(tensors, from.directory());
   ArrayFileWriter file(output);
   ImportSummary summary;
+  summary.groups = smoothing.groups();
+  summary.smoothed_groups = smoothing.smoothed();
+  summary.smoothing_error_ratio = smoothing.error_ratio();
   double error = 0, error_unsearched = 0, squares = 0;
   for (const auto& [array, members] : plan) {
     const bool stacked = array.find('*') != std::string::npos;

@@ -14,7 +14,7 @@ namespace supernode::moe {
 /// string, the unit that the memory pool stores and that prefill hands to decode. Get one from
 /// Transformer::make_cache().
 ///
-/// Beside that, where the model wants it, what decode has expanded from the latents already (internal/kept_keys.hpp):
+/// Beside that, where the model wants it, what decode has expanded from the latents already (products/kept_keys.hpp):
 /// made anew from them whenever it is missing, so it is neither exported nor imported.
 class KvCache {
  public:

@@ -3,13 +3,20 @@
 #include <algorithm>
 #include <utility>
 
+#include "moe/model/guess_trial.hpp"
 #include "moe/sampler.hpp"
 #include "runtime/core/clock.hpp"
 
 namespace supernode::moe {
 
 SpeculativeDecoder::SpeculativeDecoder(Transformer& model, Choose choose, Guessing guessing)
-    : model_(model), choose_(std::move(choose)), guessing_(guessing) {}
+    : model_(model), choose_(std::move(choose)), guessing_(guessing), trial_(std::make_unique<GuessTrial>()) {}
+
+SpeculativeDecoder::~SpeculativeDecoder() = default;
+
+bool SpeculativeDecoder::guessing() const {
+  return model_.can_draft() && (guessing_ == Guessing::always || trial_->worthwhile());
+}
 
 int SpeculativeDecoder::add(std::vector<std::int32_t> prompt, int max_tokens) {
   Sequence sequence;
@@ -32,7 +39,7 @@ bool SpeculativeDecoder::step() {
   for (std::size_t i = 0; i < sequences_.size(); ++i)
     if (!sequences_[i].finished) active_.push_back(static_cast<int>(i));
   const bool timed = guessing_ == Guessing::measured && guessing() && all_have_guesses();
-  const bool used = !timed || trial_.use_guesses();
+  const bool used = !timed || trial_->use_guesses();
   std::vector<SequenceChunk> chunks;
   for (const int index : active_) {
     Sequence& s = sequences_[static_cast<std::size_t>(index)];
@@ -56,7 +63,7 @@ bool SpeculativeDecoder::step() {
     tokens += static_cast<int>(s.tokens.size()) - before;
   }
   if (result.guesses) propose(result, verified);
-  if (timed && tokens > 0) trial_.record(used, stepped - start, wall_now().value - stepped, tokens);
+  if (timed && tokens > 0) trial_->record(used, stepped - start, wall_now().value - stepped, tokens);
   return true;
 }
 

@@ -3,15 +3,17 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
-#include "moe/guess_trial.hpp"
 #include "moe/kv_cache.hpp"
 #include "moe/transformer.hpp"
 
 namespace supernode::moe {
+
+class GuessTrial;
 
 /// Continues sequences of this rank, each by one token a step, or by two where a guess was right. The tokens are those
 /// that decoding without guesses gives: a guess is kept only if it is what `choose` takes from the model's own logits,
@@ -47,6 +49,7 @@ class SpeculativeDecoder {
 
   /// @param model stays alive and is used by nobody else meanwhile
   SpeculativeDecoder(Transformer& model, Choose choose, Guessing guessing = Guessing::always);
+  ~SpeculativeDecoder();
 
   /// A sequence of this rank, to be continued by at most `max_tokens`; prompt and these must fit the model. Returns its
   /// index. Local, between steps.
@@ -58,7 +61,7 @@ class SpeculativeDecoder {
   const Sequence& sequence(int index) const { return sequences_[static_cast<std::size_t>(index)]; }
   const Counts& counts() const { return counts_; }
   /// Whether this rank's sequences are still guessed for.
-  bool guessing() const { return model_.can_draft() && (guessing_ == Guessing::always || trial_.worthwhile()); }
+  bool guessing() const;
 
  private:
   /// Whether this turn has sequences, and each of them a guess: then its input is one token and that.
@@ -71,7 +74,7 @@ class SpeculativeDecoder {
   Transformer& model_;
   Choose choose_;
   Guessing guessing_;
-  GuessTrial trial_;
+  std::unique_ptr<GuessTrial> trial_;
   std::vector<Sequence> sequences_;
   std::vector<int> active_;  ///< sequences of the step
   Counts counts_;

@@ -8,7 +8,7 @@
 
 #include "collectives/token_exchange.hpp"
 #include "moe/model/layer.hpp"
-#include "moe/model/step_plan.hpp"
+#include "moe/operators/step_plan.hpp"
 #include "moe/transformer.hpp"
 #include "runtime/core/clock.hpp"
 

@@ -3,6 +3,7 @@
 #include <random>
 
 #include "moe/checkpoint/safetensors.hpp"
+#include "moe/model/guess_trial.hpp"
 #include "moe/sampler.hpp"
 #include "moe/speculative.hpp"
 #include "moe/text/tokenizer.hpp"

@@ -11,9 +11,9 @@
 #include <set>
 
 #include "moe/kv_cache.hpp"
-#include "moe/model/gate.hpp"
-#include "moe/model/rope.hpp"
-#include "moe/model/step_plan.hpp"
+#include "moe/operators/gate.hpp"
+#include "moe/operators/rope.hpp"
+#include "moe/operators/step_plan.hpp"
 #include "moe/products/gemm.hpp"
 #include "moe/products/kernels.hpp"
 #include "moe/products/latent_products.hpp"

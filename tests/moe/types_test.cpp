@@ -174,7 +174,9 @@ TEST_CASE("smoothing factors change no bit in f32, and help where a channel stan
     const Smoothing smoothing(checkpoint);
     ratio = smoothing.error_ratio();
     groups = smoothing.smoothed();
-    import_checkpoint(checkpoint, smoothed, ComputeType::f32, smoothing);
+    const ImportSummary summary = import_checkpoint(checkpoint, smoothed, ComputeType::f32, OutlierSmoothing::search);
+    CHECK(summary.smoothed_groups == groups);
+    CHECK(summary.smoothing_error_ratio == ratio);
     CHECK(groups > 0);
     CHECK(ratio < 0.7);
   }

@@ -1,4 +1,4 @@
-#include "moe/model/attention.hpp"
+#include "moe/operators/attention.hpp"
 
 #include <algorithm>
 #include <array>

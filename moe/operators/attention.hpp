@@ -8,7 +8,7 @@
 #include "moe/attention_path.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/kv_cache.hpp"
-#include "moe/model/rope.hpp"
+#include "moe/operators/rope.hpp"
 #include "moe/products/gemm.hpp"
 #include "moe/products/kept_keys.hpp"
 #include "runtime/core/buffer.hpp"
