@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -198,6 +199,12 @@ class GenerateCommand : public Command {
     for (std::size_t i = 0; i < mine.size(); ++i) caches.push_back(model.make_cache());
     std::vector<std::vector<float>> logits(mine.size(), std::vector<float>(n * vocab));
     std::vector<moe::SequenceChunk> chunks;
+    std::exception_ptr failure;  // the first of this rank, said when all have computed their sequences
+    const auto check_row = [&](std::span<const float> row, std::size_t sequence, std::size_t position) {
+      if (failure || moe::all_finite(row)) return;
+      failure = std::make_exception_ptr(CheckError(
+          fmt::format("sequence {}: {}", sequence, moe::not_finite(row, static_cast<int>(position)).what())));
+    };
     const auto step = [&](std::size_t first, std::size_t count) {
       chunks.clear();
       for (std::size_t i = 0; i < mine.size(); ++i)
@@ -205,6 +212,7 @@ class GenerateCommand : public Command {
       const moe::StepResult result = model.forward(chunks);
       for (std::size_t i = 0; i < mine.size(); ++i) {
         const auto rows = result.logits.subspan(i * count * vocab, count * vocab);
+        for (std::size_t p = 0; p < count; ++p) check_row(rows.subspan(p * vocab, vocab), mine[i], first + p);
         std::copy(rows.begin(), rows.end(), logits[i].begin() + static_cast<std::ptrdiff_t>(first * vocab));
       }
     };
@@ -214,6 +222,7 @@ class GenerateCommand : public Command {
     for (std::size_t position = prefill; position < n; ++position) step(position, 1);
     const double end = wall_now().value;
 
+    agree(world, failure);
     const std::vector<float> all = gather_logits(world, table, logits, vocab);
     Outcome outcome;
     if (!context.is_root()) {

@@ -5,6 +5,7 @@
 #include "moe/hdf5_import.hpp"
 #include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/log.hpp"
 
 namespace supernode::launch {
 namespace {
@@ -22,6 +23,7 @@ class ImportCommand : public Command {
     const std::string& output = context.run.output;
     if (output.empty()) throw UsageError("--output: a new HDF5 file is needed");
     moe::Checkpoint checkpoint(find_model(model_));
+    if (!checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());
     const moe::ComputeType type = moe::parse_compute_type(dtype_);
     const auto smoothing =
         smooth_ && type == moe::ComputeType::int8 ? moe::OutlierSmoothing::search : moe::OutlierSmoothing::none;

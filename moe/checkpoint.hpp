@@ -24,7 +24,8 @@ class Checkpoint {
  public:
   /// Reads the configuration and the index. @param directory the folder, or the HDF5 file.
   /// @throws UsageError when the folder, config.json or the weights are missing, a shard of the index does not exist,
-  /// or any of them is malformed; the message names the file.
+  /// or any of them is malformed; when weights are quantised, or there are tensors in computed layers that the model
+  /// does not read, or two sets of weights. The message names file and tensor.
   explicit Checkpoint(const std::string& directory);
   /// The same from files that lie elsewhere, which live as long as the checkpoint. Reads of safetensors bring the
   /// tensors that are asked for; an HDF5 file is brought as a whole.
@@ -44,6 +45,9 @@ class Checkpoint {
   const std::string& config_text() const { return config_text_; }  ///< config.json
   const ModelConfig& config() const { return config_; }
 
+  /// One line on tensors that nobody reads, outside of the layers; empty: none. For one rank to say.
+  const std::string& unread_note() const { return unread_note_; }
+
   bool has(const std::string& tensor);
   /// Whether there is an MTP module: some copies of a model keep it in config.json only.
   bool has_mtp();
@@ -62,8 +66,12 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
+  /// @throws UsageError where the configuration says that weights are quantised and their types say so too.
+  void check_types();
+  /// @throws UsageError for tensors that the model should read, but does not, and for two heads. Fills unread_note_.
+  void check_tensors();
 
-  std::string directory_, config_text_;
+  std::string directory_, config_text_, unread_note_;
   ModelConfig config_;
   std::unique_ptr<WeightStore> weights_;
 };

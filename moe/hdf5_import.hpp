@@ -24,7 +24,8 @@ struct ImportSummary {
 /// change no bit of the model in f32.
 enum class OutlierSmoothing { none, search };
 
-/// Writes `from` to the new file `output`, one tensor in memory at a time. Vectors (norms, biases) and gates are stored
+/// Writes `from` to the new file `output`, one tensor in memory at a time, without tensors that nobody reads and nobody
+/// could (of a type that is not known here). Vectors (norms, biases) and gates are stored
 /// as f32; matrices as `type`; but under int8 embedding, head, kv_b_proj and the projection of MTP modules as bf16. An
 /// int8 channel's scale is the one among a few fractions of its largest magnitude that loses least. Local.
 /// @throws UsageError when `output` exists, a tensor cannot be read or an expert is missing; EnvironmentError when it

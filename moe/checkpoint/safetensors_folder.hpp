@@ -16,8 +16,9 @@ namespace supernode::moe {
 /// asked for are fetched. Shards are opened when they are needed first.
 class SafetensorsFolder : public WeightStore {
  public:
-  /// @throws UsageError naming the folder when neither form is there, or the index is malformed or names a file that
-  /// does not exist.
+  /// @throws UsageError naming the folder when neither form is there, or both with different weights, or the index is
+  /// malformed or names a file that does not exist. A shard that holds what the index does not say is refused when it
+  /// is opened.
   explicit SafetensorsFolder(const std::string& directory);
   /// The same of files that lie elsewhere, which live as long as this object.
   explicit SafetensorsFolder(std::shared_ptr<FileSource> source);
@@ -33,11 +34,16 @@ class SafetensorsFolder : public WeightStore {
  private:
   /// Opens the single file, or reads the index.
   void find_weights();
+  /// @throws UsageError when there are shards too, beside the single file.
+  void refuse_second_set() const;
+  std::vector<std::string> files() const;
   bool exists(const std::string& file) const;
   std::string path_of(const std::string& file) const { return directory_ + "/" + file; }
   std::map<std::string, std::string> read_index() const;
   SafetensorsFile& shard_of(const std::string& tensor);
   SafetensorsFile& open_shard(const std::string& file);
+  /// @throws UsageError unless the index places `tensor` in `file`.
+  void check_place(const std::string& tensor, const std::string& file) const;
 
   std::string directory_;
   std::shared_ptr<FileSource> source_;              ///< null: files on disk

@@ -66,13 +66,12 @@ Distances between(const Forced& a, const Golden& golden) {
 // What rounding may do. A rounded row or matrix changes a product by a share e of its size, at random:
 //   bf16   at most 2^-9, 0.0008 as root mean square
 //   int8   a step is peak / 127, the root mean square of rounding to it step / sqrt(12); the peak of the model's rows
-//   of
-//          64 is 2.5 times their root mean square: 0.006. Without VNNI the weights lose another bit: 0.010 in all
+//          of 64 is 2.5 times their root mean square: 0.006. Without VNNI the weights lose another bit: 0.010 in all
 // A token goes through 5 such products a layer, 20 in all, whose errors add up like independent ones, so its logits
 // change by e sqrt(20). Twice that is the limit for rows, four times for weights, which are the embedding's and the
-// head's too. It holds for most tokens, not for all: here and there a rounded
-// row changes which experts are chosen, as in any model whose weights are random. Then the logits are others, but never
-// unrelated ones: those would be at a distance of 1.4.
+// head's too. It holds for most tokens, not for all: here and there a rounded row changes which experts are chosen, as
+// in any model whose weights are random. Then the logits are others, but never unrelated ones: those would be at a
+// distance of 1.4.
 TEST_CASE("imported as bf16 and int8: the reference's logits but for the rounding of weights and rows") {
   struct Row {
     ComputeType type;
