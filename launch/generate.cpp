@@ -203,7 +203,7 @@ class GenerateCommand : public Command {
     const auto check_row = [&](std::span<const float> row, std::size_t sequence, std::size_t position) {
       if (failure || moe::all_finite(row)) return;
       failure = std::make_exception_ptr(CheckError(
-          fmt::format("sequence {}: {}", sequence, moe::not_finite(row, static_cast<int>(position)).what())));
+          fmt::format("sequence {}: {}", sequence, moe::not_finite(row, static_cast<int>(position) + 1).what())));
     };
     const auto step = [&](std::size_t first, std::size_t count) {
       chunks.clear();

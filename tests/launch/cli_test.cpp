@@ -11,6 +11,7 @@
 
 #include "runtime/core/files.hpp"
 #include "runtime/core/json.hpp"
+#include "tests/moe/changed_model.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;
@@ -494,6 +495,33 @@ TEST_CASE("the shipped model: accuracy of each type, greedy text, guesses that c
     CHECK(("ROMEO:\n" + text["results"]["text"].get<std::string>()).substr(0, greedy.size()) == greedy);
     CHECK((text["results"]["guessed"].get<int>() > 0) == (std::string(mtp) != "off"));
   }
+}
+
+TEST_CASE("logits that are no numbers end generate and eval with 1 and the position, on all ranks alike") {
+  const std::string folder = (scratch() / "not-finite").string(), written = (scratch() / "logits.safetensors").string();
+  fs::create_directories(folder);
+  test::ChangedModel model;
+  for (float& weight : model.tensors.at("model.norm.weight").values) weight = 3e38f;
+  model.set("tokenizer", "bytes").write(folder);
+  const std::string text = scratch_file("eval.txt", "a text of some length");
+  const std::pair<std::string, std::string> rows[] = {
+      {"generate --prompt-tokens 1,2,3 --max-tokens 4 --model " + folder,
+       "position 3: 256 of 256 logits are not finite"},
+      {"generate --tokens-file tests/moe/golden/tiny/expected.safetensors --logits-out " + written + " --model " +
+           folder,
+       "sequence 0: position 1: 256 of 256"},
+      {"eval --window 8 --text " + text + " --model " + folder, "window 0: position 1: 256 of 256"}};
+  for (const auto& [arguments, expected] : rows) {
+    for (const int ranks : {1, 2}) {
+      const Outcome outcome = supernode_on(ranks, arguments);
+      INFO(arguments << "\n" << outcome.err);
+      CHECK(outcome.code == 1);
+      CHECK(outcome.complaints().size() == 1);
+      CHECK_THAT(outcome.err, Contains(expected));
+      CHECK(outcome.out.empty());
+    }
+  }
+  CHECK_FALSE(fs::exists(written));
 }
 
 TEST_CASE("a result file on a full or read-only place is exit code 3") {
