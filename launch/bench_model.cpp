@@ -8,6 +8,7 @@
 #include "collectives/rule_file.hpp"
 #include "launch/commands.hpp"
 #include "moe/checkpoint.hpp"
+#include "moe/parameter_count.hpp"
 #include "moe/transformer.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
@@ -131,11 +132,10 @@ class BenchModelCommand : public Command {
   /// Refuses a model that a host's ranks cannot hold together, rather than wait for
   /// the system to run out of memory. Collective.
   void check_memory(const Communicator& world, std::uint64_t host_bytes) const {
-    const double bytes = dtype_ == "f32" ? 4 : dtype_ == "bf16" ? 2 : 1;
-    const double experts = expert_parameters(), others = parameters() - experts;
-    const double caches = 4.0 * batch_ / world.size() * c_.n_layers * c_.kv_width() * c_.max_positions;
+    const double weights = moe::count_parameters(c_).bytes(moe::parse_compute_type(dtype_), 1.0 / world.size());
+    const double caches = static_cast<double>(moe::kv_bytes_per_token(c_)) * c_.max_positions * batch_ / world.size();
     const int on_host = world.split_by_host().size();
-    const double needed = on_host * ((others + experts / world.size()) * bytes + caches);
+    const double needed = on_host * (weights + caches);
     constexpr double gib = 1 << 30;
     collectively(world, [&] {
       if (needed > static_cast<double>(host_bytes))
@@ -144,29 +144,8 @@ class BenchModelCommand : public Command {
     });
   }
 
-  /// Of the routed experts.
-  double expert_parameters() const {
-    double sum = 0;
-    for (int layer = 0; layer < c_.n_layers; ++layer)
-      if (c_.is_moe_layer(layer)) sum += 3.0 * c_.hidden_size * c_.moe_intermediate_size * c_.n_routed_experts;
-    return sum;
-  }
-
   /// Weights of the model, embedding and head included.
-  double parameters() const {
-    const double h = c_.hidden_size, up = c_.nope_dim + c_.v_dim;
-    const double q_width = static_cast<double>(c_.n_heads) * c_.qk_dim();
-    const double queries = c_.q_lora_rank > 0 ? c_.q_lora_rank * (h + q_width) : h * q_width;
-    const double attention =
-        queries + h * c_.kv_width() + c_.kv_lora_rank * c_.n_heads * up + c_.n_heads * c_.v_dim * h;
-    double sum = 2.0 * c_.vocab_size * h + expert_parameters();
-    for (int layer = 0; layer < c_.n_layers; ++layer) {
-      sum += attention;
-      sum += c_.is_moe_layer(layer) ? 3.0 * h * c_.moe_intermediate_size * c_.n_shared_experts + h * c_.n_routed_experts
-                                    : 3.0 * h * c_.intermediate_size;
-    }
-    return sum;
-  }
+  double parameters() const { return moe::count_parameters(c_).total(); }
 
   std::vector<std::int32_t> random_tokens(std::size_t count, std::uint64_t stream) const {
     Random random(seed_, stream);

@@ -1,11 +1,13 @@
 // supernode eval: how well a model predicts a text.
 #include <algorithm>
 #include <cmath>
+#include <exception>
 
 #include <fmt/format.h>
 
 #include "launch/commands.hpp"
 #include "moe/model_options.hpp"
+#include "moe/sampler.hpp"
 #include "moe/text/tokenizer.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/agreement.hpp"
@@ -66,6 +68,7 @@ class EvalCommand : public Command {
     std::vector<moe::SequenceChunk> chunks;
     std::size_t next = static_cast<std::size_t>(world.rank());
     double nats = 0;
+    std::exception_ptr failure;  // the first of this rank
     while (true) {
       chunks.clear();
       for (moe::KvCache& cache : caches) {
@@ -75,11 +78,24 @@ class EvalCommand : public Command {
         next += static_cast<std::size_t>(world.size());
       }
       const moe::StepResult result = model.forward(chunks);
-      if (result.idle) return nats;
+      if (result.idle) break;
       for (std::size_t c = 0; c < chunks.size(); ++c)
-        for (std::size_t i = 0; i + 1 < window; ++i)
-          nats += surprise(result.row(static_cast<int>(c * window + i)), chunks[c].tokens[i + 1]);
+        for (std::size_t i = 0; i + 1 < window; ++i) {
+          const auto row = result.row(static_cast<int>(c * window + i));
+          if (!failure && !moe::all_finite(row)) failure = not_finite(row, tokens, chunks[c].tokens, i);
+          nats += surprise(row, chunks[c].tokens[i + 1]);
+        }
     }
+    agree(world, failure);
+    return nats;
+  }
+
+  /// @param window part of `tokens`; @param position in it
+  static std::exception_ptr not_finite(std::span<const float> row, std::span<const std::int32_t> tokens,
+                                       std::span<const std::int32_t> window, std::size_t position) {
+    const auto number = static_cast<std::size_t>(window.data() - tokens.data()) / window.size();
+    return std::make_exception_ptr(
+        CheckError(fmt::format("window {}: {}", number, moe::not_finite(row, static_cast<int>(position) + 1).what())));
   }
 
   moe::ModelOptions model_;

@@ -2,15 +2,16 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 
 #include <fmt/format.h>
 
 #include "launch/commands.hpp"
-#include "moe/checkpoint/safetensors.hpp"
 #include "moe/model_options.hpp"
 #include "moe/sampler.hpp"
 #include "moe/speculative.hpp"
 #include "moe/text/tokenizer.hpp"
+#include "moe/token_file.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/agreement.hpp"
@@ -30,29 +31,6 @@ struct Outcome {
   moe::SpeculativeDecoder::Counts guesses;
   bool guessing = false;  ///< at the end
 };
-
-/// `tokens` [batch, length] of a safetensors file.
-struct TokenTable {
-  std::size_t batch = 0, length = 0;
-  Tokens values;
-
-  std::span<const std::int32_t> sequence(std::size_t index) const {
-    return std::span(values).subspan(index * length, length);
-  }
-};
-
-TokenTable read_token_table(const std::string& path) {
-  const moe::SafetensorsFile file(path);
-  const moe::TensorView& tensor = file.at("tokens");
-  if (tensor.shape.size() != 2 || tensor.size() == 0)
-    throw UsageError(
-        fmt::format("{}: tensor 'tokens' has shape {}, not [batch, length]", path, moe::shape_text(tensor.shape)));
-  TokenTable table{static_cast<std::size_t>(tensor.shape[0]), static_cast<std::size_t>(tensor.shape[1]),
-                   Tokens(tensor.size())};
-  if (!moe::convert_to_i32(tensor, table.values))
-    throw UsageError(fmt::format("{}: tensor 'tokens' is {}, not I32", path, moe::element_name(tensor.type)));
-  return table;
-}
 
 class GenerateCommand : public Command {
  public:
@@ -95,8 +73,9 @@ class GenerateCommand : public Command {
   int run(const Context& context) override {
     const Communicator& world = *context.world;
     check_options(*context.options);
-    const TokenTable table =
-        tokens_file_.empty() ? TokenTable{} : collectively(world, [&] { return read_token_table(tokens_file_); });
+    const moe::TokenTable table = tokens_file_.empty()
+                                      ? moe::TokenTable{}
+                                      : collectively(world, [&] { return moe::read_token_table(tokens_file_); });
     collectively(world, [&] {
       if (world.rank() == 0 && !logits_out_.empty()) check_new_file(logits_out_, context.run.if_exists());
     });
@@ -205,7 +184,7 @@ class GenerateCommand : public Command {
   }
 
   /// Sequence i lives on rank i mod size. Steps: the first positions at once, the rest one by one.
-  Outcome force_tokens(const Context& context, moe::Transformer& model, const TokenTable& table) {
+  Outcome force_tokens(const Context& context, moe::Transformer& model, const moe::TokenTable& table) {
     const Communicator& world = *context.world;
     const auto size = static_cast<std::size_t>(world.size()), rank = static_cast<std::size_t>(world.rank());
     const std::size_t vocab = static_cast<std::size_t>(model.config().vocab_size), n = table.length;
@@ -219,6 +198,12 @@ class GenerateCommand : public Command {
     for (std::size_t i = 0; i < mine.size(); ++i) caches.push_back(model.make_cache());
     std::vector<std::vector<float>> logits(mine.size(), std::vector<float>(n * vocab));
     std::vector<moe::SequenceChunk> chunks;
+    std::exception_ptr failure;  // the first of this rank, said when all have computed their sequences
+    const auto check_row = [&](std::span<const float> row, std::size_t sequence, std::size_t position) {
+      if (failure || moe::all_finite(row)) return;
+      failure = std::make_exception_ptr(CheckError(
+          fmt::format("sequence {}: {}", sequence, moe::not_finite(row, static_cast<int>(position) + 1).what())));
+    };
     const auto step = [&](std::size_t first, std::size_t count) {
       chunks.clear();
       for (std::size_t i = 0; i < mine.size(); ++i)
@@ -226,6 +211,7 @@ class GenerateCommand : public Command {
       const moe::StepResult result = model.forward(chunks);
       for (std::size_t i = 0; i < mine.size(); ++i) {
         const auto rows = result.logits.subspan(i * count * vocab, count * vocab);
+        for (std::size_t p = 0; p < count; ++p) check_row(rows.subspan(p * vocab, vocab), mine[i], first + p);
         std::copy(rows.begin(), rows.end(), logits[i].begin() + static_cast<std::ptrdiff_t>(first * vocab));
       }
     };
@@ -235,6 +221,7 @@ class GenerateCommand : public Command {
     for (std::size_t position = prefill; position < n; ++position) step(position, 1);
     const double end = wall_now().value;
 
+    agree(world, failure);
     const std::vector<float> all = gather_logits(world, table, logits, vocab);
     Outcome outcome;
     if (!context.is_root()) {
@@ -247,19 +234,13 @@ class GenerateCommand : public Command {
     outcome.ttft_ms = (first - start) * 1e3;
     outcome.tpot_ms = n > prefill ? (end - first) * 1e3 / static_cast<double>(n - prefill) : 0;
     collectively(world, [&] {
-      if (logits_out_.empty()) return;
-      const moe::TensorToWrite tensor{
-          "logits",
-          ElementType::f32,
-          {static_cast<std::int64_t>(table.batch), static_cast<std::int64_t>(n), static_cast<std::int64_t>(vocab)},
-          std::as_bytes(std::span(all))};
-      moe::write_safetensors(logits_out_, {&tensor, 1}, context.run.if_exists());
+      if (!logits_out_.empty()) moe::write_logits(logits_out_, table, vocab, all, context.run.if_exists());
     });
     return outcome;
   }
 
   /// [batch, length, vocab] on rank 0. A round a sequence of each rank, so that no message grows with the batch.
-  static std::vector<float> gather_logits(const Communicator& world, const TokenTable& table,
+  static std::vector<float> gather_logits(const Communicator& world, const moe::TokenTable& table,
                                           const std::vector<std::vector<float>>& mine, std::size_t vocab) {
     const auto size = static_cast<std::size_t>(world.size());
     const std::size_t values = table.length * vocab;

@@ -5,6 +5,7 @@
 #include "moe/hdf5_import.hpp"
 #include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/log.hpp"
 
 namespace supernode::launch {
 namespace {
@@ -22,9 +23,10 @@ class ImportCommand : public Command {
     const std::string& output = context.run.output;
     if (output.empty()) throw UsageError("--output: a new HDF5 file is needed");
     moe::Checkpoint checkpoint(find_model(model_));
+    if (!checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());
     const moe::ComputeType type = moe::parse_compute_type(dtype_);
-    const moe::Smoothing smoothing =
-        smooth_ && type == moe::ComputeType::int8 ? moe::Smoothing(checkpoint) : moe::Smoothing();
+    const auto smoothing =
+        smooth_ && type == moe::ComputeType::int8 ? moe::OutlierSmoothing::search : moe::OutlierSmoothing::none;
     const moe::ImportSummary summary =
         moe::import_checkpoint(checkpoint, output, type, smoothing, context.run.if_exists());
     const Json results{{"output", output},
@@ -34,17 +36,17 @@ class ImportCommand : public Command {
                        {"bytes_written", summary.bytes_written},
                        {"int8_error", summary.int8_error},
                        {"int8_error_unsearched", summary.int8_error_unsearched},
-                       {"smoothed_groups", smoothing.smoothed()},
-                       {"groups", smoothing.groups()},
-                       {"smoothing_error_ratio", smoothing.error_ratio()}};
+                       {"smoothed_groups", summary.smoothed_groups},
+                       {"groups", summary.groups},
+                       {"smoothing_error_ratio", summary.smoothing_error_ratio}};
     std::string text = fmt::format("{}: {} tensors, {} bytes read, {} written\n", output, summary.tensors,
                                    summary.bytes_read, summary.bytes_written);
     if (summary.int8_error > 0)
       text += fmt::format("relative error of int8 matrices {:.3e}; without searched scales {:.3e}\n",
                           summary.int8_error, summary.int8_error_unsearched);
-    if (smoothing.groups() > 0)
+    if (summary.groups > 0)
       text += fmt::format("{} of {} groups smoothed; estimated squared error of the products {:.3f} of that without\n",
-                          smoothing.smoothed(), smoothing.groups(), smoothing.error_ratio());
+                          summary.smoothed_groups, summary.groups, summary.smoothing_error_ratio);
     // Here --output is the checkpoint, so no file of results.
     Context shown = context;
     shown.run.output.clear();

@@ -7,30 +7,14 @@
 #include "collectives/expert_partition.hpp"
 #include "launch/commands.hpp"
 #include "moe/checkpoint.hpp"
+#include "moe/kv_cache.hpp"
+#include "moe/parameter_count.hpp"
 #include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/log.hpp"
 
 namespace supernode::launch {
 namespace {
-
-/// Parts of a model, by what becomes of them when ranks are added: every rank holds all of them but the experts.
-const char* part_of(const std::string& name) {
-  const auto has = [&](const char* text) { return name.find(text) != std::string::npos; };
-  if (has(".shared_experts.")) return "shared_experts";
-  if (has(".experts.")) return "experts";
-  if (has(".self_attn.")) return "attention";
-  if (has("embed_tokens") || has("head.")) return "embedding_and_head";
-  if (has(".mlp.gate.")) return "gate";
-  if (has(".mlp.")) return "dense_layers";
-  return "norms_and_other";
-}
-
-/// What a parameter of a part takes when matrices have `matrix_bytes` an element: embedding and head never go below
-/// bf16, gates and norms stay f32.
-double bytes_per_parameter(const std::string& part, double matrix_bytes) {
-  if (part == "gate" || part == "norms_and_other") return 4;
-  return part == "embedding_and_head" ? std::max(matrix_bytes, 2.0) : matrix_bytes;
-}
 
 struct Part {
   std::size_t tensors = 0;
@@ -52,8 +36,9 @@ class InspectCommand : public Command {
     if (std::any_of(ranks_.begin(), ranks_.end(), [](int ranks) { return ranks < 1; }))
       throw UsageError("--ranks: a count below 1");
     moe::Checkpoint checkpoint(find_model(model_));
+    if (!checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());
     const moe::ModelConfig& config = checkpoint.config();
-    std::map<std::string, Part> parts;
+    std::map<moe::ModelPart, Part> parts;  // in the order of their names
     std::map<std::string, std::uint64_t> types;
     Part all;
     Json tensors = Json::array();
@@ -61,7 +46,7 @@ class InspectCommand : public Command {
     for (const moe::TensorInfo& tensor : checkpoint.tensors()) {
       std::uint64_t elements = 1;
       for (const std::int64_t size : tensor.shape) elements *= static_cast<std::uint64_t>(size);
-      for (Part* part : {&parts[part_of(tensor.name)], &all}) {
+      for (Part* part : {&parts[moe::part_of_tensor(tensor.name)], &all}) {
         ++part->tensors;
         part->parameters += elements;
         part->bytes += tensor.bytes;
@@ -80,38 +65,36 @@ class InspectCommand : public Command {
         checkpoint.directory(), config.n_layers, checkpoint.has_mtp() ? config.n_mtp_layers : 0, config.hidden_size,
         config.n_routed_experts, config.n_shared_experts, config.topk, config.vocab_size, list, "#part", "tensors",
         "parameters", "bytes");
-    for (const auto& [name, part] : parts) {
+    for (const auto& [id, part] : parts) {
+      const std::string name(name_of(id));
       part_rows[name] = {{"tensors", part.tensors}, {"parameters", part.parameters}, {"bytes", part.bytes}};
       text += fmt::format("{:<20} {:>8} {:>16} {:>16}\n", name, part.tensors, part.parameters, part.bytes);
     }
     text += fmt::format("{:<20} {:>8} {:>16} {:>16}\n", "all", all.tensors, all.parameters, all.bytes);
     for (const auto& [type, bytes] : types) type_rows[type] = bytes;
 
-    const Part experts = parts["experts"];
-    const double kv_bytes = 4.0 * config.n_layers * config.kv_width();
-    text += fmt::format("cache: {:g} bytes per token (f32)\n{:>6} {:>13} {:>16} {:>12} {:>12} {:>12}   MiB of a rank\n",
+    const Part experts = parts[moe::ModelPart::experts];
+    const std::size_t kv_bytes = moe::kv_bytes_per_token(config);
+    text += fmt::format("cache: {} bytes per token (f32)\n{:>6} {:>13} {:>16} {:>12} {:>12} {:>12}   MiB of a rank\n",
                         kv_bytes, "#ranks", "experts/rank", "stored", "f32", "bf16", "int8");
     for (const int ranks : rank_counts(config.n_routed_experts)) {
       const collectives::ExpertPartition partition(std::max(config.n_routed_experts, 1), ranks);
       const double share =
           config.n_routed_experts == 0 ? 0 : static_cast<double>(partition.max_count()) / config.n_routed_experts;
       const double stored = static_cast<double>(all.bytes - experts.bytes) + share * static_cast<double>(experts.bytes);
-      const auto computed = [&](double matrix_bytes) {
-        double bytes = 0;
-        for (const auto& [name, part] : parts)
-          bytes += static_cast<double>(part.parameters) * bytes_per_parameter(name, matrix_bytes) *
-                   (name == "experts" ? share : 1);
-        return bytes;
-      };
+      moe::ParameterCount counted;
+      for (const auto& [id, part] : parts) counted[id] = static_cast<double>(part.parameters);
+      const auto computed = [&](moe::ComputeType type) { return counted.bytes(type, share); };
       const int held = config.n_routed_experts == 0 ? 0 : partition.max_count();
       rank_rows.push_back({{"ranks", ranks},
                            {"experts_per_rank", held},
                            {"stored_bytes", stored},
-                           {"f32_bytes", computed(4)},
-                           {"bf16_bytes", computed(2)},
-                           {"int8_bytes", computed(1)}});
+                           {"f32_bytes", computed(moe::ComputeType::f32)},
+                           {"bf16_bytes", computed(moe::ComputeType::bf16)},
+                           {"int8_bytes", computed(moe::ComputeType::int8)}});
       text += fmt::format("{:>6} {:>13} {:>16.2f} {:>12.2f} {:>12.2f} {:>12.2f}\n", ranks, held, mib(stored),
-                          mib(computed(4)), mib(computed(2)), mib(computed(1)));
+                          mib(computed(moe::ComputeType::f32)), mib(computed(moe::ComputeType::bf16)),
+                          mib(computed(moe::ComputeType::int8)));
     }
     Json results{{"model", checkpoint.directory()},
                  {"tensors", all.tensors},

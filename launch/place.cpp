@@ -103,7 +103,10 @@ class PlaceCommand : public Command {
       moves = moe::improve_placements(loads, after, shape, max_moves_);
     } else {
       for (const std::vector<double>& layer : loads) after.push_back(moe::place_experts(layer, shape));
-      if (refine_) moe::improve_placements(loads, after, shape);
+      if (refine_) {
+        moe::separate_copies(loads, after, shape);
+        moe::improve_placements(loads, after, shape, moe::unlimited_moves, moe::RepeatedCopies::avoided);
+      }
       if (!before.empty()) moves = moe::moves_between(loads, before, after, shape);
     }
     show(context, loads, shape, before, after, moves);
@@ -115,6 +118,7 @@ class PlaceCommand : public Command {
             const Placements& after, const std::vector<moe::ExpertMove>& moves) const {
     Traffic was, is;
     std::vector<double> hottest;
+    int redundant = 0;
     Json layers = Json::array();
     std::string table =
         fmt::format("{:>6} {:>12} {:>12} {:>12} {:>10}\n", "#layer", "hot_expert", "before", "after", "max_copies");
@@ -124,8 +128,10 @@ class PlaceCommand : public Command {
       is.add_layer(moe::rank_loads(loads[layer], after[layer], shape));
       hottest.push_back(moe::max_over_mean(loads[layer]));
       const std::vector<int> copies = moe::count_copies(after[layer], shape.experts);
+      redundant += moe::count_redundant(after[layer], shape);
       layers.push_back({{"physical_to_logical", after[layer]},
                         {"replicas", copies},
+                        {"redundant_copies", moe::count_redundant(after[layer], shape)},
                         {"hottest_expert_over_mean", hottest.back()},
                         {"max_over_mean_before", was.imbalance.back()},
                         {"max_over_mean_after", is.imbalance.back()}});
@@ -160,6 +166,7 @@ class PlaceCommand : public Command {
                  {"worst_layer", {{"max_over_mean_before", old.worst}, {"max_over_mean_after", now.worst}}},
                  {"hottest_expert_over_mean", expert.mean},
                  {"policy", policy},
+                 {"redundant_copies", redundant},
                  {"rank_load", {{"before", was.total}, {"after", is.total}}}};
     const std::size_t ranks = was.total.size();
     if (traffic_) results["traffic"] = {{"before", nested(was.matrix(), ranks)}, {"after", nested(is.matrix(), ranks)}};
@@ -167,12 +174,18 @@ class PlaceCommand : public Command {
     const std::string text = fmt::format(
         "# {} experts in {} slots on {} ranks, {} policy; {} layers, of which {} have a load\n"
         "# before: {}; columns are maximum over mean: of experts, of ranks before and after\n"
-        "{}# mean over layers {:.4f} -> {:.4f}, worst layer {:.4f} -> {:.4f}, hottest expert {:.4f}; {} moves\n{}{}",
+        "{}# mean over layers {:.4f} -> {:.4f}, worst layer {:.4f} -> {:.4f}, hottest expert {:.4f}; {} moves\n{}{}{}",
         shape.experts, shape.slots, shape.ranks, policy, loads.size(),
         std::count_if(hottest.begin(), hottest.end(), [](double value) { return value > 0; }),
         before.empty() ? "one copy of each expert, consecutive experts on a rank" : current_, table, old.mean, now.mean,
-        old.worst, now.worst, expert.mean, moves.size(), step_table, traffic_text(was, is));
+        old.worst, now.worst, expert.mean, moves.size(), redundant_text(redundant), step_table, traffic_text(was, is));
     report(context, "place", results, text, samples(shape, after, was, is));
+  }
+
+  std::string redundant_text(int copies) const {
+    if (copies == 0) return {};
+    return fmt::format("# {} copies lie on a rank that holds their expert already and relieve nobody{}\n", copies,
+                       refine_ ? ": there is no other slot for them" : "; --refine brings them apart where it can");
   }
 
   std::string traffic_text(const Traffic& was, const Traffic& is) const {

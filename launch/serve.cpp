@@ -1,9 +1,15 @@
 // supernode serve: replays a trace of requests on a deployment of coordinator, prefill, decode and cache ranks.
+#include <memory>
+#include <utility>
+
 #include <fmt/format.h>
 
+#include "collectives/rule_file.hpp"
 #include "collectives/token_exchange.hpp"
 #include "launch/commands.hpp"
 #include "moe/checkpoint.hpp"
+#include "moe/kv_cache.hpp"
+#include "moe/transformer.hpp"
 #include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
@@ -71,15 +77,18 @@ class ServeCommand : public Command {
     // Whatever is wrong with options, files or sizes is found by rank 0 before anyone loads a model.
     std::vector<serving::Request> requests;
     std::string plan;
+    const auto rules = collectives::load_rules(world, options_.serving.selection);
     options_.injections =
         collectively(world, [&] { return serving::parse_injections(inject_, options_.serving.cache_ranks); });
     on_root(world, [&] {
       metrics_.goodput_ms = serving::parse_goodput(goodput_);
       for (const double p : metrics_.percentiles)
         if (p < 0 || p > 100) throw UsageError(fmt::format("--metric-percentiles: {} is outside [0, 100]", p));
-      const moe::ModelConfig model = moe::Checkpoint(options_.checkpoint).config();
+      const moe::Checkpoint checkpoint(options_.checkpoint);
+      const moe::ModelConfig& model = checkpoint.config();
+      if (!checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());
       if (dry_run_) {
-        plan = plan_text(model);
+        plan = plan_text(model, rules);
         return;
       }
       serving::check_world_size(options_.serving, world.size());
@@ -147,17 +156,19 @@ class ServeCommand : public Command {
     return run;
   }
 
-  std::string plan_text(const moe::ModelConfig& model) const {
+  /// @param rules by which "auto" chooses in the run
+  std::string plan_text(const moe::ModelConfig& model, std::shared_ptr<const collectives::SelectionRules> rules) const {
     const serving::ServingConfig& s = options_.serving;
+    moe::TransformerOptions options;  // as the run's, so far as they decide the size of its exchange
+    options.type = options_.type;
+    options.max_batch_tokens = s.max_batch_tokens;
+    options.exchange = s.exchange;
+    options.exchange_rules = std::move(rules);
     const auto exchange_bytes = [&](int dies) {
-      collectives::ExchangeConfig exchange;
-      exchange.max_tokens = s.max_batch_tokens;
-      exchange.hidden = model.hidden_size;
-      exchange.topk = model.topk;
-      exchange.num_experts = model.n_routed_experts;
-      return model.n_routed_experts > 0 ? collectives::exchange_buffer_bytes(exchange, dies) : std::size_t{0};
+      return model.n_routed_experts > 0 ? collectives::exchange_buffer_bytes(moe::exchange_config(model, options), dies)
+                                        : std::size_t{0};
     };
-    const double kv_token = static_cast<double>(model.n_layers) * model.kv_width() * sizeof(float);
+    const double kv_token = static_cast<double>(moe::kv_bytes_per_token(model));
     std::string text =
         fmt::format("# {} ranks: mpirun -n {} supernode serve ...\n", serving::world_size(s), serving::world_size(s));
     text += fmt::format("{:<13} {:>7}  {}\n", "#role", "ranks", "memory per rank, weights apart");

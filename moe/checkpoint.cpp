@@ -1,166 +1,126 @@
 #include "moe/checkpoint.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
-#include <functional>
+#include <set>
+#include <string_view>
+#include <utility>
 
 #include <fmt/format.h>
 
+#include "moe/checkpoint/hdf5_checkpoint.hpp"
+#include "moe/checkpoint/random_weights.hpp"
+#include "moe/checkpoint/safetensors_folder.hpp"
+#include "moe/checkpoint/stand_in.hpp"
+#include "moe/checkpoint/tensor_names.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
-#include "runtime/core/json.hpp"
-#include "runtime/core/random.hpp"
 
 namespace supernode::moe {
-namespace {
-constexpr const char* single_name = "model.safetensors";
-constexpr const char* index_name = "model.safetensors.index.json";
 
-/// @param path of the index, for messages. @param exists whether a shard is there
-std::map<std::string, std::string> read_index(const std::string& path, const std::string& text,
-                                              const std::function<bool(const std::string&)>& exists) {
-  const Json index = parse_json(text, path);
-  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
-    throw UsageError(fmt::format("{}: 'weight_map' is missing", path));
-  std::map<std::string, std::string> names;
-  for (const auto& [tensor, file] : index["weight_map"].items()) {
-    if (!file.is_string() || file.get_ref<const std::string&>().find('/') != std::string::npos)
-      throw UsageError(fmt::format("{}: tensor '{}' names no file of this folder", path, tensor));
-    names.emplace(tensor, file.get<std::string>());
-  }
-  for (const auto& [tensor, file] : names)
-    if (!exists(file))
-      throw UsageError(fmt::format("{}: shard '{}' (tensor '{}') is not in the folder", path, file, tensor));
-  return names;
-}
-
-std::vector<float> random_values(const std::string& tensor, std::span<const std::int64_t> shape, std::uint64_t seed) {
-  std::size_t count = 1;
-  for (const std::int64_t extent : shape) count *= static_cast<std::size_t>(extent);
-  if (shape.size() < 2) return std::vector<float>(count, tensor.ends_with("bias") ? 0.0f : 1.0f);
-  std::uint64_t hash = 0xcbf29ce484222325ull;  // FNV-1a
-  for (const char c : tensor) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
-  const std::uint64_t key = mix64(seed ^ hash);
-  const float spread = std::sqrt(3.0f / static_cast<float>(shape.back()));
-  std::vector<float> values(count);
-  for (std::size_t i = 0; i < count; ++i)
-    values[i] = (static_cast<float>(mix64(key + i) >> 40) * 0x1.0p-23f - 1.0f) * spread;
-  return values;
-}
-
-}  // namespace
+Checkpoint::~Checkpoint() = default;
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
 
 Checkpoint Checkpoint::random(const ModelConfig& config, std::uint64_t seed) {
   Checkpoint checkpoint;
   checkpoint.directory_ = "random weights";
   checkpoint.config_ = config;
-  checkpoint.seed_ = seed;
+  checkpoint.weights_ = std::make_unique<RandomWeights>(seed);
   return checkpoint;
 }
 
 Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
   if (std::filesystem::is_regular_file(directory)) {
-    hdf5_.emplace(directory);
-    config_text_ = hdf5_->config_text();
+    refuse_stand_in(directory, head_of_file(directory));
+    auto file = std::make_unique<Hdf5Checkpoint>(directory);
+    config_text_ = file->config_text();
     config_ = parse_model_config(config_text_, directory + ": config");
+    weights_ = std::move(file);
+    check_tensors();
     return;
   }
   if (!std::filesystem::is_directory(directory)) throw UsageError(fmt::format("model '{}': no such folder", directory));
   const std::string config_path = directory + "/config.json";
   config_text_ = read_file(config_path);
+  refuse_stand_in(config_path, config_text_);
   config_ = parse_model_config(config_text_, config_path);
-  if (std::filesystem::exists(directory + "/" + single_name)) {
-    shards_.emplace(single_name, SafetensorsFile(directory + "/" + single_name));
-  } else if (std::filesystem::exists(directory + "/" + index_name)) {
-    const std::string path = directory + "/" + index_name;
-    shard_names_ = read_index(path, read_file(path),
-                              [&](const std::string& file) { return std::filesystem::exists(directory + "/" + file); });
-  } else {
-    throw UsageError(fmt::format("model '{}': neither {} nor {} is there", directory, single_name, index_name));
+  weights_ = std::make_unique<SafetensorsFolder>(directory);
+  check_types();
+  check_tensors();
+}
+
+Checkpoint::Checkpoint(std::shared_ptr<FileSource> source) : directory_(source->place()) {
+  const std::vector<std::string> names = source->names();
+  if (names.size() == 1 && !names.front().ends_with(".safetensors") && !names.front().ends_with(".json")) {
+    auto file = std::make_unique<Hdf5Checkpoint>(*source, names.front());
+    config_text_ = file->config_text();
+    config_ = parse_model_config(config_text_, directory_ + ": config");
+    weights_ = std::move(file);
+    check_tensors();
+    return;
+  }
+  config_text_ = source->read_text("config.json");
+  refuse_stand_in(directory_ + "/config.json", config_text_);
+  config_ = parse_model_config(config_text_, directory_ + "/config.json");
+  weights_ = std::make_unique<SafetensorsFolder>(std::move(source));
+  check_types();
+  check_tensors();
+}
+
+void Checkpoint::check_types() {
+  if (config_.quantization_key.empty()) return;
+  // Conversions leave the key behind: what counts is how the weights are stored.
+  const TensorUse use = use_of_tensors(weights_->names(), config_);
+  const std::set<std::string_view> read(use.read.begin(), use.read.end());
+  for (const TensorInfo& tensor : weights_->tensors()) {
+    if (!has_f32_form(tensor.type) && read.contains(tensor.name))
+      throw UsageError(
+          fmt::format("{}/config.json: '{}' is given, and tensor '{}' is {}: quantised weights are not supported, "
+                      "convert them to BF16 first",
+                      directory_, config_.quantization_key, tensor.name, tensor.type));
   }
 }
 
-Checkpoint::Checkpoint(std::shared_ptr<FileSource> source) : directory_(source->place()), source_(std::move(source)) {
-  FileSource& files = *source_;
-  const std::vector<std::string> names = files.names();
-  if (names.size() == 1 && !names.front().ends_with(".safetensors") && !names.front().ends_with(".json")) {
-    hdf5_.emplace(files, names.front());
-    config_text_ = hdf5_->config_text();
-    config_ = parse_model_config(config_text_, directory_ + ": config");
-    return;
+void Checkpoint::check_tensors() {
+  const TensorUse use = use_of_tensors(weights_->names(), config_);
+  if (!use.foreign.empty()) {
+    const std::string& first = *std::min_element(use.foreign.begin(), use.foreign.end());
+    throw UsageError(fmt::format(
+        "{}: tensor '{}'{} is not part of the model that the configuration describes ({} layers, {} routed and {} "
+        "shared "
+        "experts){}",
+        directory_, first, use.foreign.size() > 1 ? fmt::format(" and {} others", use.foreign.size() - 1) : "",
+        config_.n_layers, config_.n_routed_experts, config_.n_shared_experts,
+        config_.quantization_key.empty() ? "" : "; quantised weights are not supported, convert them to BF16 first"));
   }
-  config_text_ = files.read_text("config.json");
-  config_ = parse_model_config(config_text_, directory_ + "/config.json");
-  if (files.has(single_name))
-    shards_.emplace(single_name, open_file(single_name));
-  else
-    shard_names_ = read_index(directory_ + "/" + index_name, files.read_text(index_name),
-                              [&](const std::string& file) { return files.has(file); });
+  if (!use.unread.empty())
+    unread_note_ = fmt::format("{}: nobody reads tensor '{}'{}", directory_,
+                               *std::min_element(use.unread.begin(), use.unread.end()),
+                               use.unread.size() > 1 ? fmt::format(" and {} others", use.unread.size() - 1) : "");
+  if (!config_.tied_embeddings || !has("lm_head.weight") || !has("model.embed_tokens.weight")) return;
+  const std::initializer_list<std::int64_t> shape{config_.vocab_size, config_.hidden_size};
+  if (read("lm_head.weight", shape) != read("model.embed_tokens.weight", shape))
+    throw UsageError(fmt::format(
+        "{}: 'tie_word_embeddings' is true, but 'lm_head.weight' is not 'model.embed_tokens.weight'", directory_));
 }
 
 DiskFiles Checkpoint::files_of(const std::string& path) { return DiskFiles(path, {".json", ".safetensors"}); }
 
-SafetensorsFile Checkpoint::open_file(const std::string& name) const {
-  return source_ ? SafetensorsFile(source_, name) : SafetensorsFile(directory_ + "/" + name);
-}
-
-SafetensorsFile& Checkpoint::shard_of(const std::string& tensor) {
-  if (shard_names_.empty()) return shards_.begin()->second;
-  const auto name = shard_names_.find(tensor);
-  if (name == shard_names_.end())
-    throw UsageError(fmt::format("{}/{}: no tensor '{}'", directory_, index_name, tensor));
-  return open_shard(name->second);
-}
-
-SafetensorsFile& Checkpoint::open_shard(const std::string& name) {
-  auto open = shards_.find(name);
-  if (open == shards_.end()) open = shards_.emplace(name, open_file(name)).first;
-  return open->second;
-}
-
-bool Checkpoint::has(const std::string& tensor) {
-  if (seed_) return true;
-  if (hdf5_) return hdf5_->has(tensor);
-  if (!shard_names_.empty()) return shard_names_.contains(tensor);
-  return shards_.begin()->second.find(tensor) != nullptr;
-}
+bool Checkpoint::has(const std::string& tensor) { return weights_->has(tensor); }
 
 bool Checkpoint::has_mtp() {
   return config_.n_mtp_layers > 0 && has(fmt::format("model.layers.{}.eh_proj.weight", config_.n_layers));
 }
 
-std::vector<TensorInfo> Checkpoint::tensors() {
-  if (hdf5_) return hdf5_->tensors();
-  for (const auto& [tensor, shard] : shard_names_) open_shard(shard);
-  std::vector<TensorInfo> result;
-  for (const auto& [name, shard] : shards_)
-    for (const auto& [tensor, view] : shard.tensors())
-      if (shard_names_.empty() || shard_names_.contains(tensor))
-        result.push_back({tensor, std::string(element_name(view.type)), view.shape, view.bytes.size()});
-  return result;
-}
+std::vector<TensorInfo> Checkpoint::tensors() { return weights_->tensors(); }
 
 std::optional<Int8Matrix> Checkpoint::read_int8(const std::string& tensor, std::initializer_list<std::int64_t> shape) {
-  if (!hdf5_) return std::nullopt;
-  return hdf5_->read_int8(tensor, std::span(shape.begin(), shape.size()));
+  return weights_->read_int8(tensor, std::span(shape.begin(), shape.size()));
 }
 
 std::vector<float> Checkpoint::read(const std::string& tensor, std::span<const std::int64_t> shape) {
-  if (seed_) return random_values(tensor, shape, *seed_);
-  if (hdf5_) return hdf5_->read(tensor, shape);
-  const SafetensorsFile& file = shard_of(tensor);
-  const TensorView& view = file.at(tensor);
-  if (!std::equal(view.shape.begin(), view.shape.end(), shape.begin(), shape.end()))
-    throw UsageError(fmt::format("{}: tensor '{}' has shape {}, but the configuration asks for {}", file.path(), tensor,
-                                 shape_text(view.shape), shape_text(shape)));
-  std::vector<float> values(view.size());
-  if (!convert_to_f32(view, values))
-    throw UsageError(fmt::format("{}: tensor '{}' is {}; supported: F32, BF16, F16, F64", file.path(), tensor,
-                                 element_name(view.type)));
-  if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
-    throw UsageError(fmt::format("{}: tensor '{}' holds a value that is not finite", file.path(), tensor));
-  return values;
+  return weights_->read(tensor, shape);
 }
 
 }  // namespace supernode::moe

@@ -3,10 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
+#include <string_view>
 
 #include <fmt/format.h>
 
+#include "moe/checkpoint/hdf5_checkpoint.hpp"
+#include "moe/checkpoint/tensor_names.hpp"
 #include "moe/products/bf16.hpp"
+#include "moe/products/smoothing.hpp"
 #include "runtime/core/error.hpp"
 
 namespace supernode::moe {
@@ -71,6 +76,18 @@ Quantised quantise(std::span<const float> matrix, std::size_t channels) {
   return result;
 }
 
+/// All tensors but those that nobody reads and that are of a type that cannot be read.
+std::vector<TensorInfo> importable(Checkpoint& from) {
+  std::vector<TensorInfo> tensors = from.tensors();
+  std::vector<std::string> names;
+  for (const TensorInfo& tensor : tensors) names.push_back(tensor.name);
+  const TensorUse use = use_of_tensors(names, from.config());
+  const std::set<std::string_view> read(use.read.begin(), use.read.end());
+  std::erase_if(tensors,
+                [&](const TensorInfo& tensor) { return !has_f32_form(tensor.type) && !read.contains(tensor.name); });
+  return tensors;
+}
+
 /// Arrays of the new file: their tensors, experts in order.
 using Plan = std::map<std::string, std::vector<const TensorInfo*>>;
 
@@ -99,12 +116,16 @@ Plan plan_arrays(const std::vector<TensorInfo>& tensors, const std::string& sour
 
 }  // namespace
 
-ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type,
-                                const Smoothing& smoothing, IfExists if_exists) {
-  const std::vector<TensorInfo> tensors = from.tensors();
+ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type, OutlierSmoothing wanted,
+                                IfExists if_exists) {
+  const Smoothing smoothing = wanted == OutlierSmoothing::search ? Smoothing(from) : Smoothing();
+  const std::vector<TensorInfo> tensors = importable(from);
   const Plan plan = plan_arrays(tensors, from.directory());
   ArrayFileWriter file(output, if_exists);
   ImportSummary summary;
+  summary.groups = smoothing.groups();
+  summary.smoothed_groups = smoothing.smoothed();
+  summary.smoothing_error_ratio = smoothing.error_ratio();
   double error = 0, error_unsearched = 0, squares = 0;
   for (const auto& [array, members] : plan) {
     const bool stacked = array.find('*') != std::string::npos;

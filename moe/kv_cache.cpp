@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "moe/model_config.hpp"
 #include "runtime/core/error.hpp"
 
 namespace supernode::moe {
@@ -69,5 +70,9 @@ float* KvCache::row(int layer, int token) noexcept {
 }
 
 const float* KvCache::row(int layer, int token) const noexcept { return const_cast<KvCache*>(this)->row(layer, token); }
+
+std::size_t kv_bytes_per_token(const ModelConfig& config) {
+  return KvCache(config.n_layers, config.kv_width()).bytes_per_token();
+}
 
 }  // namespace supernode::moe

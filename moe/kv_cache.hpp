@@ -9,12 +9,14 @@
 
 namespace supernode::moe {
 
+struct ModelConfig;
+
 /// What MLA keeps of each token: for each layer the normalised latent [kv_lora_rank] and the rotated key part
 /// [rope_dim], f32. Token-major: all layers of a token are neighbours, so a range of tokens is one contiguous byte
 /// string, the unit that the memory pool stores and that prefill hands to decode. Get one from
 /// Transformer::make_cache().
 ///
-/// Beside that, where the model wants it, what decode has expanded from the latents already (internal/kept_keys.hpp):
+/// Beside that, where the model wants it, what decode has expanded from the latents already (products/kept_keys.hpp):
 /// made anew from them whenever it is missing, so it is neither exported nor imported.
 class KvCache {
  public:
@@ -71,5 +73,9 @@ class KvCache {
   HugePageBuffer<float> kept_values_;
   std::vector<int> kept_;  ///< by layer
 };
+
+/// Bytes that a token takes in the cache of a model, make_cache().bytes_per_token(): what is handed over and stored.
+/// (What decode keeps expanded beside it is not in it.)
+std::size_t kv_bytes_per_token(const ModelConfig& config);
 
 }  // namespace supernode::moe

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "moe/checkpoint/config_keys.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/json.hpp"
 
@@ -26,6 +29,11 @@ class Reader {
   }
   /// Absent and null are the same.
   const Json* find(const std::string& key) const {
+    read_.insert(key);
+    return peek(key);
+  }
+  /// The same of a key that will be checked as an unread one.
+  const Json* peek(const std::string& key) const {
     const auto at = object_.find(key);
     return at == object_.end() || at->is_null() ? nullptr : &*at;
   }
@@ -76,6 +84,10 @@ class Reader {
     refuse(key, fmt::format("is '{}'; supported: {}", name, known));
   }
 
+  /// The keys that were asked for.
+  const std::set<std::string, std::less<>>& read() const { return read_; }
+  void mark_read(std::initializer_list<const char*> keys) const { read_.insert(keys.begin(), keys.end()); }
+
   static std::string show(const Json& value) {
     std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
     if (text.size() > 60) text = text.substr(0, 57) + "...";
@@ -85,25 +97,90 @@ class Reader {
  private:
   const Json& object_;
   std::string source_, prefix_;
+  mutable std::set<std::string, std::less<>> read_;
 };
 
-std::optional<YarnConfig> read_yarn(const Reader& reader, const std::string& source) {
-  const Json* scaling = reader.find("rope_scaling");
-  if (!scaling) return {};
-  if (!scaling->is_object()) reader.refuse("rope_scaling", "is not an object");
-  const Reader inner(*scaling, source, "rope_scaling.");
-  const std::string key = inner.find("rope_type") ? "rope_type" : "type";
-  const std::string type = inner.text(key, "");
-  if (type == "default") return {};
-  if (type != "yarn") inner.refuse(key, fmt::format("is '{}'; supported: yarn, default", type));
+/// The rotary settings that one of their places gives.
+struct RopeSettings {
+  std::string place;  ///< "rope_scaling", "rope_parameters", or "" for the top level
+  std::optional<double> theta;
+  std::optional<YarnConfig> yarn;
+};
+
+/// What transformers' YaRN scales cosines and sines with, if config.json says nothing of it.
+double attention_factor(const YarnConfig& yarn) {
+  const auto scale = [&](double mscale) { return yarn.factor <= 1 ? 1 : 0.1 * mscale * std::log(yarn.factor) + 1; };
+  return scale(yarn.mscale) / scale(yarn.mscale_all_dim);
+}
+
+/// "default" or "yarn". The two spellings of the key must agree.
+std::string rope_type(const Reader& inner) {
+  const std::string type = inner.text("type", ""), newer = inner.text("rope_type", type);
+  if (!type.empty() && newer != type) inner.refuse("rope_type", fmt::format("is '{}', but type is '{}'", newer, type));
+  if (newer == "yarn" || newer == "default") return newer;
+  // Newer files may hold nothing but the base.
+  if (newer.empty() && !inner.find("factor")) return "default";
+  inner.refuse(inner.find("rope_type") ? "rope_type" : "type", fmt::format("is '{}'; supported: yarn, default", newer));
+}
+
+YarnConfig read_yarn(const Reader& reader, const Reader& inner) {
   YarnConfig yarn;
   yarn.factor = inner.number("factor", 1, 1e6, 1);
-  yarn.original_max_positions = inner.integer("original_max_position_embeddings", 1, largest_size);
+  // Some files have it beside the other positions.
+  const bool outside = !inner.find("original_max_position_embeddings");
+  const Reader& holder = outside && reader.find("original_max_position_embeddings") ? reader : inner;
+  yarn.original_max_positions = holder.integer("original_max_position_embeddings", 1, largest_size);
+  if (!outside && reader.integer("original_max_position_embeddings", 1, largest_size, yarn.original_max_positions) !=
+                      yarn.original_max_positions)
+    reader.refuse("original_max_position_embeddings", "and that of the rotary settings differ");
   yarn.beta_fast = inner.number("beta_fast", 1e-3, 1e6, 32);
   yarn.beta_slow = inner.number("beta_slow", 1e-3, 1e6, 1);
   yarn.mscale = inner.number("mscale", 0, 100, 1);
   yarn.mscale_all_dim = inner.number("mscale_all_dim", 0, 100, 0);
+  const double computed = attention_factor(yarn);
+  if (const double given = inner.number("attention_factor", 0, 1e6, computed); std::abs(given - computed) > 1e-6)
+    inner.refuse("attention_factor", fmt::format("is {}, but factor and mscale give {}", given, computed));
+  if (!inner.flag("truncate", true)) inner.refuse("truncate", "is false, but this program computes with true");
   return yarn;
+}
+
+/// The settings under `key`, which stands twice in the history of the format. Nothing when it is not there.
+std::optional<RopeSettings> read_rope_object(const Reader& reader, const std::string& source, const std::string& key) {
+  const Json* object = reader.find(key);
+  if (!object || (object->is_object() && object->empty())) return {};
+  if (!object->is_object()) reader.refuse(key, "is not an object");
+  const Reader inner(*object, source, key + ".");
+  RopeSettings settings{key, {}, {}};
+  if (inner.find("rope_theta")) settings.theta = inner.number("rope_theta", 1, 1e12, 0);
+  if (inner.number("partial_rotary_factor", 0, 1, 1) != 1)
+    inner.refuse("partial_rotary_factor", "is not 1: here all of qk_rope_head_dim is rotated");
+  if (rope_type(inner) == "yarn") settings.yarn = read_yarn(reader, inner);
+  static const std::set<std::string_view> known{
+      "type",      "rope_type", "rope_theta", "partial_rotary_factor", "factor",   "original_max_position_embeddings",
+      "beta_fast", "beta_slow", "mscale",     "mscale_all_dim",        "truncate", "attention_factor"};
+  for (const auto& [name, value] : object->items())
+    if (!known.contains(name) && !value.is_null())
+      inner.refuse(name, fmt::format("is {}, and unknown", Reader::show(value)));
+  return settings;
+}
+
+/// The base and YaRN, from the three places where files have them. Where several say something, they must agree.
+void read_rope(const Reader& reader, const std::string& source, ModelConfig& c) {
+  const auto older = read_rope_object(reader, source, "rope_scaling"),
+             newer = read_rope_object(reader, source, "rope_parameters");
+  if (older && newer && older->yarn != newer->yarn)
+    reader.refuse("rope_parameters", "and 'rope_scaling' give different settings");
+  if (const auto& settings = newer ? newer : older) c.yarn = settings->yarn;
+  std::optional<double> theta;
+  if (reader.find("rope_theta")) theta = reader.number("rope_theta", 1, 1e12, 0);
+  for (const auto* settings : {&older, &newer}) {
+    if (!*settings || !(*settings)->theta) continue;
+    if (theta && *theta != (*settings)->theta)
+      reader.refuse((*settings)->place + ".rope_theta",
+                    fmt::format("is {}, but it is {} elsewhere in the file", *(*settings)->theta, *theta));
+    theta = (*settings)->theta;
+  }
+  c.rope_theta = theta.value_or(10000);
 }
 
 /// One id, a list of ids, or nothing.
@@ -122,6 +199,18 @@ std::vector<int> read_eos(const Reader& reader, int vocab_size) {
   return tokens;
 }
 
+/// The class that the model was saved from, if the file names one: it must compute what `type` does.
+void check_architectures(const Reader& reader, const std::string& type) {
+  const Json* names = reader.find("architectures");
+  if (!names) return;
+  if (!names->is_array()) reader.refuse("architectures", fmt::format("is {}, not a list", Reader::show(*names)));
+  const std::string expected = type == "deepseek_v2" ? "DeepseekV2ForCausalLM" : "DeepseekV3ForCausalLM";
+  for (const Json& name : *names)
+    if (name != expected && !(type == "kimi_k2" && name == "KimiK2ForCausalLM"))
+      reader.refuse("architectures",
+                    fmt::format("holds {}, but model_type '{}' is computed as {}", Reader::show(name), type, expected));
+}
+
 void read_attention(const Reader& reader, ModelConfig& c) {
   c.n_heads = reader.integer("num_attention_heads", 1, 1 << 12);
   c.q_lora_rank = reader.integer("q_lora_rank", 0, 1 << 16, 0);
@@ -130,8 +219,14 @@ void read_attention(const Reader& reader, ModelConfig& c) {
   c.rope_dim = reader.integer("qk_rope_head_dim", 2, 1 << 14);
   c.v_dim = reader.integer("v_head_dim", 1, 1 << 14);
   if (c.rope_dim % 2 != 0) reader.refuse("qk_rope_head_dim", fmt::format("is {}, not even", c.rope_dim));
-  c.rope_theta = reader.number("rope_theta", 1, 1e12, 10000);
-  if (reader.flag("attention_bias", false)) reader.refuse("attention_bias", "is true, which is not supported");
+}
+
+/// Newer files list the layers' kinds; what else the list says is checked with the unread keys.
+int leading_dense_layers(const Reader& reader) {
+  const Json* types = reader.peek("mlp_layer_types");
+  if (!types || !types->is_array()) return 0;
+  return static_cast<int>(std::find_if(types->begin(), types->end(), [](const Json& type) { return type != "dense"; }) -
+                          types->begin());
 }
 
 void read_experts(const Reader& reader, ModelConfig& c, bool v2) {
@@ -140,12 +235,16 @@ void read_experts(const Reader& reader, ModelConfig& c, bool v2) {
   constexpr std::array methods{std::pair{std::string_view("noaux_tc"), GateMethod::noaux_tc},
                                std::pair{std::string_view("greedy"), GateMethod::greedy},
                                std::pair{std::string_view("group_limited_greedy"), GateMethod::group_limited_greedy}};
+  // Not all of them are asked for: what a dense or greedy model leaves out has no meaning.
+  reader.mark_read({"n_shared_experts", "num_experts_per_tok", "moe_intermediate_size", "first_k_dense_replace",
+                    "moe_layer_freq", "scoring_func", "topk_method", "norm_topk_prob", "routed_scaling_factor",
+                    "n_group", "topk_group", "intermediate_size", "original_max_position_embeddings"});
   c.n_routed_experts = reader.integer("n_routed_experts", 0, 1 << 16, 0);
   if (c.n_routed_experts == 0) return;
   c.n_shared_experts = reader.integer("n_shared_experts", 0, 1 << 10, 0);
   c.topk = reader.integer("num_experts_per_tok", 1, c.n_routed_experts);
   c.moe_intermediate_size = reader.integer("moe_intermediate_size", 1, largest_size);
-  c.first_dense_layers = reader.integer("first_k_dense_replace", 0, largest_size, 0);
+  c.first_dense_layers = reader.integer("first_k_dense_replace", 0, largest_size, leading_dense_layers(reader));
   c.moe_layer_freq = reader.integer("moe_layer_freq", 1, largest_size, 1);
   // The two generations of the architecture leave different keys out.
   c.scoring = reader.choice("scoring_func", scorings, v2 ? GateScoring::softmax : GateScoring::sigmoid);
@@ -175,12 +274,15 @@ ModelConfig parse_model_config(std::string_view text, const std::string& source)
   const std::string type = reader.text("model_type", "deepseek_v3");
   if (type != "deepseek_v3" && type != "deepseek_v2" && type != "kimi_k2")
     reader.refuse("model_type", fmt::format("is '{}'; supported: deepseek_v3, deepseek_v2, kimi_k2", type));
-  if (const std::string act = reader.text("hidden_act", "silu"); act != "silu")
+  check_architectures(reader, type);
+  if (const std::string act = reader.text("hidden_act", "silu"); act != "silu" && act != "swish")
     reader.refuse("hidden_act", fmt::format("is '{}'; supported: silu", act));
-  if (reader.find("quantization_config"))
-    reader.refuse("quantization_config", "is given: quantised weights are not supported, convert them to BF16 first");
 
   ModelConfig c;
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    const Json* quantised = reader.find(key);
+    if (quantised && c.quantization_key.empty()) c.quantization_key = key;
+  }
   c.vocab_size = reader.integer("vocab_size", 1, largest_size);
   c.hidden_size = reader.integer("hidden_size", 1, 1 << 18);
   c.n_layers = reader.integer("num_hidden_layers", 1, 10000);
@@ -195,11 +297,13 @@ ModelConfig parse_model_config(std::string_view text, const std::string& source)
     reader.refuse("vocab_size", fmt::format("is {}, but the byte tokenizer has 256 tokens", c.vocab_size));
   c.eos_tokens = read_eos(reader, c.vocab_size);
   read_attention(reader, c);
-  c.yarn = read_yarn(reader, source);
+  read_rope(reader, source, c);
   read_experts(reader, c, type == "deepseek_v2");
   bool any_dense = false;
   for (int layer = 0; layer < c.n_layers; ++layer) any_dense = any_dense || !c.is_moe_layer(layer);
   c.intermediate_size = any_dense ? reader.integer("intermediate_size", 1, largest_size) : 0;
+  check_unread_keys(json, c, reader.read(),
+                    [&](const std::string& key, const std::string& why) { reader.refuse(key, why); });
   return c;
 }
 

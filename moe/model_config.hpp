@@ -23,9 +23,11 @@ enum class GateMethod {
 struct YarnConfig {
   double factor = 1;
   int original_max_positions = 0;
-  double beta_fast = 32,
-         beta_slow = 1;  ///< rotations within the original context between which frequencies are blended
+  /// Rotations within the original context between which frequencies are blended.
+  double beta_fast = 32, beta_slow = 1;
   double mscale = 1, mscale_all_dim = 0;
+
+  bool operator==(const YarnConfig&) const = default;
 };
 
 /// All sizes are counts of elements. q_lora_rank 0: queries are projected directly; n_routed_experts 0: all layers
@@ -40,6 +42,8 @@ struct ModelConfig {
   bool tied_embeddings = false;  ///< the head is the embedding
   std::string tokenizer;         ///< "bytes", or empty: token ids only
   std::vector<int> eos_tokens;   ///< each ends a text; may be empty
+  /// "quantization_config" or the like, if the file has it: whether the weights still are quantised, their types say.
+  std::string quantization_key;
 
   // Multi-head latent attention
   int n_heads = 0, q_lora_rank = 0, kv_lora_rank = 0, nope_dim = 0, rope_dim = 0, v_dim = 0;
@@ -66,7 +70,8 @@ struct ModelConfig {
 
 /// @param text the JSON document; @param source its path, for messages.
 /// @throws UsageError "<source>: '<key>' ..." for a missing key, a wrong type, a value out of range or contradictory,
-/// and for what is not supported (another architecture, activation or RoPE scaling, quantised weights).
+/// and for what is not supported (another architecture, activation or RoPE scaling), also where it is asked for by a
+/// key that is unknown here (checkpoint/config_keys.hpp).
 ModelConfig parse_model_config(std::string_view text, const std::string& source);
 
 }  // namespace supernode::moe

@@ -1,6 +1,11 @@
 #include "moe/model_options.hpp"
 
+#include <utility>
+
 #include "collectives/rule_file.hpp"
+#include "moe/checkpoint.hpp"
+#include "runtime/core/log.hpp"
+#include "runtime/core/mpi/agreement.hpp"
 
 namespace supernode::moe {
 
@@ -31,7 +36,9 @@ Transformer load_model(const ModelOptions& options, double deadline, const Commu
   TransformerOptions wanted = transformer_options(options, deadline);
   wanted.mtp = mtp;
   wanted.exchange_rules = collectives::load_rules(ep, options.selection);
-  return Transformer(find_model(options.model), wanted, ep);
+  Checkpoint checkpoint = collectively(ep, [&] { return Checkpoint(find_model(options.model)); });
+  if (ep.rank() == 0 && !checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());
+  return Transformer(std::move(checkpoint), wanted, ep);
 }
 
 }  // namespace supernode::moe

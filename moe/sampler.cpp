@@ -7,9 +7,33 @@
 #include <numeric>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "runtime/core/random.hpp"
 
 namespace supernode::moe {
+
+bool all_finite(std::span<const float> logits) {
+  // x * 0 is 0 for a number and NaN for all else; eight sums side by side, so that no addition waits for the one
+  // before.
+  std::array<float, 8> sums{};
+  std::size_t i = 0;
+  for (; i + sums.size() <= logits.size(); i += sums.size())
+    for (std::size_t j = 0; j < sums.size(); ++j) sums[j] += logits[i + j] * 0.0f;
+  for (; i < logits.size(); ++i) sums[0] += logits[i] * 0.0f;
+  return std::accumulate(sums.begin(), sums.end(), 0.0f) == 0.0f;
+}
+
+CheckError not_finite(std::span<const float> logits, int position) {
+  const auto odd = [](float logit) { return !std::isfinite(logit); };
+  const auto count = std::count_if(logits.begin(), logits.end(), odd);
+  const auto first = std::find_if(logits.begin(), logits.end(), odd);
+  const auto token = first - logits.begin();
+  return CheckError(
+      fmt::format("position {}: {} of {} logits are not finite (token {}: {}): the weights do not fit this arithmetic, "
+                  "or are damaged",
+                  position, count, logits.size(), token, first == logits.end() ? 0.0f : *first));
+}
 
 std::int32_t most_likely(std::span<const float> logits) {
   // Side by side, so that no comparison waits for the one before it. A NaN is never larger.

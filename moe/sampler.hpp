@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <span>
 
+#include "runtime/core/error.hpp"
+
 namespace supernode::moe {
 
 struct SamplerOptions {
@@ -11,6 +13,12 @@ struct SamplerOptions {
   double top_p = 1;        ///< the smallest set of likeliest tokens with at least this probability; (0, 1]
   std::uint64_t seed = 0;
 };
+
+/// Whether every logit is a number: neither NaN nor infinite. What is drawn from other rows means nothing, so callers
+/// ask this of every row before they choose from it. O(vocab).
+bool all_finite(std::span<const float> logits);
+/// What to say of a row that is not: how many logits of the token for `position` are no numbers, and the first of them.
+CheckError not_finite(std::span<const float> logits, int position);
 
 /// The most likely token; of equals the lowest. NaN loses against every number.
 std::int32_t most_likely(std::span<const float> logits);

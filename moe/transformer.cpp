@@ -7,10 +7,10 @@
 #include <fmt/format.h>
 
 #include "collectives/expert_partition.hpp"
+#include "collectives/token_exchange.hpp"
 #include "moe/checkpoint.hpp"
-#include "moe/model/model.hpp"
+#include "moe/model/step_runner.hpp"
 #include "moe/products/kept_keys.hpp"
-#include "runtime/core/clock.hpp"
 #include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
@@ -37,19 +37,42 @@ Payloads payloads_of(ComputeType type) {
 
 }  // namespace
 
-struct Transformer::Impl : Model {
-  using Model::Model;
+collectives::ExchangeConfig exchange_config(const ModelConfig& config, const TransformerOptions& options) {
+  const Payloads payloads = payloads_of(options.type);
+  return {.max_tokens = options.max_batch_tokens,
+          .hidden = config.hidden_size,
+          .topk = config.topk,
+          .num_experts = config.n_routed_experts,
+          .dispatch_payload = payloads.there,
+          .combine_payload = payloads.back,
+          .algorithm = options.exchange,
+          .typical_tokens = std::min(options.typical_tokens, options.max_batch_tokens),
+          .rules = options.exchange_rules,
+          .deadline_s = options.deadline};
+}
+
+/// What its ranks agree on before a step; the step itself is StepRunner's.
+struct Transformer::Impl {
+  Impl(Checkpoint& checkpoint, const TransformerOptions& o, const ExpertRange& mine, int n_ranks)
+      : options(o), runner(checkpoint, o, mine, n_ranks) {}
 
   KvCache make_cache(int n_layers) const {
-    return KvCache(n_layers, config.kv_width(), keeps_keys(config) ? KeptLayout(config).unit_floats() : 0);
+    const ModelConfig& c = runner.config();
+    return KvCache(n_layers, c.kv_width(), keeps_keys(c) ? KeptLayout(c).unit_floats() : 0);
   }
   /// @throws UsageError for a chunk that may not be computed, or a cache that is there twice. Local.
   void check_chunks(std::span<const SequenceChunk> chunks, const KvCache& shape);
-  /// Checks this rank's chunks and agrees on agreed_slices and agreed_guesses.
-  void agree_on_step(std::span<const SequenceChunk> chunks, bool guesses);
+  /// Agrees on agreed_slices and agreed_guesses. Collective. @throws AgreedError when any rank has a failure.
+  void agree_on_step(int slices, bool guesses, const std::exception_ptr& failure);
 
-  KvCache main_shape = make_cache(config.n_layers), draft_shape = make_cache(1);
-  std::vector<const KvCache*> caches;  ///< of the step, sorted
+  TransformerOptions options;
+  Communicator comm;  ///< set when all ranks have read their weights
+  StepRunner runner;
+  KvCache main_shape = make_cache(runner.config().n_layers), draft_shape = make_cache(1);
+  std::vector<const KvCache*> caches;       ///< of the step, sorted
+  std::vector<SequenceChunk> draft_chunks;  ///< of a draft()
+  int agreed_slices = 0;                    ///< of the last forward(); 0: no rank had tokens
+  bool agreed_guesses = false;              ///< some rank wants a draft() after it
 };
 
 Transformer::Transformer(const std::string& checkpoint_dir, const TransformerOptions& options, const Communicator& ep)
@@ -65,46 +88,41 @@ Transformer::Transformer(Checkpoint checkpoint, const TransformerOptions& option
     check_options(options);
     const collectives::ExpertPartition partition(checkpoint.config().n_routed_experts, ep.size());
     return std::make_unique<Impl>(checkpoint, options,
-                                  ExpertRange{partition.first(ep.rank()), partition.count(ep.rank())});
+                                  ExpertRange{partition.first(ep.rank()), partition.count(ep.rank())}, ep.size());
   });
   Impl& m = *impl_;
   m.comm = ep.duplicate();
-  if (m.config.n_routed_experts == 0) return;
-  const Payloads payloads = payloads_of(options.type);
-  m.exchange = std::make_unique<collectives::TokenExchange>(
-      m.comm, collectives::ExchangeConfig{.max_tokens = options.max_batch_tokens,
-                                          .hidden = m.config.hidden_size,
-                                          .topk = m.config.topk,
-                                          .num_experts = m.config.n_routed_experts,
-                                          .dispatch_payload = payloads.there,
-                                          .combine_payload = payloads.back,
-                                          .algorithm = options.exchange,
-                                          .typical_tokens = std::min(options.typical_tokens, options.max_batch_tokens),
-                                          .rules = options.exchange_rules,
-                                          .deadline_s = options.deadline});
-  m.moe_scratch = std::make_unique<MoeScratch>(m.config, options.max_batch_tokens, ep.size());
+  const ModelConfig& config = m.runner.config();
+  if (config.n_routed_experts > 0)
+    m.runner.set_exchange(std::make_unique<collectives::TokenExchange>(m.comm, exchange_config(config, options)));
 }
 
 Transformer::~Transformer() = default;
 Transformer::Transformer(Transformer&&) noexcept = default;
 Transformer& Transformer::operator=(Transformer&&) noexcept = default;
 
-const ModelConfig& Transformer::config() const { return impl_->config; }
-const StepStatistics& Transformer::last_step() const { return impl_->statistics; }
+const ModelConfig& Transformer::config() const { return impl_->runner.config(); }
+const StepStatistics& Transformer::last_step() const { return impl_->runner.clock().statistics; }
 void Transformer::set_observer(std::function<void(const LayerTrace&)> observer) {
-  impl_->observer = std::move(observer);
+  impl_->runner.set_observer(std::move(observer));
 }
-KvCache Transformer::make_cache() const { return impl_->make_cache(impl_->config.n_layers); }
+KvCache Transformer::make_cache() const { return impl_->make_cache(config().n_layers); }
 KvCache Transformer::make_draft_cache() const { return impl_->make_cache(1); }
-bool Transformer::can_draft() const { return impl_->mtp != nullptr; }
+SequenceState Transformer::make_state() const { return {make_cache(), can_draft() ? make_draft_cache() : KvCache()}; }
+bool Transformer::can_draft() const { return impl_->runner.has_mtp(); }
+std::size_t Transformer::exchange_bytes() const {
+  const collectives::TokenExchange* exchange = impl_->runner.exchange();
+  return exchange ? exchange->buffer_bytes() : 0;
+}
 
-void Transformer::record_products() { impl_->gemm.start_recording(); }
+void Transformer::record_products() { impl_->runner.gemm().start_recording(); }
 ProductTimes Transformer::replay_products() {
-  impl_->gemm.stop_recording();
+  Gemm& gemm = impl_->runner.gemm();
+  gemm.stop_recording();
   ProductTimes times;
-  times.seconds = impl_->gemm.replay();
-  times.library_seconds = impl_->gemm.replay_by_library();
-  times.implementations = impl_->gemm.recorded_operations();
+  times.seconds = gemm.replay();
+  times.library_seconds = gemm.replay_by_library();
+  times.implementations = gemm.recorded_operations();
   for (const auto& [name, operations] : times.implementations) times.operations += operations;
   return times;
 }
@@ -112,7 +130,7 @@ ProductTimes Transformer::replay_products() {
 void Transformer::Impl::check_chunks(std::span<const SequenceChunk> chunks, const KvCache& shape) {
   caches.clear();
   for (const SequenceChunk& chunk : chunks) {
-    check_chunk(config, shape, chunk);
+    check_chunk(runner.config(), shape, chunk);
     caches.push_back(chunk.cache);
   }
   std::sort(caches.begin(), caches.end(), std::less<>());
@@ -120,15 +138,8 @@ void Transformer::Impl::check_chunks(std::span<const SequenceChunk> chunks, cons
     throw UsageError("a cache is used twice in a step");
 }
 
-void Transformer::Impl::agree_on_step(std::span<const SequenceChunk> chunks, bool guesses) {
-  std::exception_ptr failure;
-  try {
-    check_chunks(chunks, main_shape);
-    plan.build(chunks, options.max_batch_tokens);
-  } catch (const Error&) {
-    failure = std::current_exception();
-  }
-  const int mine[3] = {failure ? 0 : static_cast<int>(plan.slices().size()), failure ? 1 : 0, guesses ? 1 : 0};
+void Transformer::Impl::agree_on_step(int slices, bool guesses, const std::exception_ptr& failure) {
+  const int mine[3] = {failure ? 0 : slices, failure ? 1 : 0, guesses ? 1 : 0};
   int agreed[3] = {0, 0, 0};
   MPI_Request request = MPI_REQUEST_NULL;
   SUPERNODE_MPI(MPI_Iallreduce(mine, agreed, 3, MPI_INT, MPI_MAX, comm.get(), &request));
@@ -141,29 +152,43 @@ void Transformer::Impl::agree_on_step(std::span<const SequenceChunk> chunks, boo
 }
 
 StepResult Transformer::forward(std::span<const SequenceChunk> chunks, bool guesses) {
-  impl_->statistics = {};
-  impl_->lap_start = wall_now().value;
-  impl_->agree_on_step(chunks, guesses);
-  impl_->lap(impl_->statistics.exchange);
-  return impl_->run(chunks, {}, false);
+  Impl& m = *impl_;
+  m.runner.clock().start();
+  std::exception_ptr failure;
+  int slices = 0;
+  try {
+    m.check_chunks(chunks, m.main_shape);
+    slices = m.runner.plan(chunks);
+  } catch (const Error&) {
+    failure = std::current_exception();
+  }
+  m.agree_on_step(slices, guesses, failure);
+  m.runner.clock().lap(&StepStatistics::exchange);
+  StepResult result = m.runner.run_main(chunks, m.agreed_slices);
+  result.guesses = m.agreed_guesses;
+  return result;
+}
+
+void Transformer::abandon(const std::exception_ptr& failure) {
+  expect(failure != nullptr, "Transformer::abandon without a reason");
+  impl_->agree_on_step(0, false, failure);
+  panic("Transformer::abandon: nobody threw");
 }
 
 StepResult Transformer::draft(std::span<const DraftChunk> chunks) {
   Impl& m = *impl_;
-  expect(m.mtp != nullptr, "Transformer::draft without an MTP module");
+  expect(can_draft(), "Transformer::draft without an MTP module");
   m.draft_chunks.clear();
   for (const DraftChunk& chunk : chunks) {
-    expect(chunk.hidden.size() == chunk.tokens.size() * static_cast<std::size_t>(m.config.hidden_size),
+    expect(chunk.hidden.size() == chunk.tokens.size() * static_cast<std::size_t>(config().hidden_size),
            "Transformer::draft: hidden is not [tokens, hidden_size]");
     m.draft_chunks.push_back({chunk.cache, chunk.tokens, chunk.all_logits});
   }
   m.check_chunks(m.draft_chunks, m.draft_shape);
-  m.statistics = {};
-  m.lap_start = wall_now().value;
+  m.runner.clock().start();
   // No more tokens than in the last forward(), so no more slices: nothing to agree on.
-  m.plan.build(m.draft_chunks, m.options.max_batch_tokens);
-  expect(static_cast<int>(m.plan.slices().size()) <= m.agreed_slices, "Transformer::draft: more than forward() had");
-  return m.run(m.draft_chunks, chunks, true);
+  expect(m.runner.plan(m.draft_chunks) <= m.agreed_slices, "Transformer::draft: more than forward() had");
+  return m.runner.run_draft(m.draft_chunks, chunks, m.agreed_slices);
 }
 
 }  // namespace supernode::moe

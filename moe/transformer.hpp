@@ -1,7 +1,9 @@
 #pragma once
 // The face of the module: a DeepSeek-V3-architecture model, its routed experts spread over the ranks of a communicator.
 
+#include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -13,11 +15,13 @@
 #include "moe/kv_cache.hpp"
 #include "moe/model_config.hpp"
 #include "moe/sequence_chunk.hpp"
+#include "moe/sequence_state.hpp"
 #include "runtime/core/mpi/communicator.hpp"
 
 namespace supernode::collectives {
+struct ExchangeConfig;
 struct SelectionRules;
-}
+}  // namespace supernode::collectives
 
 namespace supernode::moe {
 
@@ -41,6 +45,10 @@ struct TransformerOptions {
   int draft_experts = 0;  ///< routed experts of a token, its best; 0: as many as the model's layers
   int draft_window = 0;   ///< latest tokens that a token attends to, at least; 0: all
 };
+
+/// The exchange that a transformer of `config` makes (which has routed experts): what a plan of its memory is made
+/// from.
+collectives::ExchangeConfig exchange_config(const ModelConfig& config, const TransformerOptions& options);
 
 /// What forward() and draft() return. Valid until the next call of either, `hidden` until the next forward().
 struct StepResult {
@@ -110,6 +118,8 @@ class Transformer {
   KvCache make_cache() const;
   /// The same for the MTP module's layer: for draft() only.
   KvCache make_draft_cache() const;
+  /// An empty state of a sequence: both caches, the second one only if can_draft(). Local.
+  SequenceState make_state() const;
   /// Whether there is an MTP module, so that draft() may be called.
   bool can_draft() const;
 
@@ -121,10 +131,14 @@ class Transformer {
   /// TimeoutError when a peer stays away.
   StepResult forward(std::span<const SequenceChunk> chunks, bool guesses = false);
 
+  /// Takes part in a step in place of forward(), to end the work of all ranks: `failure` is this rank's reason, as a
+  /// logit that is not finite. Collective with the others' forward() or abandon(). @throws AgreedError on all ranks.
+  [[noreturn]] void abandon(const std::exception_ptr& failure);
+
   /// Guesses for the token after next by the MTP module: logits rows as forward() gives them. Collective over `ep`,
   /// after a forward(); a rank may pass no chunks, and at most as many tokens as it gave to that forward(). Nothing is
-  /// agreed on, so a wrong chunk is an error of its rank only (UsageError, or InternalError for too many tokens): check
-  /// tokens before. Tokens without logits of their own cost little: only their place in the cache is computed.
+  /// agreed on, so a wrong chunk is an error of its rank only (UsageError; too many tokens panic): check tokens before.
+  /// Tokens without logits of their own cost little: only their place in the cache is computed.
   StepResult draft(std::span<const DraftChunk> chunks);
 
   /// Notes the matrix products in the steps that follow, until replay_products(). Where they lie in memory, too: caches
@@ -133,6 +147,9 @@ class Transformer {
   /// Repeats them, and nothing else, on the same memory. Caches and buffers must be as they were; the results of the
   /// last step are overwritten. Local.
   ProductTimes replay_products();
+
+  /// What the exchange of this rank has allocated; 0 without routed experts.
+  std::size_t exchange_bytes() const;
 
   /// Of the last forward() or draft().
   const StepStatistics& last_step() const;

@@ -43,13 +43,13 @@ ROOMS = {
     "runtime/core": ["hdf5"],
     "collectives": ["benchmark", "algorithms", "rows"],
     "memory_pool": ["client", "transport", "owner", "files", "format"],
-    "moe": ["model", "products", "checkpoint"],
+    "moe": ["model", "operators", "products", "checkpoint"],
     "runtime/serving": ["fleet", "workers coordinator", "wire"],
 }
 # Nothing in these folders reaches mpi.h, directly or through what it includes.
 PURE = ["runtime/core", "runtime/core/hdf5", "runtime/emulation", "runtime/emulation/machine",
         "runtime/emulation/validation", "collectives/rows", "collectives/selection", "collectives/traffic", "memory_pool/owner", "memory_pool/files",
-        "memory_pool/format", "moe/checkpoint", "moe/placement", "moe/products", "moe/text",
+        "memory_pool/format", "moe/checkpoint", "moe/operators", "moe/placement", "moe/products", "moe/text",
         "runtime/serving/coordinator", "runtime/serving/load", "runtime/serving/wire"]
 # Pattern of a system header -> the only folders that may include it.
 ONLY_IN = {
@@ -60,7 +60,7 @@ ONLY_IN = {
     r"(oneapi/)?dnnl.*": "moe",
 }
 # Breaches that are known and will go; a name here hides what check_include() says of it.
-PENDING = ["launch/generate.cpp", "moe/checkpoint.hpp", "moe/hdf5_import.hpp"]
+PENDING = []
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.M)
 
 

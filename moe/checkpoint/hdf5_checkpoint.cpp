@@ -55,14 +55,14 @@ void Hdf5Checkpoint::check(const std::string& path) const {
     throw UsageError(fmt::format("{}: checkpoint version '{}'; supported: {}", path, found, version));
 }
 
-bool Hdf5Checkpoint::has(const std::string& tensor) const {
+bool Hdf5Checkpoint::has(const std::string& tensor) {
   const ArrayPlace place = place_of_tensor(tensor);
   const ArrayInfo* info = file_.find(place.array);
   return info && place.row < info->shape[0];
 }
 
 const ArrayInfo& Hdf5Checkpoint::info_of(const std::string& tensor, const ArrayPlace& place,
-                                         std::span<const std::int64_t> shape) const {
+                                         std::span<const std::int64_t> shape) {
   if (!has(tensor)) throw UsageError(fmt::format("{}: no tensor '{}'", file_.path(), tensor));
   const ArrayInfo& info = *file_.find(place.array);
   const std::vector<std::int64_t> stored = shape_of_tensor(info, place);
@@ -72,7 +72,7 @@ const ArrayInfo& Hdf5Checkpoint::info_of(const std::string& tensor, const ArrayP
   return info;
 }
 
-std::vector<float> Hdf5Checkpoint::read(const std::string& tensor, std::span<const std::int64_t> shape) const {
+std::vector<float> Hdf5Checkpoint::read(const std::string& tensor, std::span<const std::int64_t> shape) {
   const ArrayPlace place = place_of_tensor(tensor);
   const ArrayInfo& info = info_of(tensor, place, shape);
   const std::size_t bytes = place.row < 0 ? info.bytes() : info.row_bytes();
@@ -95,8 +95,7 @@ std::vector<float> Hdf5Checkpoint::read(const std::string& tensor, std::span<con
   return values;
 }
 
-std::optional<Int8Matrix> Hdf5Checkpoint::read_int8(const std::string& tensor,
-                                                    std::span<const std::int64_t> shape) const {
+std::optional<Int8Matrix> Hdf5Checkpoint::read_int8(const std::string& tensor, std::span<const std::int64_t> shape) {
   const ArrayPlace place = place_of_tensor(tensor);
   const ArrayInfo& info = info_of(tensor, place, shape);
   if (info.type != ElementType::int8) return std::nullopt;
@@ -127,7 +126,13 @@ std::vector<float> Hdf5Checkpoint::read_scales(const std::string& tensor, const 
   return scales;
 }
 
-std::vector<TensorInfo> Hdf5Checkpoint::tensors() const {
+std::vector<std::string> Hdf5Checkpoint::names() {
+  std::vector<std::string> result;
+  for (const TensorInfo& tensor : tensors()) result.push_back(tensor.name);
+  return result;
+}
+
+std::vector<TensorInfo> Hdf5Checkpoint::tensors() {
   std::vector<TensorInfo> result;
   for (const auto& [name, info] : file_.arrays()) {
     if (name.ends_with(scale_suffix)) continue;

@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "moe/checkpoint/tensor_info.hpp"
+#include "moe/checkpoint/weight_store.hpp"
 #include "runtime/core/array_file.hpp"
 #include "runtime/core/file_source.hpp"
 
@@ -26,7 +26,7 @@ struct ArrayPlace {
 ArrayPlace place_of_tensor(const std::string& tensor);
 
 /// Reads such a file. Local: each process opens it for itself, and reads what it asks for only. Not thread-safe.
-class Hdf5Checkpoint {
+class Hdf5Checkpoint : public WeightStore {
  public:
   static constexpr const char* format_name = "supernode checkpoint";
   static constexpr const char* version = "1";
@@ -37,19 +37,17 @@ class Hdf5Checkpoint {
   Hdf5Checkpoint(FileSource& source, const std::string& name);
 
   std::string config_text() const { return file_.attribute("config"); }
-  bool has(const std::string& tensor) const;
-  /// The elements as f32, row-major. @throws UsageError naming file and tensor: missing, of another shape, a value that
-  /// is not finite, a scale that is missing, misshapen, not finite or not positive.
-  std::vector<float> read(const std::string& tensor, std::span<const std::int64_t> shape) const;
-  /// The elements as they are stored, if as int8. @throws as read().
-  std::optional<Int8Matrix> read_int8(const std::string& tensor, std::span<const std::int64_t> shape) const;
-  /// All tensors, experts one by one.
-  std::vector<TensorInfo> tensors() const;
+  bool has(const std::string& tensor) override;
+  /// @throws as WeightStore says; also for a scale that is missing, misshapen, not finite or not positive.
+  std::vector<float> read(const std::string& tensor, std::span<const std::int64_t> shape) override;
+  std::optional<Int8Matrix> read_int8(const std::string& tensor, std::span<const std::int64_t> shape) override;
+  /// Experts one by one.
+  std::vector<std::string> names() override;
+  std::vector<TensorInfo> tensors() override;
 
  private:
   /// The array that holds `tensor`. @throws UsageError when it is missing or of another shape.
-  const ArrayInfo& info_of(const std::string& tensor, const ArrayPlace& place,
-                           std::span<const std::int64_t> shape) const;
+  const ArrayInfo& info_of(const std::string& tensor, const ArrayPlace& place, std::span<const std::int64_t> shape);
   std::vector<float> read_scales(const std::string& tensor, const ArrayPlace& place, std::int64_t channels) const;
 
   void check(const std::string& path) const;

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "moe/checkpoint/stand_in.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/json.hpp"
 
@@ -63,8 +64,10 @@ SafetensorsFile::SafetensorsFile(std::shared_ptr<FileSource> source, const std::
 void SafetensorsFile::open() {
   const std::string& path = path_;
   const auto bytes = file_.bytes();
+  const std::size_t head = std::min<std::size_t>(bytes.size(), 512);
+  file_.need(0, head);
+  refuse_stand_in(path, {reinterpret_cast<const char*>(bytes.data()), head});
   if (bytes.size() < 8) throw UsageError(fmt::format("{}: truncated: {} bytes hold no header", path, bytes.size()));
-  file_.need(0, 8);
   const auto length = load<std::uint64_t>(bytes.data());
   if (length > max_header_bytes)
     throw UsageError(fmt::format("{}: not a safetensors file: header length {} is absurd", path, length));
@@ -73,6 +76,57 @@ void SafetensorsFile::open() {
   file_.need(8, length);
   parse_header({reinterpret_cast<const char*>(bytes.data()) + 8, length}, bytes.subspan(8 + length));
 }
+
+namespace {
+
+/// A tensor's entry in the header.
+struct HeaderEntry {
+  std::string dtype;
+  const ElementRow* row = nullptr;  ///< null: a type that is not known here
+  std::vector<std::int64_t> shape;
+  std::uint64_t begin = 0, end = 0;
+};
+
+/// @param refuse (why) throws
+template <class Refuse>
+HeaderEntry parse_entry(const Json& entry, std::uint64_t data_bytes, Refuse&& refuse) {
+  if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") || !entry.contains("data_offsets"))
+    refuse("needs dtype, shape and data_offsets");
+  const Json &dtype = entry["dtype"], &shape = entry["shape"], &offsets = entry["data_offsets"];
+  HeaderEntry result;
+  if (!dtype.is_string()) refuse("dtype is not a name");
+  result.dtype = dtype.get<std::string>();
+  for (const ElementRow& candidate : element_rows)
+    if (result.dtype == candidate.name) result.row = &candidate;
+  if (!shape.is_array()) refuse("shape is not a list");
+  std::uint64_t elements = 1;
+  for (const Json& extent : shape) {
+    if (!extent.is_number_unsigned() || extent.get<std::uint64_t>() > std::numeric_limits<std::int64_t>::max())
+      refuse("shape holds something that is not a size");
+    const auto size = extent.get<std::uint64_t>();
+    // Types below a byte hold at most 8 elements in one.
+    const std::uint64_t most = result.row ? data_bytes : 8 * data_bytes;
+    if (size != 0 && elements != 0 && elements > most / size)
+      refuse(fmt::format("shape is larger than the file ({} bytes of data)", data_bytes));
+    elements *= size;
+    result.shape.push_back(static_cast<std::int64_t>(size));
+  }
+  if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
+      !offsets[1].is_number_unsigned())
+    refuse("data_offsets are not two positions");
+  result.begin = offsets[0].get<std::uint64_t>();
+  result.end = offsets[1].get<std::uint64_t>();
+  if (result.begin > result.end) refuse(fmt::format("data_offsets [{}, {}] run backwards", result.begin, result.end));
+  if (result.end > data_bytes)
+    refuse(fmt::format("data_offsets [{}, {}] reach beyond the {} bytes of data: truncated file?", result.begin,
+                       result.end, data_bytes));
+  if (result.row && result.end - result.begin != elements * element_bytes(result.row->type))
+    refuse(
+        fmt::format("{} bytes for {} of shape {}", result.end - result.begin, result.dtype, shape_text(result.shape)));
+  return result;
+}
+
+}  // namespace
 
 void SafetensorsFile::parse_header(std::string_view header, std::span<const std::byte> data) {
   const Json json = parse_json(header, path_ + ": header");
@@ -85,44 +139,16 @@ void SafetensorsFile::parse_header(std::string_view header, std::span<const std:
   std::vector<Extent> extents;
   for (const auto& [name, entry] : json.items()) {
     if (name == "__metadata__") continue;
-    const auto refuse = [&, &tensor = name](const std::string& why) {
+    HeaderEntry parsed = parse_entry(entry, data.size(), [&, &tensor = name](const std::string& why) {
       throw UsageError(fmt::format("{}: tensor '{}': {}", path_, tensor, why));
-    };
-    if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") || !entry.contains("data_offsets"))
-      refuse("needs dtype, shape and data_offsets");
-    const Json &dtype = entry["dtype"], &shape = entry["shape"], &offsets = entry["data_offsets"];
-    TensorView view;
-    const ElementRow* row = nullptr;
-    for (const ElementRow& candidate : element_rows)
-      if (dtype.is_string() && dtype.get_ref<const std::string&>() == candidate.name) row = &candidate;
-    if (!row)
-      refuse(fmt::format("dtype {} is not supported", dtype.dump(-1, ' ', true, Json::error_handler_t::replace)));
-    view.type = row->type;
-    if (!shape.is_array()) refuse("shape is not a list");
-    std::uint64_t elements = 1;
-    for (const Json& extent : shape) {
-      if (!extent.is_number_unsigned() || extent.get<std::uint64_t>() > std::numeric_limits<std::int64_t>::max())
-        refuse("shape holds something that is not a size");
-      const auto size = extent.get<std::uint64_t>();
-      if (size != 0 && elements > data.size() / size) {
-        if (elements != 0) refuse(fmt::format("shape is larger than the file ({} bytes of data)", data.size()));
-      }
-      elements *= size;
-      view.shape.push_back(static_cast<std::int64_t>(size));
-    }
-    if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
-        !offsets[1].is_number_unsigned())
-      refuse("data_offsets are not two positions");
-    const auto begin = offsets[0].get<std::uint64_t>(), end = offsets[1].get<std::uint64_t>();
-    if (begin > end) refuse(fmt::format("data_offsets [{}, {}] run backwards", begin, end));
-    if (end > data.size())
-      refuse(fmt::format("data_offsets [{}, {}] reach beyond the {} bytes of data: truncated file?", begin, end,
-                         data.size()));
-    if (end - begin != elements * element_bytes(row->type))
-      refuse(fmt::format("{} bytes for {} of shape {}", end - begin, row->name, shape_text(view.shape)));
-    view.bytes = data.subspan(begin, end - begin);
-    if (begin != end) extents.push_back({begin, end, name});
-    tensors_.emplace(name, std::move(view));
+    });
+    if (parsed.begin != parsed.end) extents.push_back({parsed.begin, parsed.end, name});
+    if (parsed.row)
+      tensors_.emplace(name, TensorView{parsed.row->type, std::move(parsed.shape),
+                                        data.subspan(parsed.begin, parsed.end - parsed.begin)});
+    else
+      unknown_.emplace(name,
+                       TensorInfo{name, std::move(parsed.dtype), std::move(parsed.shape), parsed.end - parsed.begin});
   }
   std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
   for (std::size_t i = 1; i < extents.size(); ++i)
@@ -137,6 +163,8 @@ const TensorView* SafetensorsFile::find(const std::string& name) const {
 }
 
 const TensorView& SafetensorsFile::at(const std::string& name) const {
+  if (const auto odd = unknown_.find(name); odd != unknown_.end())
+    throw UsageError(fmt::format("{}: tensor '{}': dtype {} is not supported", path_, name, odd->second.type));
   const TensorView* tensor = find(name);
   if (!tensor) throw UsageError(fmt::format("{}: no tensor '{}'", path_, name));
   if (!tensor->bytes.empty())

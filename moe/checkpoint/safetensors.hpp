@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "moe/checkpoint/mapped_file.hpp"
+#include "moe/tensor_info.hpp"
 #include "runtime/core/element_type.hpp"
 #include "runtime/core/new_file.hpp"
 
@@ -33,7 +34,7 @@ std::string shape_text(std::span<const std::int64_t> shape);
 /// One .safetensors file.
 class SafetensorsFile {
  public:
-  /// Maps the file and checks the whole header: length within the file, JSON, known types, sizes that match shapes,
+  /// Maps the file and checks the whole header: length within the file, JSON, sizes that match shapes and types,
   /// offsets inside the data and not overlapping. @throws UsageError naming the file and the tensor.
   explicit SafetensorsFile(const std::string& path);
   /// The same of a file in `source`; at() reads what it returns.
@@ -41,9 +42,11 @@ class SafetensorsFile {
 
   const std::string& path() const { return path_; }
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
+  /// Tensors of types that are not known here, by name: they may be there as long as nobody asks for them.
+  const std::map<std::string, TensorInfo>& unknown() const { return unknown_; }
   /// Null when there is none of that name. Its bytes may only be looked at after at().
   const TensorView* find(const std::string& name) const;
-  /// @throws UsageError naming the file and the tensor when it is missing.
+  /// @throws UsageError naming the file and the tensor when it is missing or of a type that is not known here.
   const TensorView& at(const std::string& name) const;
 
  private:
@@ -53,6 +56,7 @@ class SafetensorsFile {
   std::string path_;
   MappedFile file_;
   std::map<std::string, TensorView> tensors_;
+  std::map<std::string, TensorInfo> unknown_;
 };
 
 /// Copies `tensor` (F32, BF16, F16 or F64) into `out`, out.size() = tensor.size(). @returns false for another type.

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "moe/checkpoint.hpp"
-#include "moe/model/attention.hpp"
-#include "moe/model/feed_forward.hpp"
 #include "moe/model/moe_block.hpp"
-#include "moe/model/token_embedding.hpp"
+#include "moe/operators/attention.hpp"
+#include "moe/operators/feed_forward.hpp"
+#include "moe/operators/token_embedding.hpp"
 #include "moe/products/gemm.hpp"
 
 namespace supernode::moe {

@@ -8,8 +8,8 @@
 
 #include "collectives/token_exchange.hpp"
 #include "moe/checkpoint.hpp"
-#include "moe/model/feed_forward.hpp"
-#include "moe/model/gate.hpp"
+#include "moe/operators/feed_forward.hpp"
+#include "moe/operators/gate.hpp"
 #include "moe/products/gemm.hpp"
 #include "runtime/core/buffer.hpp"
 

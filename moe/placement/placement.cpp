@@ -132,6 +132,16 @@ std::vector<int> count_copies(std::span<const int> placement, int experts) {
   return count;
 }
 
+int count_redundant(std::span<const int> placement, const PlacementShape& shape) {
+  int redundant = 0;
+  for (int slot = 0; slot < shape.slots; ++slot) {
+    const auto first = placement.begin() + shape.rank_of(slot) * shape.slots_per_rank(),
+               here = placement.begin() + slot;
+    if (std::find(first, here, *here) != here) ++redundant;
+  }
+  return redundant;
+}
+
 std::vector<double> rank_loads(std::span<const double> loads, std::span<const int> placement,
                                const PlacementShape& shape) {
   const std::vector<int> copies = count_copies(placement, shape.experts);

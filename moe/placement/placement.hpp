@@ -40,6 +40,11 @@ std::vector<int> place_experts(std::span<const double> loads, const PlacementSha
 /// How many copies every expert has in `placement`.
 std::vector<int> count_copies(std::span<const int> placement, int experts);
 
+/// Slots whose expert has a copy in an earlier slot of the same rank already: they take memory and take no load off any
+/// rank. The published algorithm makes some where an expert has more copies than there are ranks for it, or packing
+/// happens to bring two together.
+int count_redundant(std::span<const int> placement, const PlacementShape& shape);
+
 /// The load of every rank under `placement`.
 std::vector<double> rank_loads(std::span<const double> loads, std::span<const int> placement,
                                const PlacementShape& shape);

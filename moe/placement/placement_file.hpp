@@ -15,8 +15,9 @@ namespace supernode::moe {
 std::vector<std::vector<double>> parse_expert_loads(std::string_view text, const std::string& source);
 
 /// A placement of `layers` layers: a document of `supernode place --format json`, or {"layers":
-/// [{"physical_to_logical": [slots]}]}. @returns [layer][slot]. @throws UsageError naming source and layer: other
-/// counts than the shape's, an expert that does not exist or has no slot.
+/// [{"physical_to_logical": [slots]}]}, or, as other tools write it, {"physical_to_logical_map": [layers][slots]}.
+/// @returns [layer][slot]. @throws UsageError naming source and layer: other counts than the shape's, an expert that
+/// does not exist or has no slot.
 std::vector<std::vector<int>> parse_placement(std::string_view text, const std::string& source,
                                               const PlacementShape& shape, std::size_t layers);
 

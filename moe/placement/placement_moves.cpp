@@ -1,6 +1,7 @@
 #include "moe/placement/placement_moves.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "runtime/core/error.hpp"
@@ -38,7 +39,10 @@ class Layer {
   }
 
   /// The best step, or one that does not help. Only steps that change the load of the hottest rank can.
-  Step best_step(bool swaps) {
+  Step best_step(bool swaps, RepeatedCopies repeated) {
+    const auto may_go = [&](int expert, int slot) {
+      return repeated == RepeatedCopies::avoided ? fits(expert, slot) : allowed(expert, slot);
+    };
     Step best;
     const auto hottest = static_cast<int>(std::max_element(rank_load_.begin(), rank_load_.end()) - rank_load_.begin());
     if (rank_load_[at(hottest)] <= 0) return best;
@@ -48,12 +52,32 @@ class Layer {
       for (int slot = 0; slot < shape_.slots; ++slot) {
         const int held = placement_[at(slot)];
         if (shape_.rank_of(slot) == hottest || held == expert) continue;
-        if (count_[at(held)] > 1 && allowed(expert, slot)) consider(best, {slot, expert});
-        if (swaps && allowed(expert, slot) && allowed(held, hot)) consider(best, {hot, held, slot});
+        if (count_[at(held)] > 1 && may_go(expert, slot)) consider(best, {slot, expert});
+        if (swaps && may_go(expert, slot) && may_go(held, hot)) consider(best, {hot, held, slot});
       }
       if (count_[at(expert)] > 1)
         for (int other = 0; other < shape_.experts; ++other)
-          if (other != expert && allowed(other, hot)) consider(best, {hot, other});
+          if (other != expert && may_go(other, hot)) consider(best, {hot, other});
+    }
+    return best;
+  }
+
+  /// The step that does least harm of those that bring two copies on one rank apart; without a slot when there is none.
+  Step best_separation() {
+    Step best;
+    const auto take_better = [&](Step step) {
+      weigh(step);
+      const bool better = std::abs(step.gain - best.gain) > tolerance ? step.gain > best.gain
+                                                                      : step.evenness > best.evenness + tolerance;
+      if (best.slot < 0 || better) best = step;
+    };
+    for (int slot = 0; slot < shape_.slots; ++slot) {
+      if (!is_redundant(slot)) continue;
+      const int expert = placement_[at(slot)];
+      for (int other = 0; other < shape_.experts; ++other)
+        if (fits(other, slot)) take_better({slot, other});
+      for (int other = 0; other < shape_.slots; ++other)
+        if (fits(expert, other) && fits(placement_[at(other)], slot)) take_better({slot, placement_[at(other)], other});
     }
     return best;
   }
@@ -92,6 +116,20 @@ class Layer {
                        [&](int held) { return shape_.rank_of(held) / island == node; });
   }
 
+  bool on_rank(int expert, int rank) const {
+    return std::any_of(slots_of_[at(expert)].begin(), slots_of_[at(expert)].end(),
+                       [&](int held) { return shape_.rank_of(held) == rank; });
+  }
+
+  /// Whether `expert` may go to `slot` and has no copy on its rank yet.
+  bool fits(int expert, int slot) const { return allowed(expert, slot) && !on_rank(expert, shape_.rank_of(slot)); }
+
+  bool is_redundant(int slot) const {
+    const std::vector<int>& slots = slots_of_[at(placement_[at(slot)])];
+    return std::any_of(slots.begin(), slots.end(),
+                       [&](int held) { return held < slot && shape_.rank_of(held) == shape_.rank_of(slot); });
+  }
+
   /// Gives the slots of `expert` its load over `count` copies instead of over what it has.
   void reshare(int expert, int count) {
     const double change = loads_[at(expert)] / count - loads_[at(expert)] / count_[at(expert)];
@@ -99,6 +137,12 @@ class Layer {
   }
 
   void consider(Step& best, Step step) {
+    weigh(step);
+    if (step.helps() && (!best.helps() || step.beats(best))) best = step;
+  }
+
+  /// Finds out what the step would gain.
+  void weigh(Step& step) {
     trial_ = rank_load_;
     const int held = placement_[at(step.slot)], rank = shape_.rank_of(step.slot);
     if (step.other >= 0) {
@@ -118,7 +162,6 @@ class Layer {
     }
     step.gain = peak_ - peak;
     step.evenness = squares_ - squares;
-    if (step.helps() && (!best.helps() || step.beats(best))) best = step;
   }
 
   const PlacementShape& shape_;
@@ -132,9 +175,24 @@ class Layer {
 
 }  // namespace
 
+std::vector<ExpertMove> separate_copies(std::span<const std::vector<double>> loads,
+                                        std::span<std::vector<int>> placements, const PlacementShape& shape) {
+  std::vector<ExpertMove> moves;
+  for (std::size_t layer = 0; layer < loads.size(); ++layer) {
+    Layer state(loads[layer], placements[layer], shape);
+    // Each step takes one redundant copy away, and none makes one.
+    for (Step step = state.best_separation(); step.slot >= 0; step = state.best_separation())
+      for (ExpertMove move : state.take(step)) {
+        move.layer = static_cast<int>(layer);
+        moves.push_back(move);
+      }
+  }
+  return moves;
+}
+
 std::vector<ExpertMove> improve_placements(std::span<const std::vector<double>> loads,
                                            std::span<std::vector<int>> placements, const PlacementShape& shape,
-                                           int max_moves) {
+                                           int max_moves, RepeatedCopies repeated) {
   expect(loads.size() == placements.size(), "improve_placements: layers differ");
   std::vector<Layer> layers;
   for (std::size_t layer = 0; layer < loads.size(); ++layer)
@@ -150,7 +208,7 @@ std::vector<ExpertMove> improve_placements(std::span<const std::vector<double>> 
     }
     const Step* best = nullptr;
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
-      if (stale[layer]) steps[layer] = layers[layer].best_step(swaps);
+      if (stale[layer]) steps[layer] = layers[layer].best_step(swaps, repeated);
       stale[layer] = false;
       if (steps[layer].helps() && (!best || steps[layer].beats(*best))) best = &steps[layer];
     }

@@ -20,17 +20,29 @@ struct ExpertMove {
   double gain = 0;      ///< by how much the layer's max/mean over ranks fell; each move of a swap has half
 };
 
+/// Whether a step may bring a second copy of an expert to a rank, which takes a slot to shift shares of its load.
+enum class RepeatedCopies { allowed, avoided };
+
 inline constexpr int unlimited_moves = std::numeric_limits<int>::max();
+
+/// Brings apart copies of an expert that lie on one rank, where another slot can take them: two slots swap their
+/// experts, or a further copy gives its slot to another expert; of all ways the one after which the hottest rank has
+/// least, and among these the evenest. Where the shape is hierarchical an expert goes only to nodes that hold it. What
+/// is left has no other slot. Returns the moves, as improve_placements() does; their gain may be negative. Cost:
+/// O(redundant copies * (slots + experts) * ranks).
+std::vector<ExpertMove> separate_copies(std::span<const std::vector<double>> loads,
+                                        std::span<std::vector<int>> placements, const PlacementShape& shape);
 
 /// Lowers max/mean over ranks of all layers by at most `max_moves` moves in all. Always takes the step with the
 /// greatest gain per move over the layers; a step that gains nothing is taken only when it evens out ranks that stand
-/// in the way of a gain. Stops when no step helps. Where the shape is hierarchical an expert goes only to nodes that
-/// hold it.
+/// in the way of a gain. Stops when no step helps. Where the shape
+/// is hierarchical an expert goes only to nodes that hold it.
 /// @param loads [layer][expert]; @param placements [layer][slot], changed in place; every expert is in some slot.
 /// Cost: a step takes O(slots_per_rank * (slots + experts) * ranks).
 std::vector<ExpertMove> improve_placements(std::span<const std::vector<double>> loads,
                                            std::span<std::vector<int>> placements, const PlacementShape& shape,
-                                           int max_moves = unlimited_moves);
+                                           int max_moves = unlimited_moves,
+                                           RepeatedCopies repeated = RepeatedCopies::allowed);
 
 /// What a change of a whole placement costs: the slots whose new expert was on none of their rank's slots before.
 /// Source slots and gains as above; the gain of a move is the layer's whole gain shared evenly.

@@ -71,12 +71,12 @@ struct KeptProduct {
 
 /// Attention of the last `rows` of n_keys tokens; a query sees the tokens up to its own.
 ///
-///     out[row, head, :] = sum_key w_key value_key,head / sum_key w_key,  w_key = exp((q_row,head . key_head - m)
-///     scale)
+///     out[row, head, :] = sum_key w_key value_key,head / sum_key w_key
+///     w_key = exp((q_row,head . key_head - m) scale)
 ///
 /// m is the largest product so far: units are taken one after the other, and when a larger one comes, what has been
-/// summed is scaled (Milakov and Gimelshein 2018). @param queries [rows, heads, nope + rope]; @param out [rows, heads,
-/// v]; @param scratch [scratch_floats()]
+/// summed is scaled (Milakov and Gimelshein 2018).
+/// @param queries [rows, heads, nope + rope]; @param out [rows, heads, v]; @param scratch [scratch_floats()]
 void attend_kept(const KeptProduct& product, float scale, const float* queries, float* scratch, float* out);
 
 }  // namespace supernode::moe

@@ -2,8 +2,7 @@
 // Products that oneDNN has no good kernel for on AVX2. Highway, run-time dispatch.
 //
 //   a few rows in f32   a call of oneDNN costs a microsecond, and its kernels do not overlap reading weights from
-//   memory
-//                       with multiplying. These read the weights as oneDNN packed them
+//                       memory with multiplying. These read the weights as oneDNN packed them
 //   bf16 weights        oneDNN packs bf16 from AVX512_BF16 on. These read the weights as bf16, half the bytes of f32,
 //                       and widen them in registers; rows and sums are f32
 //

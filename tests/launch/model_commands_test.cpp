@@ -1,4 +1,5 @@
 // supernode generate, eval, import and bench model.
+#include "tests/moe/changed_model.hpp"
 #include "tests/support/run_command.hpp"
 
 using namespace supernode;
@@ -58,4 +59,52 @@ TEST_CASE("bench model reports prefill and decode beside the bare products") {
   }
   CHECK(phases[0]["tokens"] == 15);
   CHECK(phases[1]["tokens"] == 3);
+}
+
+TEST_CASE("logits that are no numbers end generate and eval with 1 and the position, on all ranks alike") {
+  const std::string folder = (scratch() / "not-finite").string(), written = (scratch() / "logits.safetensors").string();
+  std::filesystem::create_directories(folder);
+  test::ChangedModel model;
+  for (float& weight : model.tensors.at("model.norm.weight").values) weight = 3e38f;
+  model.set("tokenizer", "bytes").write(folder);
+  const std::string text = scratch_file("eval.txt", "a text of some length");
+  const std::pair<std::string, std::string> rows[] = {
+      {"generate --prompt-tokens 1,2,3 --max-tokens 4 --model " + folder,
+       "position 3: 256 of 256 logits are not finite"},
+      {"generate --tokens-file tests/moe/golden/tiny/expected.safetensors --logits-out " + written + " --model " +
+           folder,
+       "sequence 0: position 1: 256 of 256"},
+      {"eval --window 8 --text " + text + " --model " + folder, "window 0: position 1: 256 of 256"}};
+  for (const auto& [arguments, expected] : rows) {
+    for (const int ranks : {1, 2}) {
+      const Outcome outcome = supernode_on(ranks, arguments);
+      INFO(arguments << "\n" << outcome.err);
+      CHECK(outcome.code == 1);
+      CHECK(outcome.complaints().size() == 1);
+      CHECK_THAT(outcome.err, Contains(expected));
+      CHECK(outcome.out.empty());
+    }
+  }
+  CHECK_FALSE(std::filesystem::exists(written));
+}
+
+TEST_CASE("serve fails the requests whose logits are no numbers, names the first, and exits with 1") {
+  const std::string folder = scratch_path("not-finite-served");
+  std::filesystem::create_directories(folder);
+  test::ChangedModel model;
+  for (float& weight : model.tensors.at("model.norm.weight").values) weight = 3e38f;
+  model.set("tokenizer", "bytes").write(folder);
+  const std::string trace = scratch_file("two.jsonl",
+                                         "{\"timestamp\": 0, \"input_length\": 20, \"output_length\": 3}\n"
+                                         "{\"timestamp\": 5, \"input_length\": 30, \"output_length\": 1}\n");
+  const Outcome outcome = supernode_on(
+      3, "serve --serving.prefill-instances 1 --serving.decode-dies 1 --serving.cache-ranks 0 --format json --model " +
+             folder + " --trace " + trace);
+  CHECK(outcome.code == 1);
+  CHECK_THAT(outcome.err, Contains("request 0 failed: the logits of its first token are not finite"));
+  const Json results = parse_json(outcome.out, "stdout")["results"];
+  CHECK(results["completed"] == 0);
+  CHECK(results["failed"] == 2);
+  CHECK(results["failures"].size() == 2);
+  CHECK(results["mean_ttft_ms"].is_null());
 }

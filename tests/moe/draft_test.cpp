@@ -3,6 +3,7 @@
 #include <random>
 
 #include "moe/checkpoint/safetensors.hpp"
+#include "moe/model/guess_trial.hpp"
 #include "moe/sampler.hpp"
 #include "moe/speculative.hpp"
 #include "moe/text/tokenizer.hpp"
@@ -210,6 +211,57 @@ TEST_CASE("a module with an embedding and a head of its own") {
   const Decoded a = decode(shared, 2, {}), b = decode(own, 2, {});
   CHECK(a.texts == b.texts);
   CHECK(a.counts.kept == b.counts.kept);
+}
+
+TEST_CASE("a sequence goes on elsewhere with its whole state, and gives the same tokens") {
+  Transformer model(find_model(default_model), options_with(true), world());
+  const SamplerOptions sampler{0.7, 1, 5};
+  const auto choose = [&](std::span<const float> logits, int, int position) {
+    return sample(logits, sampler, 0, position);
+  };
+  SpeculativeDecoder whole(model, choose), first(model, choose), second(model, choose);
+  const int at_once = whole.add(prompt(world().rank()), 30), begun = first.add(prompt(world().rank()), 30);
+  while (whole.step()) {
+  }
+  for (int i = 0; i < 4; ++i) first.step();
+  const std::vector<std::int32_t> tokens = first.sequence(begun).tokens;
+  const SequenceState given = first.release(begun);
+  CHECK(first.sequence(begun).finished);
+  REQUIRE(given.has_draft());
+  CHECK(given.length() == static_cast<int>(tokens.size()) - 1);
+  SequenceState taken = model.make_state();
+  CHECK(state_bytes_per_token(model.config(), DraftCache::included) == taken.bytes_per_token());
+  std::vector<std::byte> bytes(given.bytes(given.length()));
+  given.export_tokens(0, given.length(), bytes);
+  taken.import_tokens(0, given.length(), bytes);
+  const int left = 30 - static_cast<int>(tokens.size() - prompt(world().rank()).size());
+  const int resumed = second.adopt(std::move(taken), tokens, prompt(world().rank()).size(), left);
+  while (second.step()) {
+  }
+  CHECK(second.sequence(resumed).tokens == whole.sequence(at_once).tokens);
+  CHECK(second.sequence(resumed).generated().size() == 30);
+  CHECK(second.counts().guessed > 0);
+}
+
+TEST_CASE("a sequence with logits that are no numbers ends the run of all ranks, and gives no token") {
+  const test::SharedFolder folder("moe-not-finite-test");
+  std::vector<float> huge;
+  write_changed_model(folder, [&](const auto& name, const auto& view, auto& tensors) {
+    if (name == "model.norm.weight") {
+      huge.assign(view.size(), 3e38f);
+      tensors.push_back({name, ElementType::f32, view.shape, std::as_bytes(std::span(huge))});
+    } else {
+      tensors.push_back({name, view.type, view.shape, view.bytes});
+    }
+  });
+  Transformer model(folder.path(), options_with(true), world());
+  const auto choose = [](std::span<const float> logits, int, int) { return most_likely(logits); };
+  SpeculativeDecoder decoder(model, choose);
+  if (world().rank() == 0) decoder.add(prompt(0), 5);
+  CHECK(decoder.step());
+  if (world().rank() == 0) CHECK(decoder.sequence(0).generated().empty());
+  CHECK_THROWS_AS(decoder.step(), AgreedError);
+  CHECK_THROWS_WITH(decoder.step(), Catch::Contains("position 7: ") && Catch::Contains("logits are not finite"));
 }
 
 TEST_CASE("a model whose files lack the module that its configuration names decodes without guesses") {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "moe/checkpoint.hpp"
+#include "moe/checkpoint/hdf5_checkpoint.hpp"
 #include "moe/checkpoint/safetensors.hpp"
 #include "moe/model_config.hpp"
 #include "runtime/core/clock.hpp"

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "moe/checkpoint.hpp"
+#include "moe/checkpoint/hdf5_checkpoint.hpp"
 #include "moe/hdf5_import.hpp"
 #include "runtime/core/array_file.hpp"
 #include "runtime/core/error.hpp"

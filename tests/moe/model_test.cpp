@@ -1,7 +1,10 @@
 // The whole model on 1 to 8 ranks against figures of an independent implementation, and against itself.
+#include <cmath>
 #include <filesystem>
+#include <limits>
 
 #include "collectives/algorithms.hpp"
+#include "collectives/token_exchange.hpp"
 #include "moe/checkpoint/safetensors.hpp"
 #include "moe/sampler.hpp"
 #include "moe/text/tokenizer.hpp"
@@ -151,6 +154,47 @@ TEST_CASE("a cache handed over as bytes continues with the same bits") {
   std::swap(resumed.caches, copies);
   resumed.until(Golden::length, 1);
   CHECK(resumed.logits == expected);
+}
+
+TEST_CASE("a plan of the exchange is what the model allocates") {
+  const Golden golden("tiny");
+  for (const ComputeType type : {ComputeType::f32, ComputeType::bf16, ComputeType::int8}) {
+    for (const collectives::AlgorithmEntry& algorithm : collectives::algorithms()) {
+      INFO(name_of(type) << ", " << algorithm.name);
+      TransformerOptions options = options_with(std::string(algorithm.name));
+      options.type = type;
+      options.max_batch_tokens = 24;
+      const Transformer model(golden.directory(), options, world());
+      const collectives::ExchangeConfig planned = exchange_config(model.config(), options);
+      CHECK(collectives::exchange_buffer_bytes(planned, world().size()) == model.exchange_bytes());
+      CHECK(kv_bytes_per_token(model.config()) == model.make_cache().bytes_per_token());
+    }
+  }
+}
+
+TEST_CASE("logits that are no numbers end a step of all ranks, on the rank that says so") {
+  const Golden golden("tiny");
+  Transformer model(golden.directory(), options_with("auto"), world());
+  const std::vector<float> fine(100, -3.5f);
+  CHECK(all_finite(fine));
+  CHECK(all_finite(std::span<const float>()));
+  for (const std::size_t place : {0u, 7u, 63u, 99u})
+    for (const float odd :
+         {std::nanf(""), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+      std::vector<float> row = fine;
+      row[place] = odd;
+      CHECK_FALSE(all_finite(row));
+      CHECK_THAT(not_finite(row, 12).what(),
+                 Catch::StartsWith("position 12: 1 of 100 logits are not finite (token " + std::to_string(place)));
+    }
+  const bool mine = world().rank() == world().size() - 1;
+  const auto end = [&] {
+    if (mine) model.abandon(std::make_exception_ptr(not_finite(std::vector<float>(2, std::nanf("")), 5)));
+    model.forward({});
+  };
+  CHECK_THROWS_AS(end(), AgreedError);
+  CHECK_THROWS_WITH(end(), Catch::Contains("position 5: 2 of 2 logits are not finite"));
+  CHECK(force(model, golden).worst_against_golden() < golden_tolerance);
 }
 
 TEST_CASE("a truncated cache forgets: the next tokens are computed anew") {

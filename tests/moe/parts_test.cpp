@@ -11,13 +11,14 @@
 #include <set>
 
 #include "moe/kv_cache.hpp"
-#include "moe/model/gate.hpp"
-#include "moe/model/rope.hpp"
-#include "moe/model/step_plan.hpp"
+#include "moe/operators/gate.hpp"
+#include "moe/operators/rope.hpp"
+#include "moe/operators/step_plan.hpp"
 #include "moe/products/gemm.hpp"
 #include "moe/products/kernels.hpp"
 #include "moe/products/latent_products.hpp"
 #include "moe/sampler.hpp"
+#include "moe/sequence_state.hpp"
 #include "moe/text/tokenizer.hpp"
 #include "tests/support/catch.hpp"
 
@@ -416,6 +417,53 @@ TEST_CASE("a step is cut into slices; every token is in one, in order") {
   CHECK(plan.slice(3).pieces.empty());
   plan.build({}, 4);
   CHECK(plan.slices().empty());
+}
+
+TEST_CASE("sequence state: what is exported in pieces of any size is imported in pieces of any other") {
+  constexpr int tokens = 13;
+  for (const int draft_layers : {0, 1}) {
+    SequenceState from{KvCache(3, 5), draft_layers > 0 ? KvCache(draft_layers, 5) : KvCache()};
+    from.main.extend(tokens);
+    if (draft_layers > 0) from.draft.extend(tokens);
+    for (int token = 0; token < tokens; ++token)
+      for (int i = 0; i < 5; ++i) {
+        for (int layer = 0; layer < 3; ++layer)
+          from.main.row(layer, token)[i] = static_cast<float>(100 * token + 10 * layer + i);
+        if (draft_layers > 0) from.draft.row(0, token)[i] = static_cast<float>(-100 * token - i);
+      }
+    CHECK(from.length() == tokens);
+    CHECK(from.bytes_per_token() == static_cast<std::size_t>(3 + draft_layers) * 5 * sizeof(float));
+    std::vector<std::byte> whole(from.bytes(tokens));
+    from.export_tokens(0, tokens, whole);
+    for (int piece = 1; piece <= tokens; ++piece) {
+      std::vector<std::byte> bytes;
+      for (int first = 0; first < tokens; first += piece) {
+        const int count = std::min(piece, tokens - first);
+        std::vector<std::byte> part(from.bytes(count));
+        from.export_tokens(first, count, part);
+        bytes.insert(bytes.end(), part.begin(), part.end());
+      }
+      CHECK(bytes == whole);
+      SequenceState to{KvCache(3, 5), draft_layers > 0 ? KvCache(draft_layers, 5) : KvCache()};
+      for (int first = 0; first < tokens; first += piece) {
+        const int count = std::min(piece, tokens - first);
+        to.import_tokens(first, count, std::span(whole).subspan(from.bytes(first), from.bytes(count)));
+      }
+      CHECK(to.length() == tokens);
+      std::vector<std::byte> back(to.bytes(tokens));
+      to.export_tokens(0, tokens, back);
+      CHECK(back == whole);
+      to.truncate(4);
+      CHECK(to.length() == 4);
+    }
+  }
+  // A long context of a large model is beyond what an int can count.
+  const SequenceState large{KvCache(61, 576), KvCache(1, 576)};
+  CHECK(large.bytes(100'000) == std::size_t{14'284'800'000});
+  SequenceState uneven{KvCache(2, 4), KvCache(1, 4)};
+  uneven.main.extend(5);
+  uneven.draft.extend(3);
+  CHECK(uneven.length() == 3);
 }
 
 }  // namespace supernode::moe

@@ -152,6 +152,47 @@ TEST_CASE("placement: a search from the published result is never worse, and kee
   }
 }
 
+TEST_CASE("placement: two copies on one rank are counted, and brought apart where another slot exists") {
+  // Three copies of expert 0 on two ranks: one of them is redundant, and stays only without another expert to take
+  // over.
+  const PlacementShape shape{.experts = 3, .slots = 6, .groups = 1, .nodes = 1, .ranks = 2};
+  CHECK(count_redundant(std::vector<int>{0, 0, 1, 0, 1, 2}, shape) == 1);
+  CHECK(count_redundant(std::vector<int>{0, 0, 0, 1, 1, 2}, shape) == 3);
+  CHECK(count_redundant(std::vector<int>{0, 1, 2, 0, 1, 2}, shape) == 0);
+  const std::vector<std::vector<double>> loads{{100, 1, 1}};
+  std::vector<std::vector<int>> placements{place_experts(loads[0], shape)};
+  REQUIRE(count_redundant(placements[0], shape) > 0);  // what was published gives expert 0 four copies
+  const std::vector<std::vector<int>> published = placements;
+  std::vector<std::vector<int>> replayed = placements;
+  for (const ExpertMove& move : separate_copies(loads, placements, shape)) {
+    CHECK(replayed[0][static_cast<std::size_t>(move.slot)] == move.replaced);
+    CHECK(replayed[0][static_cast<std::size_t>(move.source_slot)] == move.expert);
+    replayed[0][static_cast<std::size_t>(move.slot)] = move.expert;
+  }
+  CHECK(replayed == placements);
+  CHECK(count_redundant(placements[0], shape) == 0);
+  CHECK(count_copies(placements[0], 3) == std::vector<int>{2, 2, 2});
+  CHECK(imbalance(loads[0], placements[0], shape) <= imbalance(loads[0], published[0], shape) + 1e-9);
+
+  // A search keeps them apart, if told to.
+  for (int seed = 0; seed < 5; ++seed) {
+    const PlacementShape many{.experts = 16, .slots = 32, .groups = 4, .nodes = 2, .ranks = 8};
+    const std::vector<std::vector<double>> skew{skewed(16, seed)};
+    std::vector<std::vector<int>> searched{place_experts(skew[0], many)};
+    separate_copies(skew, searched, many);
+    CHECK(count_redundant(searched[0], many) == 0);
+    improve_placements(skew, searched, many, unlimited_moves, RepeatedCopies::avoided);
+    CHECK(count_redundant(searched[0], many) == 0);
+    const std::vector<int> copies = count_copies(searched[0], 16);
+    CHECK(*std::min_element(copies.begin(), copies.end()) >= 1);
+  }
+  // Two experts in four slots of one rank: there is no other slot.
+  const PlacementShape narrow{.experts = 2, .slots = 4, .groups = 1, .nodes = 1, .ranks = 1};
+  std::vector<std::vector<int>> stuck{{0, 1, 0, 1}};
+  CHECK(separate_copies(std::vector<std::vector<double>>{{1, 2}}, stuck, narrow).empty());
+  CHECK(count_redundant(stuck[0], narrow) == 2);
+}
+
 TEST_CASE("placement: the moves between two placements") {
   const PlacementShape shape{.experts = 4, .slots = 6, .groups = 1, .nodes = 1, .ranks = 2};
   const std::vector<std::vector<double>> loads{{9, 1, 1, 1}};
@@ -211,9 +252,15 @@ TEST_CASE("placement: files, good and bad") {
   const std::vector<std::vector<int>> good{{0, 1, 1}};
   CHECK(parse_placement(R"({"layers": [{"physical_to_logical": [0, 1, 1]}]})", "p", shape, 1) == good);
   CHECK(parse_placement(R"({"results": {"layers": [{"physical_to_logical": [0, 1, 1]}]}})", "p", shape, 1) == good);
+  CHECK(parse_placement(R"({"physical_to_logical_map": [[0, 1, 1]], "other": 1})", "p", shape, 1) == good);
   const struct {
     const char *text, *message;
   } placements[] = {
+      {R"({"physical_to_logical_map": 3})", "p: no 'layers' or 'physical_to_logical_map', a list"},
+      {R"({"physical_to_logical_map": [[0, 1, 1], [0, 1, 1]]})", "p: 2 layers, but the loads have 1"},
+      {R"({"physical_to_logical_map": [[0, 1, 2]]})", "p: physical_to_logical_map[0][2] is not an expert"},
+      {R"({"physical_to_logical_map": [3]})", "p: physical_to_logical_map[0] is not a list"},
+      {R"({"physical_to_logical_map": [[0, 1, 1]], "layers": []})", "p: both 'layers' and"},
       {"nonsense", "p: not valid JSON"},
       {"{}", "p: no 'layers'"},
       {R"({"layers": []})", "p: 0 layers, but the loads have 1"},

@@ -65,8 +65,8 @@ Distances between(const Forced& a, const Golden& golden) {
 
 // What rounding may do. A rounded row or matrix changes a product by a share e of its size, at random:
 //   bf16   at most 2^-9, 0.0008 as root mean square
-//   int8   a step is peak / 127, the root mean square of rounding to it step / sqrt(12); the peak of the model's
-//          rows of 64 is 2.5 times their root mean square: 0.006. Without VNNI the weights lose another bit: 0.010 in all
+//   int8   a step is peak / 127, the root mean square of rounding to it step / sqrt(12); the peak of the model's rows
+//          of 64 is 2.5 times their root mean square: 0.006. Without VNNI the weights lose another bit: 0.010 in all
 // A token goes through 5 such products a layer, 20 in all, whose errors add up like independent ones, so its logits
 // change by e sqrt(20). Twice that is the limit for rows, four times for weights, which are the embedding's and the
 // head's too. It holds for most tokens, not for all: here and there a rounded row changes which experts are chosen, as
@@ -173,7 +173,9 @@ TEST_CASE("smoothing factors change no bit in f32, and help where a channel stan
     const Smoothing smoothing(checkpoint);
     ratio = smoothing.error_ratio();
     groups = smoothing.smoothed();
-    import_checkpoint(checkpoint, smoothed, ComputeType::f32, smoothing);
+    const ImportSummary summary = import_checkpoint(checkpoint, smoothed, ComputeType::f32, OutlierSmoothing::search);
+    CHECK(summary.smoothed_groups == groups);
+    CHECK(summary.smoothing_error_ratio == ratio);
     CHECK(groups > 0);
     CHECK(ratio < 0.7);
   }

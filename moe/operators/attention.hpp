@@ -8,7 +8,7 @@
 #include "moe/attention_path.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/kv_cache.hpp"
-#include "moe/model/rope.hpp"
+#include "moe/operators/rope.hpp"
 #include "moe/products/gemm.hpp"
 #include "moe/products/kept_keys.hpp"
 #include "runtime/core/buffer.hpp"
@@ -28,7 +28,7 @@ struct AttentionSpan {
 struct AttentionScratch {
   /// @param max_rows rows of a step
   AttentionScratch(const ModelConfig& config, int max_rows);
-  /// Moves what remember() has left for rows [from, from + count) to rows [to, to + count), to <= from.
+  /// Moves what fill_cache() has left for rows [from, from + count) to rows [to, to + count), to <= from.
   void move_rows(int from, int to, int count);
 
   int down_width, half_rope;
@@ -45,9 +45,9 @@ struct AttentionScratch {
   HugePageBuffer<float> columns;  ///< [kv_width + 1, lanes]: queries as columns, and the sums of their weights
 };
 
-/// The weights and the arithmetic. Three ways to the same result, see README.md: *plain* expands keys and values from
-/// the latents (cheaper for many queries), *absorbed* moves the queries into the latent space (cheaper for few), *kept*
-/// has each token's keys and values since they were needed first (decode, if they are small).
+/// The weights and the arithmetic. Three forms with the same result, see README.md: *plain* expands keys and values
+/// from the latents (cheaper for many queries), *absorbed* moves the queries into the latent space (cheaper for few),
+/// *kept* has each token's keys and values since they were needed first (decode, if they are small).
 class Attention {
  public:
   /// Reads `prefix`.{q_a_proj, ...}. @throws UsageError as Checkpoint::read.
@@ -58,26 +58,27 @@ class Attention {
 
   /// From now on a token attends to the latest `tokens` only, and to those before them back to the begin of a block of
   /// 64; the rows of a span to what the first of them does. 0: to all.
-  void look_back(int tokens) { window_ = tokens; }
+  void set_window(int tokens) { window_ = tokens; }
 
   /// Puts the rows into the caches, which comes before attend(). scratch.cosines and .sines hold the rows' angles.
   /// @param x [rows, hidden] normalised input; @param layer of the caches that this layer's values go to
-  void remember(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
-                AttentionScratch& scratch) const;
+  void fill_cache(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
+                  AttentionScratch& scratch) const;
 
-  /// Attends with rows that remember() has seen, all of them or those that AttentionScratch::move_rows() has moved
+  /// Attends with rows that fill_cache() has seen, all of them or those that AttentionScratch::move_rows() has moved
   /// together. @param x as there; @param out [rows, hidden]
   void attend(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
               AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const;
 
  private:
-  /// Queries of rows that remember() has seen, into scratch.q.
+  /// Queries of rows that fill_cache() has seen, into scratch.q.
   void make_queries(std::span<const AttentionSpan> spans, const float* x, int rows, Gemm& gemm,
                     AttentionScratch& scratch) const;
   /// Position of the first token that the span's rows attend to, the begin of a block of queries and of a kept unit.
   int first_key(const AttentionSpan& span) const;
-  enum class Way { plain, absorbed, kept };
-  Way way_of(const AttentionSpan& span, AttentionPath path) const;
+  /// How a span is attended, see above.
+  enum class Form { plain, absorbed, kept };
+  Form form_of(const AttentionSpan& span, AttentionPath path) const;
   void plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const;
   void absorbed(std::span<const AttentionSpan> spans, int layer, float scale, Gemm& gemm,
                 AttentionScratch& scratch) const;

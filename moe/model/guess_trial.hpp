@@ -6,12 +6,14 @@
 
 namespace supernode::moe {
 
-/// Guessing costs two things, the guess itself and a second row in the model's step, and saves steps. Most turns of a
-/// trial use their guesses; every fourth makes them and does not use them, so that both kinds of turns are timed while
-/// the module's cache stays complete. What a turn with guesses costs is taken as a multiple of a turn without and
-/// compared with the tokens that it gives; guessing then goes on or stops for good. While it goes on, a turn in
-/// thirty-two is still timed without. Steps become slower as contexts grow, so a turn without is held against the turns
-/// around it. Medians, so that a few disturbed turns decide nothing. Pure.
+///     24 turns      warm up: they count for nothing
+///     32 turns      every fourth makes its guesses and does not use them, the others do
+///     afterwards    every 32nd does not use them
+///     each 32       stop for good if cost(with) / cost(without) >= 1.03 tokens(with) / tokens(without), per turn
+///
+/// Costs are medians of ratios: steps become slower as contexts grow, so a turn without is held against the latest
+/// turns with guesses. Guesses are also made in turns that do not use them, so that the module's cache stays complete.
+/// Pure.
 class GuessTrial {
  public:
   /// The first turns count for nothing: weights come from memory that was never read since they were loaded.

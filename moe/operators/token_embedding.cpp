@@ -1,4 +1,4 @@
-#include "moe/model/token_embedding.hpp"
+#include "moe/operators/token_embedding.hpp"
 
 #include <cstddef>
 #include <cstring>

@@ -1,4 +1,4 @@
-#include "moe/guess_trial.hpp"
+#include "moe/model/guess_trial.hpp"
 
 #include <algorithm>
 

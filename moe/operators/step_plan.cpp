@@ -1,4 +1,4 @@
-#include "moe/model/step_plan.hpp"
+#include "moe/operators/step_plan.hpp"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "moe/model/attention.hpp"
+#include "moe/operators/attention.hpp"
 
 #include <algorithm>
 #include <array>
@@ -123,21 +123,21 @@ void Attention::prepare(int rows, Gemm& gemm) const {
 void Attention::attend(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
                        AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const {
   make_queries(spans, x, rows, gemm, scratch);
-  // Neighbours that go the same way share their products with weights. In order: see the spare rows of plain().
+  // Neighbours of the same form share their products with weights. In order: see the spare rows of plain().
   for (std::size_t first = 0, end = 0; first < spans.size(); first = end) {
-    const Way way = way_of(spans[first], path);
-    while (end < spans.size() && way_of(spans[end], path) == way) ++end;
+    const Form form = form_of(spans[first], path);
+    while (end < spans.size() && form_of(spans[end], path) == form) ++end;
     const auto these = spans.subspan(first, end - first);
-    if (way == Way::kept) kept(these, layer, rope.softmax_scale(), gemm, scratch);
-    if (way == Way::absorbed) absorbed(these, layer, rope.softmax_scale(), gemm, scratch);
-    if (way == Way::plain)
+    if (form == Form::kept) kept(these, layer, rope.softmax_scale(), gemm, scratch);
+    if (form == Form::absorbed) absorbed(these, layer, rope.softmax_scale(), gemm, scratch);
+    if (form == Form::plain)
       for (const AttentionSpan& span : these) plain(span, layer, rope.softmax_scale(), gemm, scratch);
   }
   gemm.multiply(output_, scratch.heads_out.data(), rows, out);
 }
 
-void Attention::remember(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
-                         AttentionScratch& scratch) const {
+void Attention::fill_cache(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, Gemm& gemm,
+                           AttentionScratch& scratch) const {
   const ModelConfig& c = config_;
   const auto q_lora = static_cast<std::size_t>(c.q_lora_rank), kv_lora = static_cast<std::size_t>(c.kv_lora_rank);
   const std::size_t rope_dim = static_cast<std::size_t>(c.rope_dim), half = rope_dim / 2;
@@ -184,17 +184,17 @@ int Attention::first_key(const AttentionSpan& span) const {
   return window_ == 0 ? 0 : std::max(0, span.start + 1 - window_) / query_block * query_block;
 }
 
-Attention::Way Attention::way_of(const AttentionSpan& span, AttentionPath path) const {
-  if (path != AttentionPath::automatic) return path == AttentionPath::absorbed ? Way::absorbed : Way::plain;
-  // Decode always goes the same way, with a guess to verify or without: a token is then the same either way.
-  if (span.count <= decode_tokens) return all_up_.n_out() > 0 ? Way::kept : Way::absorbed;
+Attention::Form Attention::form_of(const AttentionSpan& span, AttentionPath path) const {
+  if (path != AttentionPath::automatic) return path == AttentionPath::absorbed ? Form::absorbed : Form::plain;
+  // Decode always takes the same form, with a guess to verify or without: a token is then the same either way.
+  if (span.count <= decode_tokens) return all_up_.n_out() > 0 ? Form::kept : Form::absorbed;
   // Multiplications of one head, without what both need.
   const ModelConfig& c = config_;
   const double queries = span.count, keys = span.start + span.count - first_key(span), lora = c.kv_lora_rank;
   const double expand = lora * (c.nope_dim + c.v_dim);
   const double plain_cost = keys * expand + queries * keys * (c.nope_dim + c.v_dim);
   const double absorbed_cost = queries * expand + queries * keys * 2 * lora;
-  return absorbed_cost < plain_cost ? Way::absorbed : Way::plain;
+  return absorbed_cost < plain_cost ? Form::absorbed : Form::plain;
 }
 
 void Attention::plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const {

@@ -1,4 +1,4 @@
-#include "moe/model/feed_forward.hpp"
+#include "moe/operators/feed_forward.hpp"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "moe/model/rope.hpp"
+#include "moe/operators/rope.hpp"
 
 #include <algorithm>
 #include <cmath>

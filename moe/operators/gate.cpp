@@ -1,4 +1,4 @@
-#include "moe/model/gate.hpp"
+#include "moe/operators/gate.hpp"
 
 #include <algorithm>
 #include <cmath>

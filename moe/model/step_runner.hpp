@@ -1,0 +1,73 @@
+#pragma once
+// A rank's share of a step: weights, buffers, and the arithmetic from tokens to logits.
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "collectives/token_exchange.hpp"
+#include "moe/model/activations.hpp"
+#include "moe/model/layer_pass.hpp"
+#include "moe/model/step_clock.hpp"
+#include "moe/model/weights.hpp"
+#include "moe/operators/step_plan.hpp"
+#include "moe/transformer.hpp"
+
+namespace supernode::moe {
+
+/// Runs steps whose number of slices the ranks have agreed on. All but the constructor is collective, by the exchange.
+class StepRunner {
+ public:
+  /// Reads the weights; without an exchange. Local. @param n_ranks that the experts are spread over
+  /// @throws UsageError as Checkpoint::read.
+  StepRunner(Checkpoint& checkpoint, const TransformerOptions& options, const ExpertRange& mine, int n_ranks);
+  /// Before the first step of a model with routed experts.
+  void set_exchange(std::unique_ptr<collectives::TokenExchange> exchange) { exchange_ = std::move(exchange); }
+
+  const ModelConfig& config() const { return weights_.config; }
+  bool has_mtp() const { return weights_.mtp != nullptr; }
+  const collectives::TokenExchange* exchange() const { return exchange_.get(); }
+  Gemm& gemm() { return gemm_; }
+  StepClock& clock() { return clock_; }
+  const StepClock& clock() const { return clock_; }
+  /// Called after each layer and slice that has rows.
+  void set_observer(std::function<void(const LayerTrace&)> observer) { observer_ = std::move(observer); }
+
+  /// Cuts this rank's chunks into slices. @returns how many.
+  int plan(std::span<const SequenceChunk> chunks);
+  /// All `slices` of a step of the main model, empty ones beyond this rank's own. The chunks are those of plan().
+  StepResult run_main(std::span<const SequenceChunk> chunks, int slices);
+  /// The same of the MTP module, `drafts` being as many as chunks.
+  StepResult run_draft(std::span<const SequenceChunk> chunks, std::span<const DraftChunk> drafts, int slices);
+
+ private:
+  /// Lays out the slice's rows in the caches and fills `hidden` with embedded tokens.
+  void begin_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks, const TokenEmbedding& rows_of);
+  void run_layer(LayerPass& pass, int index);
+  /// The MTP module's input from `hidden`, which holds embedded tokens, and the chunks' hidden rows.
+  void join(const StepPlan::Slice& slice, std::span<const DraftChunk> drafts);
+  /// Drops the rows of a draft that need no logits, between the module's two halves.
+  void drop_silent_rows(const StepPlan::Slice& slice);
+  void trace(int index);
+  /// What of a slice's rows is still there: all, or only those with logits.
+  enum class Rows { all, with_logits };
+  void write_logits(const StepPlan::Slice& slice, Rows there, const std::vector<float>& norm, const PackedMatrix& head);
+  LayerPass make_pass();
+  StepResult result(std::size_t hidden_floats, int slices) const;
+
+  TransformerOptions options_;
+  Gemm gemm_;
+  Weights weights_;
+  std::unique_ptr<collectives::TokenExchange> exchange_;  ///< null for a model without routed experts
+  Activations activations_;
+  StepPlan plan_;
+  StepClock clock_;
+  HugePageBuffer<float> logits_;      ///< grows with the rows asked for
+  HugePageBuffer<float> all_hidden_;  ///< with an MTP module: [tokens of a step, hidden_size]
+  HugePageBuffer<float> joined_;      ///< with an MTP module: [max_batch_tokens, 2 hidden_size]
+  std::function<void(const LayerTrace&)> observer_;
+};
+
+}  // namespace supernode::moe
