@@ -4,9 +4,9 @@
 #include <exception>
 #include <thread>
 
-#include "memory_pool/format/huge_pages.hpp"
 #include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/log.hpp"
+#include "runtime/core/memory_pages.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
 
@@ -99,7 +99,7 @@ OwnerStats Pool::owner_stats() const {
   return core_->shard->stats();
 }
 
-std::uint64_t Pool::huge_page_bytes() const { return internal::huge_page_bytes(core_->segment.local()); }
+std::uint64_t Pool::huge_page_bytes() const { return supernode::huge_page_bytes(core_->segment.local()); }
 
 std::optional<OwnerStats> Pool::fetch_stats(int owner) {
   internal::Request request;

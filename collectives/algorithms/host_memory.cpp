@@ -3,21 +3,18 @@
 #include <new>
 
 #include "runtime/core/mpi/mpi_call.hpp"
-#include "runtime/core/sizes.hpp"
+#include "runtime/core/mpi/shared_window.hpp"
 
 namespace supernode::collectives {
 
 HostMemory::HostMemory(const ExchangeSetup& setup, const Communicator& comm, std::size_t bytes, std::size_t flags)
     : own_(setup.rank), host_(comm.split(setup.host(), setup.rank)), segments_(setup.n_ranks) {
-  OwnedInfo info;
-  SUPERNODE_MPI(MPI_Info_create(info.out()));
-  SUPERNODE_MPI(MPI_Info_set(info.get(), "alloc_shared_noncontig", "true"));
-  std::byte* mine = nullptr;  // asked for again, as everyone's
-  if (MPI_Win_allocate_shared(static_cast<MPI_Aint>(bytes + segment_overhead_bytes), 1, info.get(), host_.get(), &mine,
-                              window_.out()) != MPI_SUCCESS)
-    throw EnvironmentError("exchange algorithm '" + setup.config.algorithm + "': no shared memory of " +
-                           format_size(static_cast<double>(bytes)) + " for each of " + std::to_string(host_.size()) +
-                           " ranks of a host (is /dev/shm large enough?)");
+  const std::string who = "exchange algorithm '" + setup.config.algorithm + "'";
+  window_ = allocate_shared_window(comm, host_, bytes + segment_overhead_bytes,
+                                   {who, "choose another algorithm, or fewer tokens or ranks"})
+                .window;
+  if (!window_)
+    throw EnvironmentError(who + ": this MPI library refuses MPI_Win_allocate_shared (its one-sided component)");
   const auto members = setup.hosts.members(setup.host());
   for (std::size_t member = 0; member < members.size(); ++member) {
     MPI_Aint size = 0;

@@ -11,6 +11,7 @@
 #include <mpi.h>
 #include <spdlog/version.h>
 
+#include "runtime/core/mpi/control_variable.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
 
 namespace supernode {
@@ -25,23 +26,6 @@ std::string mpi_library() {
   // "Open MPI v4.1.4, package: ..., ident: ...": the rest names the packager's build host.
   line.resize(std::min(line.find(", package"), line.size()));
   return line;
-}
-
-/// The value of an MPI tool variable (MPI_T), which is how Open MPI shows its parameters; "" when there is none.
-std::string mpi_control_variable(const char* name) {
-  int provided = 0, index = 0;
-  if (MPI_T_init_thread(MPI_THREAD_SINGLE, &provided) != MPI_SUCCESS) return {};
-  std::string value;
-  MPI_T_cvar_handle handle = nullptr;
-  int count = 0;
-  if (MPI_T_cvar_get_index(name, &index) == MPI_SUCCESS &&
-      MPI_T_cvar_handle_alloc(index, nullptr, &handle, &count) == MPI_SUCCESS) {
-    std::string text(static_cast<std::size_t>(std::max(count, 1)) + 1, '\0');
-    if (count > 1 && MPI_T_cvar_read(handle, text.data()) == MPI_SUCCESS) value = text.c_str();
-    MPI_T_cvar_handle_free(&handle);
-  }
-  MPI_T_finalize();
-  return value;
 }
 
 std::string utc_now() {
