@@ -160,8 +160,6 @@ bool Transfers::test() {
   return in_flight_.empty();
 }
 
-int Transfers::pending_owner() const { return in_flight_.empty() ? -1 : in_flight_.front().owner; }
-
 void Transfers::abandon(int owner) {
   for (auto it = in_flight_.begin(); it != in_flight_.end();) {
     const auto here = it++;
