@@ -13,6 +13,7 @@
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/mpi/shared_window.hpp"
 #include "runtime/core/random.hpp"
 #include "runtime/core/statistics.hpp"
 
@@ -71,17 +72,15 @@ class RawWindow {
  public:
   /// Collective. False in ok() where this MPI has no such window.
   RawWindow(const Communicator& comm, std::uint64_t bytes, bool shared) {
-    OwnedInfo info;
-    SUPERNODE_MPI(MPI_Info_create(info.out()));
-    SUPERNODE_MPI(MPI_Info_set(info.get(), "alloc_shared_noncontig", "true"));
-    void* memory = nullptr;
-    const auto size = static_cast<MPI_Aint>(bytes);
-    const int code = shared ? MPI_Win_allocate_shared(size, 1, info.get(), comm.get(), &memory, window_.out())
-                            : MPI_Win_allocate(size, 1, MPI_INFO_NULL, comm.get(), &memory, window_.out());
-    ok_ = comm.max(static_cast<long long>(code != MPI_SUCCESS)) == 0;
+    const WindowUse use{"the window of the benchmark's baseline, as large as the pool's memory,",
+                        "choose a smaller pool.capacity"};
+    SharedWindow memory = shared ? allocate_shared_window(comm, comm, bytes, use) : allocate_window(comm, bytes, use);
+    ok_ = static_cast<bool>(memory.window);
     if (!ok_) return;
+    window_ = std::move(memory.window);
     SUPERNODE_MPI(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_.get()));
-    if (bytes > 0) std::memset(memory, 1, bytes);
+    take_window_pages(comm, {memory.own, bytes}, use);
+    if (bytes > 0) std::memset(memory.own, 1, bytes);
   }
   ~RawWindow() {
     if (ok_) MPI_Win_unlock_all(window_.get());

@@ -1,6 +1,6 @@
 #include "memory_pool/client.hpp"
 
-#include "memory_pool/client/reader.hpp"
+#include "memory_pool/client/read_context.hpp"
 #include "memory_pool/client/store_queue.hpp"
 #include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/mpi/deadline.hpp"
@@ -15,12 +15,12 @@ constexpr std::uint64_t copy_budget = 1u << 20;  // bytes that a call which must
 
 struct Client::Impl {
   Impl(internal::PoolCore& pool_core, NamespaceId id)
-      : core(pool_core), name_space(id), reader(core, id, stats), stores(core, id, stats) {}
+      : core(pool_core), name_space(id), context(core, id, stats), stores(core, id, stats) {}
 
   internal::PoolCore& core;
   NamespaceId name_space;
   ClientStats stats;
-  internal::Reader reader;
+  internal::ReadContext context;
   internal::StoreQueue stores;
 };
 
@@ -33,7 +33,7 @@ std::vector<Found> Client::lookup(std::span<const Key> keys) {
   const Stopwatch watch(impl_->stats.lookup_seconds);
   std::vector<GetItem> items(keys.size());
   for (std::size_t i = 0; i < keys.size(); ++i) items[i].key = keys[i];
-  return impl_->reader.read(std::move(items), false);
+  return impl_->context.read(std::move(items), false);
 }
 
 Found Client::get(const Key& key, std::span<std::byte> destination) {
@@ -43,12 +43,12 @@ Found Client::get(const Key& key, std::span<std::byte> destination) {
 
 std::vector<Found> Client::get_batch(std::span<const GetItem> items) {
   const Stopwatch watch(impl_->stats.get_seconds);
-  return impl_->reader.read({items.begin(), items.end()}, true);
+  return impl_->context.read({items.begin(), items.end()}, true);
 }
 
 PendingGet Client::start_get(std::span<const GetItem> items) {
   const Stopwatch watch(impl_->stats.get_seconds);
-  auto read = std::make_unique<internal::Read>(impl_->reader, std::vector(items.begin(), items.end()), true);
+  auto read = std::make_unique<internal::Read>(impl_->context, std::vector(items.begin(), items.end()), true);
   // In shared memory to begin is to copy.
   if (!impl_->core.segment.shared()) read->advance(copy_budget);
   return PendingGet(std::move(read));
@@ -63,8 +63,8 @@ std::size_t PendingGet::size() const { return read_->size(); }
 std::optional<Found> PendingGet::found(std::size_t i) const { return read_->found(i); }
 
 bool PendingGet::test() {
-  const Stopwatch watch(read_->reader().stats().get_seconds);
-  read_->reader().core().progress();
+  const Stopwatch watch(read_->context().stats().get_seconds);
+  read_->context().core().progress();
   read_->advance(copy_budget);
   return read_->done();
 }
@@ -72,14 +72,14 @@ bool PendingGet::test() {
 bool PendingGet::wait(double seconds) {
   const Deadline deadline(seconds);
   SpinWait spin;
-  const Stopwatch watch(read_->reader().stats().get_seconds);
+  const Stopwatch watch(read_->context().stats().get_seconds);
   while (!read_->done() && !deadline.expired())
-    if (!read_->advance(copy_budget) && !read_->reader().core().progress()) spin.turn();
+    if (!read_->advance(copy_budget) && !read_->context().core().progress()) spin.turn();
   return read_->done();
 }
 
 void PendingGet::wait() {
-  const Stopwatch watch(read_->reader().stats().get_seconds);
+  const Stopwatch watch(read_->context().stats().get_seconds);
   read_->finish();
 }
 
@@ -102,8 +102,8 @@ bool Client::progress() {
   const Stopwatch watch(impl_->stats.put_seconds);
   const bool heard = impl_->core.progress();
   const bool moved = impl_->stores.advance();
-  const bool read = impl_->reader.advance(copy_budget);
-  impl_->reader.flush_touches(false);
+  const bool read = impl_->context.advance(copy_budget);
+  impl_->context.flush_touches(false);
   return heard || moved || read;
 }
 
@@ -120,17 +120,13 @@ std::size_t Client::queued() const { return impl_->stores.size(); }
 Status Client::remove(const Key& key) {
   const int owner = impl_->core.ring.owner_of(key);
   if (owner < 0) return Status::owner_down;
-  internal::Request request;
-  request.kind = internal::RequestKind::remove;
-  request.key = key;
-  request.name_space = impl_->name_space;
-  const std::optional<internal::Reply> reply = impl_->core.call(owner, request);
+  const std::optional<internal::Removed> reply = impl_->core.call(owner, internal::Remove{key, impl_->name_space});
   // From the home's place it is gone, but the home may hold it.
   if (impl_->core.ring.home_of(key) != owner) return Status::owner_down;
   return reply ? reply->status : Status::owner_down;
 }
 
-void Client::flush_touches() { impl_->reader.flush_touches(true); }
+void Client::flush_touches() { impl_->context.flush_touches(true); }
 
 const ClientStats& Client::stats() const { return impl_->stats; }
 

@@ -70,13 +70,10 @@ int directory_owner(const internal::PoolCore& core) {
 
 internal::ModelDirectory::Answer ask_directory(internal::PoolCore& core, ModelStep step, const Key& model,
                                                std::uint64_t claimant) {
-  internal::Request request;
-  request.kind = internal::RequestKind::model;
-  request.mode = static_cast<std::uint32_t>(step);
-  request.key = model;
-  request.ticket = claimant;
+  const internal::ModelRequest request{step, model, claimant};
   for (int owner = directory_owner(core); owner >= 0; owner = directory_owner(core))
-    if (const std::optional<internal::Reply> reply = core.call(owner, request)) return {reply->status, reply->key};
+    if (const std::optional<internal::ModelReply> reply = core.call(owner, request))
+      return {reply->status, reply->model};
   return {Status::owner_down, model};
 }
 
@@ -138,7 +135,7 @@ Status ModelCache::Impl::promise_room(const Contents& contents) {
       add(contents.block(file, number), contents.bytes_of_block(file, number));
   add(key_of_contents(contents.model), contents.text().size());
   while (true) {
-    const Status status = core.create_namespace(namespace_of(contents.model), quotas, true);
+    const Status status = core.create_namespace(namespace_of(contents.model), quotas, internal::NamespaceKind::whole);
     if (status != Status::quota) return status;
     const internal::ModelDirectory::Answer victim = ask(ModelStep::make_room, contents.model);
     if (victim.status != Status::removed) return victim.status == Status::owner_down ? victim.status : Status::quota;

@@ -4,9 +4,9 @@
 #include <exception>
 #include <thread>
 
-#include "memory_pool/format/huge_pages.hpp"
 #include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/log.hpp"
+#include "runtime/core/memory_pages.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
 
@@ -21,7 +21,7 @@ bool leave_together(internal::PoolCore& core) {
   while (true) {
     if (core.progress()) spin.reset();
     if (everyone == MPI_REQUEST_NULL) {
-      if (core.messenger.unsent() == 0 && !core.segment.abandoned_in_flight())
+      if (core.mailbox.unsent() == 0 && !core.segment.abandoned_in_flight())
         SUPERNODE_MPI(MPI_Ibarrier(core.comm.get(), &everyone));
     } else if (completed(everyone)) {
       return true;
@@ -72,24 +72,22 @@ void Pool::serve_until_stopped(const std::function<void()>& between) {
 }
 
 bool Pool::stop() {
-  internal::Request request;
-  request.kind = internal::RequestKind::stop;
   bool all = true;
-  for (const int owner : core_->owners) all &= core_->call(owner, request).has_value();
+  for (const int owner : core_->owners) all &= core_->call(owner, internal::Stop{}).has_value();
   return all;
 }
 
 Status Pool::create_namespace(const std::string& name, std::uint64_t quota_per_owner) {
   std::map<int, std::uint64_t> quotas;
   for (const int owner : core_->owners) quotas[owner] = quota_per_owner;
-  return core_->create_namespace(name, quotas, false);
+  return core_->create_namespace(name, quotas, internal::NamespaceKind::evictable);
 }
 
 Status Pool::delete_namespace(const std::string& name) { return core_->delete_namespace(name); }
 
-void Pool::play_dead(double seconds, bool memory_lost) {
-  expect(is_owner(), "play_dead() on a rank that owns nothing");
-  if (memory_lost) core_->shard->lose();
+void Pool::simulate_silence(double seconds, bool memory_lost) {
+  expect(is_owner(), "simulate_silence() on a rank that owns nothing");
+  if (memory_lost) core_->shard->lose_memory();
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
   if (memory_lost) core_->start_shard();
 }
@@ -99,12 +97,10 @@ OwnerStats Pool::owner_stats() const {
   return core_->shard->stats();
 }
 
-std::uint64_t Pool::huge_page_bytes() const { return internal::huge_page_bytes(core_->segment.local()); }
+std::uint64_t Pool::huge_page_bytes() const { return supernode::huge_page_bytes(core_->segment.local()); }
 
 std::optional<OwnerStats> Pool::fetch_stats(int owner) {
-  internal::Request request;
-  request.kind = internal::RequestKind::stats;
-  const std::optional<internal::Reply> reply = core_->call(owner, request);
+  const std::optional<internal::StatsReply> reply = core_->call(owner, internal::Stats{});
   if (!reply) return std::nullopt;
   return reply->stats;
 }

@@ -66,7 +66,7 @@ class Pool {
 
   /// Owners only, to try failures: stays silent, out of MPI, for so many seconds. With `memory_lost` what it holds is
   /// gone at once, as after a crash; it then comes back empty, or, with a file tier, with what is in its files.
-  void play_dead(double seconds, bool memory_lost);
+  void simulate_silence(double seconds, bool memory_lost);
 
   /// Owners only: what this rank holds now.
   OwnerStats owner_stats() const;

@@ -3,7 +3,7 @@
 #include <new>
 
 #include "runtime/core/mpi/mpi_call.hpp"
-#include "runtime/core/sizes.hpp"
+#include "runtime/core/mpi/shared_window.hpp"
 
 namespace supernode::collectives {
 
@@ -12,15 +12,11 @@ HostMemory::HostMemory(const ExchangeSetup& setup, const Communicator& comm, std
       bytes_(bytes + segment_overhead_bytes),
       host_(comm.split(setup.host(), setup.rank)),
       segments_(setup.n_ranks) {
-  OwnedInfo info;
-  SUPERNODE_MPI(MPI_Info_create(info.out()));
-  SUPERNODE_MPI(MPI_Info_set(info.get(), "alloc_shared_noncontig", "true"));
-  std::byte* mine = nullptr;  // asked for again, as everyone's
-  if (MPI_Win_allocate_shared(static_cast<MPI_Aint>(bytes_), 1, info.get(), host_.get(), &mine, window_.out()) !=
-      MPI_SUCCESS)
-    throw EnvironmentError("exchange algorithm '" + std::string(setup.algorithm) + "': no shared memory of " +
-                           format_size(static_cast<double>(bytes)) + " for each of " + std::to_string(host_.size()) +
-                           " ranks of a host (is /dev/shm large enough?)");
+  const std::string who = "exchange algorithm '" + std::string(setup.algorithm) + "'";
+  window_ =
+      allocate_shared_window(comm, host_, bytes_, {who, "choose another algorithm, or fewer tokens or ranks"}).window;
+  if (!window_)
+    throw EnvironmentError(who + ": this MPI library refuses MPI_Win_allocate_shared (its one-sided component)");
   const auto members = setup.hosts.members(setup.host());
   for (std::size_t member = 0; member < members.size(); ++member) {
     MPI_Aint size = 0;

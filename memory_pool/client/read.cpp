@@ -5,7 +5,7 @@
 #include <limits>
 #include <numeric>
 
-#include "memory_pool/client/reader.hpp"
+#include "memory_pool/client/read_context.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 
 namespace supernode::pool::internal {
@@ -20,9 +20,9 @@ bool not_in_dram(MissReason reason) {
 
 }  // namespace
 
-Read::Read(Reader& reader, std::vector<GetItem> items, bool payload)
-    : reader_(reader),
-      core_(reader.core()),
+Read::Read(ReadContext& context, std::vector<GetItem> items, bool payload)
+    : context_(context),
+      core_(context.core()),
       items_(std::move(items)),
       payload_(payload),
       results_(items_.size()),
@@ -33,11 +33,11 @@ Read::Read(Reader& reader, std::vector<GetItem> items, bool payload)
   const std::size_t slots = std::min(core_.segment.shared() ? 1 : most_slots, items_.size());
   slots_.reserve(slots);
   for (std::size_t i = 0; i < slots; ++i) slots_.emplace_back(core_.segment);
-  reader_.enter(*this);
+  context_.enter(*this);
 }
 
 Read::~Read() {
-  reader_.leave(*this);
+  context_.leave(*this);
   for (const Question& question : questions_) core_.forget(question.id);
 }
 
@@ -59,9 +59,9 @@ bool Read::advance(std::uint64_t budget) {
     if (!idle || next_ < todo_.size()) return moved;
     // The round is over. What is not in DRAM may be in the files.
     if (!questions_.empty()) {
-      if (!hear_files()) return moved;
-    } else if (!ask_files()) {
-      reader_.ended(*this);
+      if (!take_in_promotions()) return moved;
+    } else if (!request_promotions()) {
+      context_.ended(*this);
       return true;
     }
     moved = true;
@@ -114,7 +114,7 @@ bool Read::judge(Slot& slot) {
     end(slot, {MissReason::owner_down, 0, 0});
     return true;
   }
-  const BucketFinding finding = find_in(slot.bucket, item.key, reader_.name_space());
+  const BucketFinding finding = find_in(slot.bucket, item.key, context_.name_space());
   Found found{finding.reason, finding.entry.length, finding.entry.version};
   // Another owner stands in for the key's home: it is missing here because the home is gone.
   if (found.reason == MissReason::never_stored && core_.ring.home_of(item.key) != slot.owner)
@@ -159,7 +159,7 @@ bool Read::is_intact(const Slot& slot) const {
     Entry now;
     Transfers(core_.segment).get(slot.owner, slot.place, std::as_writable_bytes(std::span(&now, 1)));
     if (std::memcmp(&now, &slot.entry, sizeof now) != 0) return false;
-    if (!reader_.wants_checksum(payload.size())) return true;
+    if (!context_.wants_checksum(payload.size())) return true;
   }
   return checksum_of(payload) == slot.entry.checksum;
 }
@@ -179,7 +179,7 @@ void Read::end(Slot& slot, const Found& found) {
   if (slot.stage == Stage::data && !core_.segment.shared()) in_flight_ -= slot.entry.length;
   if (found.reason == MissReason::torn && slot.attempt < core_.config.retries) {
     ++slot.attempt;
-    reader_.count_retry();
+    context_.count_retry();
     slot.stage = Stage::start;
     return;
   }
@@ -198,7 +198,7 @@ void Read::settle(std::size_t item, const Found& found) {
 }
 
 /// Asks the owners of all items that are not in DRAM to bring them back from their files. False when there are none.
-bool Read::ask_files() {
+bool Read::request_promotions() {
   std::map<int, std::vector<std::size_t>> by_owner;
   for (const std::size_t item : missing_) {
     const int owner = core_.ring.owner_of(items_[item].key);
@@ -210,17 +210,14 @@ bool Read::ask_files() {
   missing_.clear();
   if (by_owner.empty()) return false;
   for (const auto& [owner, all] : by_owner)
-    for (std::size_t start = 0; start < all.size(); start += max_touches) {
+    for (std::size_t start = 0; start < all.size(); start += max_keys) {
       Question question{owner, 0, {}};
       std::vector<Key> keys;
-      for (std::size_t i = start; i < std::min(start + max_touches, all.size()); ++i) {
+      for (std::size_t i = start; i < std::min(start + max_keys, all.size()); ++i) {
         question.items.push_back(all[i]);
         keys.push_back(items_[all[i]].key);
       }
-      Request request;
-      request.kind = RequestKind::promote;
-      request.name_space = reader_.name_space();
-      question.id = core_.ask(owner, request, keys);
+      question.id = core_.ask(owner, Promote{context_.name_space(), std::move(keys)});
       questions_.push_back(std::move(question));
     }
   asked_at_ = core_.watched();
@@ -230,16 +227,16 @@ bool Read::ask_files() {
 
 /// Takes in answers; what is back is read as any other item. It may have given way again before that, and is asked for
 /// once more then. False while answers are missing.
-bool Read::hear_files() {
+bool Read::take_in_promotions() {
   if (next_ == todo_.size()) {
     todo_.clear();
     next_ = 0;
   }
   std::erase_if(questions_, [this](const Question& question) {
-    if (const std::optional<Reply> reply = core_.take(question.id)) {
+    if (const std::optional<Promoted> reply = core_.take<Promoted>(question.id)) {
       for (std::size_t i = 0; i < question.items.size(); ++i) {
         const std::size_t item = question.items[i];
-        if ((reply->found >> i) & 1)
+        if ((reply->in_dram >> i) & 1)
           todo_.push_back(item);
         else
           settle(item, results_[item]);

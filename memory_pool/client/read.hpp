@@ -13,12 +13,12 @@
 
 namespace supernode::pool::internal {
 
-class Reader;
+class ReadContext;
 
 class Read {
  public:
-  /// @param payload false: only the entries are wanted (a lookup). `reader` outlives it.
-  Read(Reader& reader, std::vector<GetItem> items, bool payload);
+  /// @param payload false: only the entries are wanted (a lookup). `context` outlives it.
+  Read(ReadContext& context, std::vector<GetItem> items, bool payload);
   /// Gives up what is in flight: destinations stay untouched from then on.
   ~Read();
   Read(const Read&) = delete;
@@ -35,7 +35,7 @@ class Read {
   /// Of item `i`; empty as long as it is under way.
   std::optional<Found> found(std::size_t i) const;
   std::vector<Found> take_results() { return std::move(results_); }
-  Reader& reader() { return reader_; }
+  ReadContext& context() { return context_; }
   bool moves_payload() const { return payload_; }
   std::span<const GetItem> items() const { return items_; }
 
@@ -76,10 +76,10 @@ class Read {
   bool is_intact(const Slot& slot) const;
   void end(Slot& slot, const Found& found);
   void settle(std::size_t item, const Found& found);
-  bool ask_files();
-  bool hear_files();
+  bool request_promotions();
+  bool take_in_promotions();
 
-  Reader& reader_;
+  ReadContext& context_;
   PoolCore& core_;
   std::vector<GetItem> items_;
   bool payload_;

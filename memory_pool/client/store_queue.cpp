@@ -81,50 +81,46 @@ bool StoreQueue::step_all() {
   return moved;
 }
 
-void StoreQueue::ask(Job& job, const Request& request) {
-  job.request = core_.ask(job.owner, request);
+void StoreQueue::ask(Job& job, Request request) {
+  job.request = core_.ask(job.owner, std::move(request));
   job.since = core_.watched();
 }
 
 void StoreQueue::publish(Job& job) {
-  Request request;
-  request.kind = RequestKind::publish;
-  request.ticket = job.ticket;
-  request.checksum = job.checksum;
-  request.verify = core_.segment.shared() ? 0 : 1;
-  ask(job, request);
+  ask(job, Publish{job.ticket, job.checksum, core_.segment.shared() ? Verification::none : Verification::checksum});
   job.stage = Stage::publishing;
 }
 
 bool StoreQueue::step(Job& job, std::optional<Status>& finished) {
-  if (job.stage == Stage::start) {
-    job.owner = core_.ring.owner_of(job.key);
-    // Only the home may take a new version: an older one may lie there, and would be found when it is back.
-    if (job.owner < 0 || (job.mode == PutMode::replace && core_.ring.home_of(job.key) != job.owner)) {
-      finished = Status::owner_down;
+  switch (job.stage) {
+    case Stage::start:
+      job.owner = core_.ring.owner_of(job.key);
+      // Only the home may take a new version: an older one may lie there, and would be found when it is back.
+      if (job.owner < 0 || (job.mode == PutMode::replace && core_.ring.home_of(job.key) != job.owner)) {
+        finished = Status::owner_down;
+        return true;
+      }
+      job.allocated_at = wall_now().value;
+      ask(job, Allocate{job.key, name_space_, job.mode, job.data.size()});
+      job.stage = Stage::allocating;
       return true;
-    }
-    Request request;
-    request.kind = RequestKind::allocate;
-    request.name_space = name_space_;
-    request.key = job.key;
-    request.length = job.data.size();
-    request.mode = static_cast<std::uint32_t>(job.mode);
-    job.allocated_at = wall_now().value;
-    ask(job, request);
-    job.stage = Stage::allocating;
-    return true;
-  }
-  if (job.stage == Stage::writing) {
-    if (job.put->test()) {
+    case Stage::writing:
+      if (!job.put->test()) return expire(job, finished);
       publish(job);
       return true;
+    case Stage::allocating: {
+      const std::optional<Allocated> block = core_.take<Allocated>(job.request);
+      if (!block) return expire(job, finished);
+      job.request = 0;
+      begin_put(job, *block, finished);
+      return true;
     }
-  } else if (const std::optional<Reply> reply = core_.take(job.request)) {
-    job.request = 0;
-    if (job.stage == Stage::publishing) {
-      if (reply->again == 0) {
-        finished = reply->status;
+    case Stage::publishing: {
+      const std::optional<Published> published = core_.take<Published>(job.request);
+      if (!published) return expire(job, finished);
+      job.request = 0;
+      if (published->arrival == Arrival::complete) {
+        finished = published->status;
         return true;
       }
       // The bytes are on their way; the time that they may take counts from the first attempt. Asking is no progress.
@@ -133,26 +129,29 @@ bool StoreQueue::step(Job& job, std::optional<Status>& finished) {
       job.since = since;
       return expire(job, finished);
     }
-    if (reply->status != Status::stored) {
-      finished = reply->status;
-      return true;
-    }
-    job.ticket = reply->ticket;
-    job.offset = reply->offset;
-    // Long ago: the owner may be about to give the block to somebody else. Or it has, because it started anew.
-    const bool other_owner =
-        core_.segment.shared() && reply->incarnation != core_.segment.word(job.owner, core_.layout.header_offset);
-    if (other_owner || wall_now().value - job.allocated_at > core_.config.lease / 2) {
-      core_.abandon(job.owner, job.ticket);
-      finished = Status::not_there;
-      return true;
-    }
-    job.put.emplace(core_.segment);
-    job.checksum = job.put->put(job.owner, core_.layout.payload_offset + job.offset, job.data);
-    job.stage = Stage::writing;
-    return true;
   }
-  return expire(job, finished);
+  return false;
+}
+
+/// The block is there: its bytes are written.
+void StoreQueue::begin_put(Job& job, const Allocated& block, std::optional<Status>& finished) {
+  if (block.status != Status::stored) {
+    finished = block.status;
+    return;
+  }
+  job.ticket = block.ticket;
+  job.offset = block.offset;
+  // Long ago: the owner may be about to give the block to somebody else. Or it has, because it started anew.
+  const bool other_owner =
+      core_.segment.shared() && block.incarnation != core_.segment.word(job.owner, core_.layout.header_offset);
+  if (other_owner || wall_now().value - job.allocated_at > core_.config.lease / 2) {
+    core_.abandon(job.owner, job.ticket);
+    finished = Status::not_there;
+    return;
+  }
+  job.put.emplace(core_.segment);
+  job.checksum = job.put->put(job.owner, core_.layout.payload_offset + job.offset, job.data);
+  job.stage = Stage::writing;
 }
 
 bool StoreQueue::expire(const Job& job, std::optional<Status>& finished) {

@@ -49,7 +49,8 @@ class StoreQueue {
   bool step(Job& job, std::optional<Status>& finished);
   /// Gives up a store whose owner has left the view, or takes too long and leaves it now.
   bool expire(const Job& job, std::optional<Status>& finished);
-  void ask(Job& job, const Request& request);
+  void ask(Job& job, Request request);
+  void begin_put(Job& job, const Allocated& block, std::optional<Status>& finished);
   void publish(Job& job);
   bool step_all();
 

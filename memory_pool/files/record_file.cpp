@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "memory_pool/files/record.hpp"
-#include "memory_pool/format/huge_pages.hpp"
+#include "runtime/core/memory_pages.hpp"
 
 namespace supernode::pool::internal {
 namespace {

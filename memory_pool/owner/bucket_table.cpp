@@ -91,7 +91,7 @@ std::uint64_t BucketTable::write(Slot slot, Entry entry) {
   return entry.version;
 }
 
-void BucketTable::bury(Slot slot) {
+void BucketTable::mark_evicted(Slot slot) {
   Entry entry = at(slot);
   entry.state = EntryState::tombstone;
   entry.version = ++version_;

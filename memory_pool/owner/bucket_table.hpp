@@ -79,7 +79,7 @@ class BucketTable {
   /// fails its sum. @returns the version.
   std::uint64_t write(Slot slot, Entry entry);
   /// Live -> tombstone.
-  void bury(Slot slot);
+  void mark_evicted(Slot slot);
   /// Live or tombstone -> empty.
   void clear(Slot slot);
 

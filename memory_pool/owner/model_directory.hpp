@@ -5,22 +5,11 @@
 #include <map>
 #include <optional>
 
+#include "memory_pool/format/messages.hpp"
 #include "memory_pool/key.hpp"
 #include "memory_pool/status.hpp"
 
 namespace supernode::pool::internal {
-
-/// What a client wants of the directory; the numbers are part of the protocol.
-enum class ModelStep : std::uint32_t {
-  claim = 0,     ///< bring it in: stored: it is yours to do; already_there: it is resident; full: another is at it, ask
-                 ///< again. Whoever has claimed renews the claim by asking again
-  resident = 1,  ///< the claimant has brought it in: stored, or not_there when the claim has expired
-  forget = 2,    ///< it is not there any more: removed or not_there
-  pin = 3,       ///< somebody uses it, and it must not give way: stored, or not_there
-  unpin = 4,     ///< stored or not_there
-  make_room = 5,  ///< forgets the least recently used model without pins, other than the one asked for: removed, and
-                  ///< its key; or full. The asker deletes its blocks
-};
 
 /// A model is unknown, claimed, or resident.
 class ModelDirectory {

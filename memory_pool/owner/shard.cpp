@@ -2,92 +2,55 @@
 
 #include <algorithm>
 #include <atomic>
-#include <random>
 
 #include "runtime/core/error.hpp"
 
 namespace supernode::pool::internal {
 
-Shard::Shard(const PoolConfig& config, std::span<std::byte> window, const std::string& directory) : config_(config) {
+Shard::Shard(const PoolConfig& config, std::span<std::byte> window, std::uint64_t incarnation, FileTier* tier)
+    : config_(config), incarnation_(incarnation), last_ticket_(incarnation), tier_(tier) {
   const Layout layout = layout_of(config);
   expect(window.size() >= layout.total_bytes, "window smaller than its layout");
+  expect(incarnation != 0, "an incarnation of 0 means lost memory");
   index_ = BucketTable({reinterpret_cast<Bucket*>(window.data()), layout.buckets});
   payload_ = window.subspan(layout.payload_offset, layout.capacity);
   space_ = Allocator(layout.capacity, config.granule.value);
   order_ = EvictionOrder(index_.slots());
   namespaces_ = Namespaces(watermark(), config.namespace_quota.value, config.open_namespaces);
   models_ = ModelDirectory(config.lease);
-  if (!directory.empty()) {
-    tier_ = std::make_unique<FileTier>(config, directory);
+  if (tier_)
     for (const NamespaceTerms& terms : tier_->namespaces()) restore_namespace(terms);
-  }
-  std::random_device random;
-  while (incarnation_ == 0) incarnation_ = (std::uint64_t{random()} << 32) | random();
-  last_ticket_ = incarnation_;
   std::atomic_ref(header().incarnation).store(incarnation_, std::memory_order_release);
 }
 
-void Shard::lose() {
+void Shard::lose_memory() {
   std::atomic_ref(header().incarnation).store(0, std::memory_order_seq_cst);
   for (Slot slot = 0; slot < index_.slots(); ++slot) index_.clear(slot);
 }
 
-Reply Shard::serve(const Request& request, std::span<const Key> keys, double now) {
-  ++counters_.requests;
-  Reply reply;
-  switch (request.kind) {
-    case RequestKind::allocate:
-      reply = allocate(request, now);
-      break;
-    case RequestKind::publish:
-      reply = publish(request, false);
-      break;
-    case RequestKind::abandon:
-      abandon(request.ticket);
-      break;
-    case RequestKind::remove:
-      reply = remove(request);
-      break;
-    case RequestKind::touch:
-      touch(request.name_space, keys);
-      break;
-    case RequestKind::stats:
-      reply.stats = stats();
-      break;
-    case RequestKind::promote:
-      reply = promote(request, keys);
-      break;
-    case RequestKind::create_namespace:
-      reply = create_namespace(request, unpack_name(keys));
-      break;
-    case RequestKind::delete_namespace:
-      reply = delete_namespace(request);
-      break;
-    case RequestKind::model: {
-      const auto answer = models_.step(static_cast<ModelStep>(request.mode), request.key, request.ticket, now);
-      reply.status = answer.status;
-      reply.key = answer.model;
-      break;
-    }
-    case RequestKind::ping:
-      break;
-    case RequestKind::stop:
-    case RequestKind::discard:
-      panic("a shard got a request that is not for shards");
-  }
-  reply.id = request.id;
-  return reply;
+Served Shard::answer(const Abandon& request, double) {
+  abandon(request.ticket);
+  return {};
 }
 
-Reply Shard::allocate(const Request& request, double now) {
+Served Shard::answer(const Stats&, double) { return Reply(StatsReply{stats()}); }
+
+Served Shard::answer(const Ping&, double) { return Reply(Done{}); }
+
+Served Shard::answer(const ModelRequest& request, double now) {
+  const ModelDirectory::Answer answer = models_.step(request.step, request.model, request.claimant, now);
+  return Reply(ModelReply{answer.status, answer.model});
+}
+
+Allocated Shard::allocate(const Allocate& request, double now) {
   const Name name{request.key, request.name_space};
-  Reply reply;
+  Allocated reply;
   if (!namespaces_.may_store(name.name_space)) {
     reply.status = Status::no_namespace;
     return reply;
   }
   const std::optional<Slot> there = index_.find(name.key, name.name_space);
-  if (there && request.mode == static_cast<std::uint32_t>(PutMode::keep)) {
+  if (there && request.mode == PutMode::keep) {
     order_.touch(*there);
     reply.status = Status::already_there;
     return reply;
@@ -126,7 +89,7 @@ bool Shard::may_evict(Slot slot, NamespaceId for_whom) const {
   return owner == for_whom || !namespaces_.is_promised(owner);
 }
 
-/// The block that gives way to a store of `name_space`: the oldest of those to which nothing is promised, else the
+/// The block that is evicted for a store of `name_space`: the oldest of those to which nothing is promised, else the
 /// oldest of its own.
 std::optional<Shard::Slot> Shard::victim_for(NamespaceId name_space) const {
   const std::optional<Slot> common = order_.victim(
@@ -160,24 +123,33 @@ Status Shard::make_room(std::uint64_t bytes, NamespaceId name_space) {
   return Status::stored;
 }
 
-Reply Shard::publish(const Request& request, bool promoted) {
-  Reply reply;
+Served Shard::answer(const Publish& request, double) {
   const auto found = tickets_.find(request.ticket);
-  if (found == tickets_.end()) {
-    reply.status = Status::not_there;
-    return reply;
-  }
+  if (found == tickets_.end()) return Reply(Published{Status::not_there});
   const Ticket ticket = found->second;
-  if (request.verify != 0 && checksum_of(payload_.subspan(ticket.offset, ticket.length)) != request.checksum) {
-    reply.again = 1;
-    return reply;
-  }
+  const std::span<std::byte> payload = payload_.subspan(ticket.offset, ticket.length);
+  if (request.verification == Verification::checksum && checksum_of(payload) != request.checksum)
+    return Reply(Published{Status::stored, Arrival::incomplete});
+  Published reply = make_live(request.ticket, request.checksum);
+  if (reply.status != Status::stored) return Reply(reply);
+  ++counters_.stored;
+  if (!tier_) return Reply(reply);
+  // A version that is being brought back from the files is older than this one.
+  invalidate([&](const Name& name) { return name == ticket.name; });
+  const bool taken = tier_->store(++last_tag_, ticket.name, payload, request.checksum);
+  if (config_.directory_sync == "none") return Reply(reply);
+  if (taken) return defer(reply);
+  reply.status = Status::not_durable;
+  return Reply(reply);
+}
+
+/// The block of a ticket becomes an entry that readers see. @returns stored, or full when its bucket has no place.
+Published Shard::make_live(std::uint64_t number, std::uint64_t checksum) {
+  const Ticket ticket = tickets_.at(number);
   const std::optional<Slot> slot = slot_for(ticket.name);
   if (!slot) {
-    free_block(ticket.offset, ticket.name.name_space);
-    close(request.ticket);
-    reply.status = Status::full;
-    return reply;
+    abandon(number);
+    return {Status::full};
   }
   const Entry before = index_.at(*slot);
   Entry entry;
@@ -185,8 +157,8 @@ Reply Shard::publish(const Request& request, bool promoted) {
   entry.name_space = ticket.name.name_space;
   entry.offset = ticket.offset;
   entry.length = ticket.length;
-  entry.checksum = request.checksum;
-  reply.version = index_.write(*slot, entry);
+  entry.checksum = checksum;
+  const std::uint64_t version = index_.write(*slot, entry);
   if (before.state == EntryState::live) {
     counters_.live -= before.length;
     free_block(before.offset, before.name_space);
@@ -195,24 +167,8 @@ Reply Shard::publish(const Request& request, bool promoted) {
     order_.insert(*slot, ticket.name.name_space);
   }
   counters_.live += ticket.length;
-  close(request.ticket);
-  reply.status = Status::stored;
-  if (promoted) {
-    ++counters_.promotions;
-    return reply;
-  }
-  ++counters_.stored;
-  if (!tier_) return reply;
-  spoil(ticket.name);
-  const bool waits = config_.directory_sync != "none";
-  const bool taken =
-      tier_->store(++last_tag_, ticket.name, payload_.subspan(ticket.offset, ticket.length), request.checksum);
-  if (taken && waits) {
-    reply = later(reply, request.id);
-  } else if (waits) {
-    reply.status = Status::not_durable;
-  }
-  return reply;
+  close(number);
+  return {Status::stored, Arrival::complete, version};
 }
 
 /// A slot for `name`, whatever it may take within its bucket; empty when none of the 16 entries may go.
@@ -233,7 +189,7 @@ void Shard::evict(Slot slot) {
   ++counters_.evictions;
   counters_.evicted_bytes += index_.at(slot).length;
   const Entry entry = index_.at(slot);
-  index_.bury(slot);
+  index_.mark_evicted(slot);
   counters_.live -= entry.length;
   order_.erase(slot);
   free_block(entry.offset, entry.name_space);
@@ -265,43 +221,37 @@ void Shard::abandon(std::uint64_t ticket) {
   close(ticket);
 }
 
-Reply Shard::remove(const Request& request) {
-  Reply reply;
-  const std::optional<Slot> slot = index_.find(request.key, request.name_space);
-  reply.status = slot ? Status::removed : Status::not_there;
-  if (slot) {
+Served Shard::answer(const Remove& request, double) {
+  Removed reply;
+  if (const std::optional<Slot> slot = index_.find(request.key, request.name_space)) {
+    reply.status = Status::removed;
     release(*slot);
     ++counters_.removed;
   }
-  if (tier_) {
-    const Name name{request.key, request.name_space};
-    spoil(name);
-    tier_->remove(++last_tag_, name);
-    reply = later(reply, request.id);
-  }
-  return reply;
+  if (!tier_) return Reply(reply);
+  const Name removed{request.key, request.name_space};
+  invalidate([&](const Name& name) { return name == removed; });
+  tier_->remove(++last_tag_, removed);
+  return defer(reply);
 }
 
-/// The same reply, to be given when the file tier has done job number last_tag_.
-Reply Shard::later(Reply reply, std::uint64_t request) {
-  reply.later = last_tag_;
-  reply.id = request;
-  waiting_[last_tag_] = {reply, {}, {}};
-  return reply;
+/// The reply is given when the file tier has done job number last_tag_.
+Served Shard::defer(Reply reply) {
+  waiting_[last_tag_] = {std::move(reply), {}, {}};
+  return Deferred{last_tag_};
 }
 
-void Shard::touch(NamespaceId name_space, std::span<const Key> keys) {
-  for (const Key& key : keys)
-    if (const std::optional<Slot> slot = index_.find(key, name_space)) order_.touch(*slot);
+Served Shard::answer(const Touch& request, double) {
+  for (const Key& key : request.keys)
+    if (const std::optional<Slot> slot = index_.find(key, request.name_space)) order_.touch(*slot);
+  return {};
 }
 
 void Shard::discard(const std::function<bool(const Key&)>& gone) {
   for (Slot slot = 0; slot < index_.slots(); ++slot)
     if (index_.at(slot).state == EntryState::live && gone(index_.at(slot).key)) release(slot);
   if (!tier_) return;
-  for (auto& [tag, waiting] : waiting_)
-    for (std::size_t i = 0; i < waiting.names.size(); ++i)
-      if (gone(waiting.names[i].key)) waiting.places[i] = spoiled;
+  invalidate([&](const Name& name) { return gone(name.key); });
   tier_->remove_if(gone);
 }
 

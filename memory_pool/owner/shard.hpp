@@ -1,19 +1,20 @@
 #pragma once
-// What an owner does with requests: index, space and eviction together. Pure: no MPI, and time comes as an argument.
+// An owner's shard: index, space and eviction together, and what requests do to them. Pure: no MPI; time, the
+// incarnation and the file tier come as arguments.
 
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <memory>
 #include <span>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <variant>
 #include <vector>
 
 #include "memory_pool/config.hpp"
 #include "memory_pool/files/file_tier.hpp"
-#include "memory_pool/format/protocol.hpp"
+#include "memory_pool/format/messages.hpp"
 #include "memory_pool/owner/allocator.hpp"
 #include "memory_pool/owner/bucket_table.hpp"
 #include "memory_pool/owner/eviction.hpp"
@@ -23,6 +24,19 @@
 
 namespace supernode::pool::internal {
 
+/// The reply waits for the file tier; Shard::settle() gives it under this number.
+struct Deferred {
+  std::uint64_t number = 0;
+};
+/// What serving a request gives: nothing (it has no reply), the reply, or its number.
+using Served = std::variant<std::monostate, Reply, Deferred>;
+
+/// A reply that was deferred.
+struct Settled {
+  std::uint64_t number = 0;
+  Reply reply;
+};
+
 /// Invariants: every allocated block belongs to exactly one live entry or one ticket; live <= reserved <= capacity; a
 /// block is freed only after its entry has gone from the index; a store evicts blocks of its own namespace, and of
 /// those to which nothing is promised, never others.
@@ -30,21 +44,24 @@ class Shard {
  public:
   Shard() = default;
   /// `window`: layout_of(config).total_bytes, aligned to a cache line, outliving the shard; the index is zeroed.
-  /// `directory`: of the file tier; empty: none. @throws EnvironmentError when it cannot be used.
-  Shard(const PoolConfig& config, std::span<std::byte> window, const std::string& directory = {});
+  /// `incarnation`: random and not 0, another one at each start. `tier`: outlives the shard; null: no files.
+  Shard(const PoolConfig& config, std::span<std::byte> window, std::uint64_t incarnation, FileTier* tier = nullptr);
 
-  /// Serves one request. `keys`: of a touch or promotion, or a packed name. `now`: s, steady. `stop` and `discard` are
-  /// not for shards.
-  Reply serve(const Request& request, std::span<const Key> keys, double now);
+  /// Serves one request: any body of `Request` but Stop and Discard, which are not for shards. `now`: s, steady.
+  template <class Body>
+  Served serve(const Body& request, double now) {
+    ++counters_.requests;
+    return answer(request, now);
+  }
   /// Removes all blocks whose keys `gone` names, from the files too, where another thread calls it.
   void discard(const std::function<bool(const Key&)>& gone);
-  /// Answers that waited for the file tier, with the number that their Reply::later had. Never waits.
-  std::vector<Reply> settle(double now);
+  /// Replies that waited for the file tier and are there now. Never waits.
+  std::vector<Settled> settle(double now);
   /// Takes back blocks whose writers did not publish within the lease. Cheap; call it now and then.
   void expire(double now);
 
-  /// For an owner that plays dead: its memory is lost to all readers from now on. No other call may follow.
-  void lose();
+  /// To try a failure: its memory is lost to all readers from now on. No other call may follow.
+  void lose_memory();
 
   OwnerStats stats() const;
   /// Every structure agrees with the others. O(capacity); for tests.
@@ -59,18 +76,25 @@ class Shard {
     double expires;
   };
 
-  Reply allocate(const Request& request, double now);
-  Reply publish(const Request& request, bool promoted);
-  Reply promote(const Request& request, std::span<const Key> keys);
+  Served answer(const Allocate& request, double now) { return Reply(allocate(request, now)); }
+  Served answer(const Publish& request, double now);
+  Served answer(const Abandon& request, double now);
+  Served answer(const Remove& request, double now);
+  Served answer(const Touch& request, double now);
+  Served answer(const Stats& request, double now);
+  Served answer(const Promote& request, double now);
+  Served answer(const CreateNamespace& request, double now);
+  Served answer(const DeleteNamespace& request, double now);
+  Served answer(const Ping& request, double now);
+  Served answer(const ModelRequest& request, double now);
+
+  Allocated allocate(const Allocate& request, double now);
+  Published make_live(std::uint64_t ticket, std::uint64_t checksum);
   bool admit(const Name& name, const RecordLog::Payload& payload, double now);
-  void spoil(const Name& name);
-  Reply later(Reply reply, std::uint64_t request);
+  void invalidate(const std::function<bool(const Name&)>& changed);
+  Served defer(Reply reply);
   void abandon(std::uint64_t ticket);
-  Reply remove(const Request& request);
-  void touch(NamespaceId name_space, std::span<const Key> keys);
-  Reply create_namespace(const Request& request, const std::string& name);
   void restore_namespace(const NamespaceTerms& terms);
-  Reply delete_namespace(const Request& request);
 
   /// Bytes that may be reserved before blocks give way.
   std::uint64_t watermark() const {
@@ -103,10 +127,10 @@ class Shard {
   struct Waiting {
     Reply reply;
     std::vector<Name> names;          ///< of a promotion
-    std::vector<std::size_t> places;  ///< of names in the request; `spoiled` when the key changed meanwhile
+    std::vector<std::size_t> places;  ///< of names in the request; `out_of_date` when the key changed meanwhile
   };
-  static constexpr std::size_t spoiled = ~std::size_t{0};
-  std::unique_ptr<FileTier> tier_;
+  static constexpr std::size_t out_of_date = ~std::size_t{0};
+  FileTier* tier_ = nullptr;
   std::map<std::uint64_t, Waiting> waiting_;
   std::uint64_t last_tag_ = 0;
   OwnerStats counters_;  ///< the fields that only count up, and `live`

@@ -4,16 +4,16 @@
 
 namespace supernode::pool::internal {
 
-Reply Shard::create_namespace(const Request& request, const std::string& name) {
-  const bool whole = request.mode != 0;
-  Reply reply;
-  reply.found = namespaces_.knows(request.name_space) ? 1 : 0;
-  reply.status = namespaces_.create(request.name_space, name, request.length, whole);
-  if (!tier_ || reply.status != Status::stored || reply.found != 0) return reply;
+Served Shard::answer(const CreateNamespace& request, double) {
+  const bool whole = request.eviction == NamespaceKind::whole;
+  NamespaceCreated reply;
+  reply.known_before = namespaces_.knows(request.name_space);
+  reply.status = namespaces_.create(request.name_space, request.name, request.quota, whole);
+  if (!tier_ || reply.status != Status::stored || reply.known_before) return Reply(reply);
   tier_->promise(request.name_space, namespaces_.limit(request.name_space));
-  if (whole) return reply;
+  if (whole) return Reply(reply);
   tier_->keep_namespaces(++last_tag_, namespaces_.lasting());
-  return later(reply, request.id);
+  return defer(reply);
 }
 
 /// A namespace of an earlier run: what it has in the files stays its own, and promised.
@@ -27,9 +27,9 @@ void Shard::restore_namespace(const NamespaceTerms& terms) {
         terms.quota, to_string(status));
 }
 
-Reply Shard::delete_namespace(const Request& request) {
+Served Shard::answer(const DeleteNamespace& request, double) {
   const NamespaceId name_space = request.name_space;
-  Reply reply;
+  Removed reply;
   reply.status = namespaces_.erase(name_space) ? Status::removed : Status::not_there;
   std::vector<std::uint64_t> unfinished;
   for (const auto& [number, ticket] : tickets_)
@@ -46,13 +46,11 @@ Reply Shard::delete_namespace(const Request& request) {
       index_.clear(slot);
     }
   }
-  if (!tier_) return reply;
-  for (auto& [tag, waiting] : waiting_)
-    for (std::size_t i = 0; i < waiting.names.size(); ++i)
-      if (waiting.names[i].name_space == name_space) waiting.places[i] = spoiled;
+  if (!tier_) return Reply(reply);
+  invalidate([&](const Name& name) { return name.name_space == name_space; });
   tier_->keep_namespaces(0, namespaces_.lasting());
   tier_->remove_namespace(++last_tag_, name_space);
-  return later(reply, request.id);
+  return defer(reply);
 }
 
 }  // namespace supernode::pool::internal

@@ -1,7 +1,7 @@
 #include "memory_pool/transport/pool_core.hpp"
 
 #include <algorithm>
-#include <cstring>
+#include <random>
 
 #include "runtime/core/clock.hpp"
 #include "runtime/core/log.hpp"
@@ -10,6 +10,16 @@
 
 namespace supernode::pool::internal {
 namespace {
+
+enum Tag : int { request_tag = 1, reply_tag = 2 };
+constexpr int messages_a_turn = 64;
+
+std::uint64_t draw_incarnation() {
+  std::random_device random;
+  std::uint64_t incarnation = 0;
+  while (incarnation == 0) incarnation = (std::uint64_t{random()} << 32) | random();
+  return incarnation;
+}
 
 /// Only what every rank can judge alike.
 std::vector<int> checked(std::vector<int> owners, int ranks) {
@@ -28,7 +38,7 @@ PoolCore::PoolCore(const Communicator& world, std::vector<int> owner_ranks, cons
       layout(layout_of(settings)),
       comm(world.duplicate()),
       segment(comm, owners, layout.total_bytes, layout.payload_offset, settings.transport),
-      messenger(comm) {
+      mailbox(comm) {
   collectively(comm, [&] {
     if (!segment.local().empty()) start_shard();
   });
@@ -37,10 +47,12 @@ PoolCore::PoolCore(const Communicator& world, std::vector<int> owner_ranks, cons
 
 void PoolCore::start_shard() {
   const auto place = std::find(owners.begin(), owners.end(), comm.rank()) - owners.begin();
-  const std::string directory = config.directory.empty() ? "" : config.directory + "/owner-" + std::to_string(place);
   deferred_.clear();
-  shard.reset();  // before the new one opens the same files
-  shard.emplace(config, segment.local(), directory);
+  shard.reset();
+  files.reset();  // before they are opened again
+  if (!config.directory.empty())
+    files = std::make_unique<FileTier>(config, config.directory + "/owner-" + std::to_string(place));
+  shard.emplace(config, segment.local(), draw_incarnation(), files.get());
 }
 
 bool PoolCore::progress() {
@@ -49,116 +61,117 @@ bool PoolCore::progress() {
   last_look_ = now;
   if (shard) {
     shard->expire(now);
-    for (const Reply& reply : shard->settle(now)) {
-      const auto asker = deferred_.find(reply.later);
+    for (Settled& settled : shard->settle(now)) {
+      const auto asker = deferred_.find(settled.number);
       if (asker == deferred_.end()) continue;
-      answer(asker->second.rank, reply);
+      answer(asker->second.rank, asker->second.id, std::move(settled.reply));
       deferred_.erase(asker);
     }
   }
   if (!silent_.empty()) look_for_returned();
-  return messenger.poll([this](int source, Tag tag, std::span<const std::byte> bytes) { handle(source, tag, bytes); });
-}
-
-void PoolCore::handle(int source, Tag tag, std::span<const std::byte> bytes) {
-  if (tag == Tag::reply) {
-    Reply reply;
-    expect(bytes.size() == sizeof reply, "a pool reply of odd length");
-    std::memcpy(&reply, bytes.data(), sizeof reply);
-    const auto awaited = awaited_.find(reply.id);
-    if (awaited != awaited_.end()) {
-      awaited->second = reply;
-    } else if (reply.ticket != 0) {
-      // A block for a store that has been given up.
-      abandon(source, reply.ticket);
-    }
-    return;
-  }
-  Request request;
-  expect(bytes.size() >= sizeof request && shard, "a pool request of odd length, or to a rank that owns nothing");
-  std::memcpy(&request, bytes.data(), sizeof request);
-  std::array<Key, max_touches> keys;
-  const bool has_keys = request.kind == RequestKind::touch || request.kind == RequestKind::promote ||
-                        request.kind == RequestKind::create_namespace;
-  const std::size_t count = has_keys ? request.count : 0;
-  expect(count <= max_touches && bytes.size() == sizeof request + count * sizeof(Key), "a pool request of odd length");
-  std::memcpy(keys.data(), bytes.data() + sizeof request, count * sizeof(Key));
-  const Reply reply = serve(request, {keys.data(), count});
-  if (request.id == 0) return;
-  if (reply.later != 0)
-    deferred_[reply.later] = {source, request.id};
-  else
-    answer(source, reply);
-}
-
-void PoolCore::answer(int rank, const Reply& reply) {
-  if (rank != comm.rank()) {
-    messenger.send(rank, Tag::reply, std::as_bytes(std::span(&reply, 1)));
-    return;
-  }
-  const auto awaited = awaited_.find(reply.id);
-  if (awaited != awaited_.end()) awaited->second = reply;
-}
-
-Reply PoolCore::serve(const Request& request, std::span<const Key> keys) {
-  Reply reply;
-  reply.id = request.id;
-  if (request.kind == RequestKind::stop)
-    stopped = true;
-  else if (request.kind == RequestKind::discard)
-    shard->discard(
-        [ring = ring, home = static_cast<int>(request.ticket)](const Key& key) { return ring.home_of(key) == home; });
-  else
-    reply = shard->serve(request, keys, wall_now().value);
-  return reply;
-}
-
-std::uint64_t PoolCore::ask(int owner, Request request, std::span<const Key> keys) {
-  request.id = ++last_id_;
-  request.count = static_cast<std::uint32_t>(keys.size());
-  awaited_[request.id] = std::nullopt;
-  if (owner == comm.rank()) {
-    const Reply reply = serve(request, keys);
-    if (reply.later != 0)
-      deferred_[reply.later] = {owner, request.id};
+  int handled = 0;
+  for (; handled < messages_a_turn; ++handled) {
+    const std::optional<Message> message = mailbox.poll();
+    if (!message) break;
+    if (message->tag == reply_tag)
+      handle_reply(message->source, message->bytes);
     else
-      answer(owner, reply);
-  } else {
-    messenger.send(owner, Tag::request, std::as_bytes(std::span(&request, 1)), std::as_bytes(keys));
+      handle_request(message->source, message->bytes);
   }
-  return request.id;
+  return handled > 0;
 }
 
-std::optional<Reply> PoolCore::take(std::uint64_t id) {
+void PoolCore::handle_reply(int source, std::span<const std::byte> bytes) {
+  ReceivedReply reply = decode_reply(bytes);
+  const auto awaited = awaited_.find(reply.id);
+  if (awaited != awaited_.end()) {
+    awaited->second = std::move(reply.body);
+  } else if (const auto* block = std::get_if<Allocated>(&reply.body); block && block->ticket != 0) {
+    // For a store that has been given up.
+    abandon(source, block->ticket);
+  }
+}
+
+void PoolCore::handle_request(int source, std::span<const std::byte> bytes) {
+  const ReceivedRequest request = decode_request(bytes);
+  if (!shard) throw MessageError("a pool request to a rank that owns nothing");
+  serve_for(source, request.id, request.body);
+}
+
+/// Serves, and sees to it that the reply goes to `rank`, now or when the files have done their part.
+void PoolCore::serve_for(int rank, std::uint64_t id, const Request& request) {
+  Served served = serve(request);
+  if (id == 0) return;
+  if (const auto* deferred = std::get_if<Deferred>(&served))
+    deferred_[deferred->number] = {rank, id};
+  else if (auto* reply = std::get_if<Reply>(&served))
+    answer(rank, id, std::move(*reply));
+}
+
+void PoolCore::answer(int rank, std::uint64_t id, Reply reply) {
+  if (rank != comm.rank()) {
+    mailbox.send(rank, reply_tag, encode(id, reply));
+    return;
+  }
+  const auto awaited = awaited_.find(id);
+  if (awaited != awaited_.end()) awaited->second = std::move(reply);
+}
+
+Served PoolCore::serve(const Request& request) {
+  if (std::holds_alternative<Stop>(request)) {
+    stopped = true;
+    return Reply(Done{});
+  }
+  if (const auto* discard = std::get_if<Discard>(&request)) {
+    shard->discard([ring = ring, home = static_cast<int>(discard->returned)](const Key& key) {
+      return ring.home_of(key) == home;
+    });
+    return Reply(Done{});
+  }
+  return std::visit(
+      [this](const auto& body) -> Served {
+        using Body = std::decay_t<decltype(body)>;
+        if constexpr (std::is_same_v<Body, Stop> || std::is_same_v<Body, Discard>)
+          panic("served above");
+        else
+          return shard->serve(body, wall_now().value);
+      },
+      request);
+}
+
+std::uint64_t PoolCore::ask(int owner, Request request) {
+  const std::uint64_t id = ++last_id_;
+  awaited_[id] = std::nullopt;
+  if (owner == comm.rank())
+    serve_for(owner, id, request);
+  else
+    mailbox.send(owner, request_tag, encode(id, request));
+  return id;
+}
+
+std::optional<Reply> PoolCore::take_any(std::uint64_t id) {
   const auto awaited = awaited_.find(id);
   if (awaited == awaited_.end() || !awaited->second) return std::nullopt;
-  const std::optional<Reply> reply = awaited->second;
+  std::optional<Reply> reply = std::move(awaited->second);
   awaited_.erase(awaited);
   return reply;
 }
 
-void PoolCore::tell(int owner, Request request, std::span<const Key> keys) {
-  request.id = 0;
-  request.count = static_cast<std::uint32_t>(keys.size());
+void PoolCore::tell(int owner, const Request& request) {
   if (owner == comm.rank())
-    serve(request, keys);
+    serve_for(owner, 0, request);
   else
-    messenger.send(owner, Tag::request, std::as_bytes(std::span(&request, 1)), std::as_bytes(keys));
+    mailbox.send(owner, request_tag, encode(0, request));
 }
 
-void PoolCore::abandon(int owner, std::uint64_t ticket) {
-  Request request;
-  request.kind = RequestKind::abandon;
-  request.ticket = ticket;
-  tell(owner, request);
-}
+void PoolCore::abandon(int owner, std::uint64_t ticket) { tell(owner, Abandon{ticket}); }
 
-std::optional<Reply> PoolCore::call(int owner, const Request& request, std::span<const Key> keys) {
-  const std::uint64_t id = ask(owner, request, keys);
+std::optional<Reply> PoolCore::call_any(int owner, const Request& request) {
+  const std::uint64_t id = ask(owner, request);
   const double end = watched_ + config.deadline;
   SpinWait spin;
   while (true) {
-    if (const std::optional<Reply> reply = take(id)) return reply;
+    if (std::optional<Reply> reply = take_any(id)) return reply;
     if (watched_ >= end) break;
     if (!progress()) spin.turn();
   }
@@ -187,21 +200,19 @@ void PoolCore::look_for_returned() {
     const int owner = it->first;
     Silent& silent = it->second;
     if (silent.ping == 0 && watched_ >= silent.ask_at) {
-      Request request;
-      request.kind = RequestKind::ping;
-      silent.ping = ask(owner, request);
+      silent.ping = ask(owner, Ping{});
     }
-    if (!silent.answered && silent.ping != 0 && take(silent.ping)) {
+    if (!silent.answered && silent.ping != 0 && has_ended(silent.ping)) {
       silent.answered = true;
       prepare_return(owner, silent);
     }
-    std::erase_if(silent.chores, [&](const auto& chore) {
-      if (take(chore.second)) return true;
-      if (chore.first == owner || ring.is_live(chore.first)) return false;
-      forget(chore.second);  // has left, too
+    std::erase_if(silent.pending_steps, [&](const auto& step) {
+      if (has_ended(step.second)) return true;
+      if (step.first == owner || ring.is_live(step.first)) return false;
+      forget(step.second);  // has left, too
       return true;
     });
-    if (!silent.answered || !silent.chores.empty()) {
+    if (!silent.answered || !silent.pending_steps.empty()) {
       ++it;
       continue;
     }
@@ -215,45 +226,34 @@ void PoolCore::look_for_returned() {
 /// What must be done before an owner is back in the view. What was deleted meanwhile must not return with it. And what
 /// was stored in its place must not outlive a removal of the same key at its home, for the next time that it is away.
 void PoolCore::prepare_return(int owner, Silent& silent) {
-  Request request;
-  request.kind = RequestKind::delete_namespace;
-  for (const NamespaceId name_space : silent.deleted) {
-    request.name_space = name_space;
-    silent.chores.emplace_back(owner, ask(owner, request));
-  }
-  for (const auto& [name, terms] : created_)
-    silent.chores.emplace_back(owner, ask(owner, creation(name, terms, owner), pack_name(name)));
-  request = {};
-  request.kind = RequestKind::discard;
-  request.ticket = static_cast<std::uint64_t>(owner);
+  const auto add_step = [&](int at, Request request) {
+    silent.pending_steps.emplace_back(at, ask(at, std::move(request)));
+  };
+  for (const NamespaceId name_space : silent.deleted) add_step(owner, DeleteNamespace{name_space});
+  for (const auto& [name, terms] : created_) add_step(owner, creation(name, terms, owner));
   for (const int other : owners)
-    if (ring.is_live(other)) silent.chores.emplace_back(other, ask(other, request));
+    if (ring.is_live(other)) add_step(other, Discard{static_cast<std::uint32_t>(owner)});
 }
 
-Request PoolCore::creation(const std::string& name, const Created& terms, int owner) const {
+CreateNamespace PoolCore::creation(const std::string& name, const Created& terms, int owner) const {
   const auto quota = terms.quota_by_owner.find(owner);
-  Request request;
-  request.kind = RequestKind::create_namespace;
-  request.name_space = namespace_id(name);
-  request.length = quota == terms.quota_by_owner.end() ? 0 : quota->second;
-  request.mode = terms.whole ? 1 : 0;
-  return request;
+  return {namespace_id(name), terms.kind, quota == terms.quota_by_owner.end() ? 0 : quota->second, name};
 }
 
 Status PoolCore::create_namespace(const std::string& name, const std::map<int, std::uint64_t>& quota_by_owner,
-                                  bool whole) {
+                                  NamespaceKind kind) {
   if (name.empty() || name.size() > max_name_bytes || name.back() == '\0')
     throw UsageError("a pool namespace has a name of 1 to " + std::to_string(max_name_bytes) +
                      " bytes that does not end in a zero");
-  const Created terms{quota_by_owner, whole};
+  const Created terms{quota_by_owner, kind};
   std::vector<int> made;
   Status outcome = Status::stored;
   for (const int owner : owners) {
     if (!ring.is_live(owner)) continue;
-    const std::optional<Reply> reply = call(owner, creation(name, terms, owner), pack_name(name));
+    const std::optional<NamespaceCreated> reply = call(owner, creation(name, terms, owner));
     if (!reply) continue;
     const Status status = reply->status;
-    if ((status == Status::stored && reply->found == 0) || status == Status::not_durable) made.push_back(owner);
+    if ((status == Status::stored && !reply->known_before) || status == Status::not_durable) made.push_back(owner);
     if (status == Status::quota || status == Status::name_clash) outcome = status;
     if (outcome == Status::stored || (outcome == Status::not_durable && status == Status::already_there))
       outcome = status;
@@ -261,34 +261,30 @@ Status PoolCore::create_namespace(const std::string& name, const std::map<int, s
   if (ring.live_count() == 0) return Status::owner_down;
   if (outcome != Status::quota && outcome != Status::name_clash) {
     // Models are brought in again by whoever wants them.
-    if (whole) return outcome;
+    if (kind == NamespaceKind::whole) return outcome;
     created_.try_emplace(name, terms);
     for (auto& [owner, silent] : silent_)
-      if (silent.answered) silent.chores.emplace_back(owner, ask(owner, creation(name, terms, owner), pack_name(name)));
+      if (silent.answered) silent.pending_steps.emplace_back(owner, ask(owner, creation(name, terms, owner)));
     return outcome;
   }
   // One cannot promise it: no one shall.
-  Request request;
-  request.kind = RequestKind::delete_namespace;
-  request.name_space = namespace_id(name);
+  const DeleteNamespace request{namespace_id(name)};
   for (const int owner : made) call(owner, request);
   return outcome;
 }
 
 Status PoolCore::delete_namespace(const std::string& name) {
   created_.erase(name);
-  Request request;
-  request.kind = RequestKind::delete_namespace;
-  request.name_space = namespace_id(name);
+  const DeleteNamespace request{namespace_id(name)};
   for (auto& [owner, silent] : silent_)
     if (silent.answered)
-      silent.chores.emplace_back(owner, ask(owner, request));
+      silent.pending_steps.emplace_back(owner, ask(owner, request));
     else
       silent.deleted.push_back(request.name_space);
   Status outcome = Status::not_there;
   for (const int owner : owners) {
     if (!ring.is_live(owner)) continue;
-    const std::optional<Reply> reply = call(owner, request);
+    const std::optional<Removed> reply = call(owner, request);
     if (reply && reply->status == Status::removed) outcome = Status::removed;
   }
   return ring.live_count() == 0 ? Status::owner_down : outcome;

@@ -6,9 +6,10 @@
 
 #include "memory_pool/format/checksum.hpp"
 #include "memory_pool/format/copy.hpp"
-#include "memory_pool/format/huge_pages.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/memory_pages.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/mpi/shared_window.hpp"
 
 namespace supernode::pool::internal {
 namespace {
@@ -27,29 +28,30 @@ Segment::Segment(const Communicator& comm, const std::vector<int>& owners, std::
   shared_ = one_host && transport != "rma";
 
   const bool mine = std::find(owners.begin(), owners.end(), comm.rank()) != owners.end();
-  const MPI_Aint size = mine ? static_cast<MPI_Aint>(bytes + alignment) : 0;
-  void* memory = nullptr;
+  const std::uint64_t size = mine ? bytes + alignment : 0;
+  const WindowUse use{"the pool's memory", "choose a smaller pool.capacity"};
+  SharedWindow memory;
   if (shared_) {
-    OwnedInfo info;
-    SUPERNODE_MPI(MPI_Info_create(info.out()));
-    SUPERNODE_MPI(MPI_Info_set(info.get(), "alloc_shared_noncontig", "true"));
+    memory = allocate_shared_window(comm, comm, size, use);
     // Refused where the user has chosen one-sided components without shared memory; then messages must do.
-    const int code = MPI_Win_allocate_shared(size, 1, info.get(), comm.get(), &memory, window_.out());
-    shared_ = comm.max(static_cast<long long>(code != MPI_SUCCESS)) == 0;
+    shared_ = static_cast<bool>(memory.window);
     if (!shared_ && transport == "shared")
       throw EnvironmentError("pool.transport = shared: this MPI refuses MPI_Win_allocate_shared; use rma or auto");
   }
-  if (!shared_) SUPERNODE_MPI(MPI_Win_allocate(size, 1, MPI_INFO_NULL, comm.get(), &memory, window_.out()));
+  if (!shared_) memory = allocate_window(comm, size, use);
+  window_ = std::move(memory.window);
   SUPERNODE_MPI(MPI_Win_set_errhandler(window_.get(), MPI_ERRORS_RETURN));
   SUPERNODE_MPI(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_.get()));
 
   std::uint64_t skip = 0;
   if (mine) {
-    skip = (alignment - reinterpret_cast<std::uintptr_t>(memory) % alignment) % alignment;
-    local_ = {static_cast<std::byte*>(memory) + skip, bytes};
+    skip = (alignment - reinterpret_cast<std::uintptr_t>(memory.own) % alignment) % alignment;
+    local_ = {memory.own + skip, bytes};
     ask_for_huge_pages(local_);
-    std::memset(local_.data(), 0, zeroed);
   }
+  // All of it now: a store must not find out later that the host has no more.
+  take_window_pages(comm, local_, use);
+  if (mine) std::memset(local_.data(), 0, zeroed);
   displacement_.resize(static_cast<std::size_t>(comm.size()));
   SUPERNODE_MPI(MPI_Allgather(&skip, 1, MPI_UINT64_T, displacement_.data(), 1, MPI_UINT64_T, comm.get()));
   if (shared_) {
@@ -157,8 +159,6 @@ bool Transfers::test() {
   });
   return in_flight_.empty();
 }
-
-int Transfers::pending_owner() const { return in_flight_.empty() ? -1 : in_flight_.front().owner; }
 
 void Transfers::abandon(int owner) {
   for (auto it = in_flight_.begin(); it != in_flight_.end();) {

@@ -70,8 +70,6 @@ class Transfers {
   std::uint64_t put(int owner, std::uint64_t offset, std::span<const std::byte> source);
   /// Takes in what has ended; never blocks. @returns true when nothing is in flight.
   bool test();
-  /// An owner with a transfer in flight; -1 when none.
-  int pending_owner() const;
   /// Gives up the transfers of `owner`.
   void abandon(int owner);
 

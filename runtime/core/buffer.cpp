@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <new>
 
-#include <sys/mman.h>
+#include "runtime/core/memory_pages.hpp"
 
 namespace supernode::internal {
 
@@ -14,7 +14,7 @@ void* allocate_block(std::size_t bytes, std::size_t alignment, Pages pages) {
   if (huge) alignment = std::max(alignment, huge_page);
   void* block = nullptr;
   if (::posix_memalign(&block, alignment, std::max(bytes, alignment)) != 0) throw std::bad_alloc();
-  if (huge) ::madvise(block, bytes, MADV_HUGEPAGE);  // a wish: without it all is slower only
+  if (huge) ask_for_huge_pages({static_cast<std::byte*>(block), bytes});
   return block;
 }
 

@@ -171,7 +171,7 @@ TEST_CASE("gets under way end as misses when their owner goes, and the others' d
     }
     meet(pool);
     const std::uint64_t view = pool.view().version();
-    if (world().rank() == 0) pool.core().shard->lose();
+    if (world().rank() == 0) pool.core().shard->lose_memory();
     meet(pool);
     if (world().rank() == 0) {
       flag.wait();

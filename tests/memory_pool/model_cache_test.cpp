@@ -202,7 +202,7 @@ TEST_CASE("a model whose blocks were lost is brought in again") {
   };
   if (is_client) CHECK(prefetch());
   meet(pool);
-  if (pool.is_owner()) pool.play_dead(1, true);
+  if (pool.is_owner()) pool.simulate_silence(1, true);
   if (is_client) {
     wait_until([&] { return !ModelCache(pool, 2000).contains(id); }, 60,
                [] { return std::string("the owners did not play dead"); });

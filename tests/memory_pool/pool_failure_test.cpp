@@ -95,7 +95,7 @@ TEST_CASE("an owner that has left comes back: as it was, empty, or with its file
       }
       meet(pool);
       const std::uint64_t version = pool.view().version();
-      if (world().rank() == 0) pool.play_dead(1.5, how != Return::as_it_was);
+      if (world().rank() == 0) pool.simulate_silence(1.5, how != Return::as_it_was);
       if (is_client) {
         CHECK(client->remove(key_number(1u << 20)) != Status::stored);  // whoever owns it
         // Stores of the key meet the silence; then it is a miss with that reason.
@@ -157,7 +157,7 @@ TEST_CASE("an owner that comes back shows nothing older than what others have be
     put_until_stored(*gone, rewritten, 1, PutMode::keep);
   }
   meet(pool);
-  if (world().rank() == 0) pool.play_dead(2.5, false);
+  if (world().rank() == 0) pool.simulate_silence(2.5, false);
   if (is_client) {
     client->store_async(rewritten, make_payload(rewritten, 2, 500), PutMode::replace);
     CHECK(client->drain(30) == 0);

@@ -221,7 +221,7 @@ TEST_CASE("a copy of a bucket tells why a key is missing") {
   CHECK(ask(5).entry.length == 10);
   CHECK(ask(6).entry.length == 20);
 
-  table.bury(*slot);
+  table.mark_evicted(*slot);
   CHECK(ask(5).reason == MissReason::evicted);
   CHECK(ask(6).reason == MissReason::none);
   CHECK(table.tombstones() == 1);
@@ -270,8 +270,8 @@ TEST_CASE("a full bucket gives way tombstones first, the oldest of them") {
     table.write(*slot, entry);
   }
   CHECK_FALSE(table.place_for(key_number(100), 1));
-  table.bury(*table.find(key_number(9), 1));
-  table.bury(*table.find(key_number(4), 1));
+  table.mark_evicted(*table.find(key_number(9), 1));
+  table.mark_evicted(*table.find(key_number(4), 1));
   const auto slot = table.place_for(key_number(100), 1);
   REQUIRE(slot);
   CHECK(table.at(*slot).key == key_number(9));

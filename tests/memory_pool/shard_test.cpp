@@ -20,29 +20,26 @@ struct Bench {
         layout(layout_of(config)),
         memory((layout.total_bytes + sizeof(Bucket)) / sizeof(Bucket)),
         window(std::as_writable_bytes(std::span(memory)).first(layout.total_bytes)),
-        shard(config, window) {}
+        shard(config, window, 7) {}
 
-  Reply request(RequestKind kind, const Key& key, NamespaceId name_space, std::uint64_t length = 0,
-                PutMode mode = PutMode::keep) {
-    Request message;
-    message.kind = kind;
-    message.key = key;
-    message.name_space = name_space;
-    message.length = length;
-    message.mode = static_cast<std::uint32_t>(mode);
-    return shard.serve(message, {}, now);
+  /// Serves a request that is answered at once.
+  template <class Body>
+  typename Body::Reply serve(const Body& request) {
+    return std::get<typename Body::Reply>(std::get<Reply>(shard.serve(request, now)));
   }
-  Reply publish(std::uint64_t ticket, std::uint64_t checksum, bool verify = false) {
-    Request message;
-    message.kind = RequestKind::publish;
-    message.ticket = ticket;
-    message.checksum = checksum;
-    message.verify = verify;
-    return shard.serve(message, {}, now);
+  Allocated allocate(const Key& key, NamespaceId name_space, std::uint64_t length, PutMode mode = PutMode::keep) {
+    return serve(Allocate{key, name_space, mode, length});
+  }
+  Status remove(const Key& key, NamespaceId name_space) { return serve(Remove{key, name_space}).status; }
+  Status create(NamespaceId name_space, std::uint64_t quota, NamespaceKind kind = NamespaceKind::evictable) {
+    return serve(CreateNamespace{name_space, kind, quota, "namespace " + std::to_string(name_space)}).status;
+  }
+  Published publish(std::uint64_t ticket, std::uint64_t checksum, Verification verification = Verification::none) {
+    return serve(Publish{ticket, checksum, verification});
   }
   Status put(const Key& key, std::span<const std::byte> data, NamespaceId name_space = 1,
              PutMode mode = PutMode::keep) {
-    const Reply block = request(RequestKind::allocate, key, name_space, data.size(), mode);
+    const Allocated block = allocate(key, name_space, data.size(), mode);
     if (block.status != Status::stored) return block.status;
     std::copy(data.begin(), data.end(), window.begin() + static_cast<long>(layout.payload_offset + block.offset));
     return publish(block.ticket, checksum_of(data)).status;
@@ -80,20 +77,20 @@ PoolConfig small() {
 TEST_CASE("a block is invisible until it is published") {
   Bench bench(small());
   const auto data = test::make_payload(key_number(1), 0, 600);
-  const Reply block = bench.request(RequestKind::allocate, key_number(1), 1, data.size());
+  const Allocated block = bench.allocate(key_number(1), 1, data.size());
   CHECK(block.status == Status::stored);
   CHECK(bench.get(1) == MissReason::never_stored);
   CHECK(bench.shard.stats().writing == 1);
   CHECK(bench.shard.stats().reserved == 768);
   CHECK(bench.shard.stats().live == 0);
   // A second writer is told that somebody is at it.
-  CHECK(bench.request(RequestKind::allocate, key_number(1), 1, 600).status == Status::already_there);
+  CHECK(bench.allocate(key_number(1), 1, 600).status == Status::already_there);
   // The bytes have not come: an owner that is asked to look says so.
-  CHECK(bench.publish(block.ticket, checksum_of(data), true).again == 1);
+  CHECK(bench.publish(block.ticket, checksum_of(data), Verification::checksum).arrival == Arrival::incomplete);
   std::copy(data.begin(), data.end(),
             bench.window.begin() + static_cast<long>(bench.layout.payload_offset + block.offset));
-  const Reply published = bench.publish(block.ticket, checksum_of(data), true);
-  CHECK(published.again == 0);
+  const Published published = bench.publish(block.ticket, checksum_of(data), Verification::checksum);
+  CHECK(published.arrival == Arrival::complete);
   CHECK(published.status == Status::stored);
   CHECK(bench.get(1) == MissReason::none);
   CHECK(bench.shard.stats().live == 600);
@@ -104,7 +101,7 @@ TEST_CASE("a block is invisible until it is published") {
 
 TEST_CASE("writers that never publish lose their block when the lease ends") {
   Bench bench(small());
-  const Reply block = bench.request(RequestKind::allocate, key_number(1), 1, 600);
+  const Allocated block = bench.allocate(key_number(1), 1, 600);
   bench.now = bench.config.lease - 1;
   bench.shard.expire(bench.now);
   CHECK(bench.shard.stats().writing == 1);
@@ -121,11 +118,9 @@ TEST_CASE("above the watermark a round of the least recently used gives way") {
   Bench bench(small());  // 100 granules: evict above 90, 5 a round
   for (std::uint64_t i = 0; i < 90; ++i) CHECK(bench.put(i, 200) == Status::stored);
   CHECK(bench.shard.stats().evictions == 0);
-  Request touches;
-  touches.kind = RequestKind::touch;
-  touches.name_space = 1;
   const std::vector<Key> keys{key_number(0), key_number(2), key_number(77777)};
-  bench.shard.serve(touches, keys, 0);
+  const Served touched = bench.shard.serve(Touch{1, keys}, 0);
+  CHECK(std::holds_alternative<std::monostate>(touched));  // it has no reply
   CHECK(bench.put(90, 200) == Status::stored);
   CHECK(bench.shard.stats().evictions == 5);
   CHECK(bench.shard.stats().evicted_bytes == 1000);
@@ -143,8 +138,8 @@ TEST_CASE("what cannot fit is refused, with the reason") {
   CHECK(bench.put(2, 100 * 256) == Status::stored);
   CHECK(bench.get(1) == MissReason::evicted);
   // Blocks that are being written cannot be evicted.
-  CHECK(bench.request(RequestKind::allocate, key_number(3), 1, 60 * 256).status == Status::stored);
-  CHECK(bench.request(RequestKind::allocate, key_number(4), 1, 60 * 256).status == Status::full);
+  CHECK(bench.allocate(key_number(3), 1, 60 * 256).status == Status::stored);
+  CHECK(bench.allocate(key_number(4), 1, 60 * 256).status == Status::full);
   CHECK(bench.shard.consistent());
 }
 
@@ -164,13 +159,9 @@ TEST_CASE("a namespace beyond its quota evicts its own blocks only") {
 
 TEST_CASE("what is promised to a namespace is not evicted by others, and lent as long as it is not used") {
   Bench bench(small());  // 100 granules, 90 below the watermark
-  const auto create = [&](NamespaceId name_space, std::uint64_t granules, bool whole = false) {
-    Request message;
-    message.kind = RequestKind::create_namespace;
-    message.name_space = name_space;
-    message.length = granules * 256;
-    message.mode = whole;
-    return bench.shard.serve(message, {}, 0).status;
+  const auto create = [&](NamespaceId name_space, std::uint64_t granules,
+                          NamespaceKind kind = NamespaceKind::evictable) {
+    return bench.create(name_space, granules * 256, kind);
   };
   CHECK(create(1, 30) == Status::stored);
   CHECK(create(1, 20) == Status::already_there);
@@ -194,19 +185,17 @@ TEST_CASE("what is promised to a namespace is not evicted by others, and lent as
   CHECK(bench.shard.consistent());
 
   // A whole namespace does not evict itself either.
-  CHECK(create(4, 10, true) == Status::stored);
+  CHECK(create(4, 10, NamespaceKind::whole) == Status::stored);
   for (std::uint64_t i = 0; i < 10; ++i) CHECK(bench.put(i, 200, 4) == Status::stored);
   CHECK(bench.put(10, 200, 4) == Status::quota);
   for (std::uint64_t i = 0; i < 10; ++i) CHECK(bench.get(i, 4) == MissReason::none);
 
-  Request message;
-  message.kind = RequestKind::delete_namespace;
-  message.name_space = 2;
-  const Reply open = bench.request(RequestKind::allocate, key_number(5000), 2, 100, PutMode::replace);
+  const auto delete_namespace = [&] { return bench.serve(DeleteNamespace{2}).status; };
+  const Allocated open = bench.allocate(key_number(5000), 2, 100, PutMode::replace);
   CHECK(open.status == Status::stored);
-  CHECK(bench.shard.serve(message, {}, 0).status == Status::removed);
+  CHECK(delete_namespace() == Status::removed);
   CHECK(bench.publish(open.ticket, 0).status == Status::not_there);
-  CHECK(bench.shard.serve(message, {}, 0).status == Status::not_there);
+  CHECK(delete_namespace() == Status::not_there);
   CHECK(bench.get(60, 2) != MissReason::none);
   CHECK(bench.shard.stats().promised == 40 * 256);
   CHECK(bench.shard.consistent());
@@ -218,11 +207,7 @@ TEST_CASE("a bucket that promised namespaces have filled refuses others") {
   config.capacity = {16 * 256};  // one bucket
   config.evict_above = 1;
   Bench bench(config);
-  Request message;
-  message.kind = RequestKind::create_namespace;
-  message.name_space = 1;
-  message.length = 15 * 256;
-  CHECK(bench.shard.serve(message, {}, 0).status == Status::stored);
+  CHECK(bench.create(1, 15 * 256) == Status::stored);
   for (std::uint64_t i = 0; i < 15; ++i) CHECK(bench.put(i, 100, 1) == Status::stored);
   CHECK(bench.put(100, 100, 2) == Status::stored);
   CHECK(bench.put(101, 100, 2) == Status::stored);  // in the place of 100
@@ -236,10 +221,7 @@ TEST_CASE("where namespaces are closed, only created ones store") {
   config.open_namespaces = false;
   Bench bench(config);
   CHECK(bench.put(1, 100, 1) == Status::no_namespace);
-  Request message;
-  message.kind = RequestKind::create_namespace;
-  message.name_space = 1;
-  CHECK(bench.shard.serve(message, {}, 0).status == Status::stored);
+  CHECK(bench.create(1, 0) == Status::stored);
   CHECK(bench.put(1, 100, 1) == Status::stored);
 }
 
@@ -252,8 +234,8 @@ TEST_CASE("replacing swaps the bytes and frees the old ones") {
   CHECK(bench.shard.stats().live == 300);
   CHECK(bench.shard.stats().reserved == 512);
   CHECK(bench.shard.stats().entries == 1);
-  CHECK(bench.request(RequestKind::remove, key, 1).status == Status::removed);
-  CHECK(bench.request(RequestKind::remove, key, 1).status == Status::not_there);
+  CHECK(bench.remove(key, 1) == Status::removed);
+  CHECK(bench.remove(key, 1) == Status::not_there);
   CHECK(bench.get(key) == MissReason::never_stored);
   CHECK(bench.shard.stats().reserved == 0);
   CHECK(bench.shard.consistent());
@@ -276,10 +258,10 @@ TEST_CASE("random requests leave a consistent shard that never serves a wrong by
     } else if (kind < 0.8) {
       CHECK(bench.get(number, name_space) != MissReason::torn);
     } else if (kind < 0.9) {
-      bench.request(RequestKind::remove, key_number(number), name_space);
+      bench.remove(key_number(number), name_space);
       CHECK(bench.get(number, name_space) != MissReason::none);
     } else if (kind < 0.92) {
-      bench.request(RequestKind::allocate, key_number(number), name_space, 500);  // and is never heard of again
+      bench.allocate(key_number(number), name_space, 500);  // and is never heard of again
     } else {
       bench.shard.expire(bench.now);
     }

@@ -12,10 +12,10 @@
 
 namespace supernode::pool::internal {
 
-class Reader {
+class ReadContext {
  public:
   /// Both outlive it.
-  Reader(PoolCore& core, NamespaceId name_space, ClientStats& stats)
+  ReadContext(PoolCore& core, NamespaceId name_space, ClientStats& stats)
       : core_(core), stats_(stats), name_space_(name_space), watched_at_flush_(core.watched()) {}
 
   /// The whole of a read, waiting. [items.size()]
