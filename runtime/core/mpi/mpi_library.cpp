@@ -1,6 +1,7 @@
 #include "runtime/core/mpi/mpi_library.hpp"
 
 #include <algorithm>
+#include <map>
 
 #include <mpi.h>
 
@@ -17,7 +18,9 @@ std::string mpi_library() {
   return line;
 }
 
-std::string mpi_control_variable(const char* name) {
+namespace {
+
+std::string read_control_variable(const char* name) {
   int provided = 0, index = 0;
   if (MPI_T_init_thread(MPI_THREAD_SINGLE, &provided) != MPI_SUCCESS) return {};
   std::string value;
@@ -31,6 +34,16 @@ std::string mpi_control_variable(const char* name) {
   }
   MPI_T_finalize();
   return value;
+}
+
+}  // namespace
+
+std::string mpi_control_variable(const char* name) {
+  // Open MPI opens all its components for each MPI_T_init_thread, which takes a tenth of a second and more.
+  static std::map<std::string, std::string> known;
+  const auto [entry, fresh] = known.try_emplace(name);
+  if (fresh) entry->second = read_control_variable(name);
+  return entry->second;
 }
 
 }  // namespace supernode
