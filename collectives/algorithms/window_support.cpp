@@ -6,6 +6,7 @@
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/handle.hpp"
 #include "runtime/core/mpi/mpi_library.hpp"
+#include "runtime/core/mpi/shared_window.hpp"
 
 namespace supernode::collectives {
 
@@ -14,10 +15,9 @@ WindowSupport probe_windows(const Communicator& comm, const HostMap& hosts) {
   const auto everywhere = [&](int code) { return comm.max(static_cast<long long>(code != MPI_SUCCESS)) == 0; };
   {
     const Communicator host = comm.split(hosts.host_of(comm.rank()), comm.rank());
-    OwnedWindow window;
-    void* memory = nullptr;
-    support.shared = everywhere(
-        MPI_Win_allocate_shared(line_bytes, 1, MPI_INFO_NULL, host.get(), static_cast<void*>(&memory), window.out()));
+    const SharedWindow probe = allocate_shared_window(
+        comm, host, line_bytes, {"the token exchange", "choose an algorithm that needs no shared memory"});
+    support.shared = everywhere(probe.window ? MPI_SUCCESS : MPI_ERR_WIN);
   }
   if (hosts.hosts() > 1) {
     std::byte memory[line_bytes];
