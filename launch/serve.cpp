@@ -93,6 +93,7 @@ class ServeCommand : public Command {
       }
       serving::check_world_size(options_.serving, world.size());
       if (trace_.empty()) throw UsageError("--trace is missing: name a trace file");
+      dies_per_npu_ = emulation::load_machine("cloudmatrix384").dies_per_npu;
       const std::string path = config_path("traces", trace_, ".jsonl");
       trace_options_.max_requests = max_requests_;
       trace_options_.time_unit_s = serving::parse_time_unit(time_unit_);
@@ -152,7 +153,7 @@ class ServeCommand : public Command {
     const serving::ServingConfig& s = options_.serving;
     serving::RunDescription run;
     run.dies = s.prefill_instances * s.prefill_dies + s.decode_instances * s.decode_dies;
-    run.dies_per_npu = emulation::load_machine("cloudmatrix384").dies_per_npu;
+    run.dies_per_npu = dies_per_npu_;
     return run;
   }
 
@@ -190,6 +191,7 @@ class ServeCommand : public Command {
   std::string model_ = default_model;
   std::string trace_;
   std::uint64_t max_requests_ = 0, without_output_ = 0;
+  int dies_per_npu_ = 1;  ///< of the emulated machine; read before the run, so that a missing file costs no results
   serving::TraceOptions trace_options_;
   std::string time_unit_ = "ms", zero_output_ = "skip";
   int max_concurrency_ = 0;
