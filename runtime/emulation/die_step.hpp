@@ -48,7 +48,8 @@ struct PoolLoad {
 
 /// The record of one die.
 struct DieStep {
-  std::vector<MicrobatchStep> microbatches = {};  ///< as many on each die of the instance; a die may have nothing in one
+  std::vector<MicrobatchStep> microbatches =
+      {};  ///< as many on each die of the instance; a die may have nothing in one
   std::vector<PoolLoad> loads = {};
 
   AttentionWork work() const {
