@@ -4,9 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "runtime/emulation/die_step.hpp"
 #include "runtime/serving/wire/events.hpp"
 
 namespace supernode::serving {
@@ -33,7 +35,13 @@ struct StepWork {
 
 struct StepOutcome {
   std::vector<SampledToken> tokens;  ///< [works]
-  RunSpan exchange{};                ///< dispatch and combine within the step, this die's
+  /// [works] tokens behind it that speculation gave as well; empty: none for any.
+  std::vector<std::vector<std::int32_t>> further = {};
+  RunSpan exchange{};  ///< dispatch and combine within the step, this die's
+  /// What this die did, where the engine keeps records.
+  std::optional<emulation::DieStep> record = {};
+  /// When this die's part ends on a modelled clock; not set on the wall clock.
+  RunTime end{};
 };
 
 class StepEngine {
