@@ -26,9 +26,9 @@ struct ImportSummary {
 enum class OutlierSmoothing { none, search };
 
 /// Writes `from` to the new file `output`, one tensor in memory at a time, without tensors that nobody reads and nobody
-/// could (of a type that is not known here). Vectors (norms, biases) and gates are stored
-/// as f32; matrices as `type`; but under int8 embedding, head, kv_b_proj and the projection of MTP modules as bf16. An
-/// int8 channel's scale is the one among a few fractions of its largest magnitude that loses least. Local.
+/// could (of a type that is not known here). Vectors (norms, biases) and gates are stored as f32; matrices as `type`;
+/// but under int8 embedding, head, kv_b_proj and the projection of MTP modules as bf16. An int8 channel's scale is the
+/// one among a few fractions of its largest magnitude that loses least. Local.
 /// @throws UsageError when `output` exists and is to be kept, a tensor cannot be read or an expert is missing;
 /// EnvironmentError when it cannot be written. Nothing is left then.
 ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type,

@@ -28,8 +28,11 @@ void describe(OptionTable& table, const std::string& section, ModelOptions& opti
 /// type.
 TransformerOptions transformer_options(const ModelOptions& options, double deadline);
 
-/// The transformer of `options`, with its MTP module if `mtp` and there is one. Collective over `ep`. @throws as the
-/// constructor of Transformer.
-Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep, bool mtp = false);
+/// Whether a model's MTP module is loaded, if it has one.
+enum class MtpModule { left_out, loaded };
+
+/// The transformer of `options`. Collective over `ep`. @throws as the constructor of Transformer.
+Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep,
+                       MtpModule mtp = MtpModule::left_out);
 
 }  // namespace supernode::moe

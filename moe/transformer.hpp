@@ -50,6 +50,9 @@ struct TransformerOptions {
 /// from.
 collectives::ExchangeConfig exchange_config(const ModelConfig& config, const TransformerOptions& options);
 
+/// Whether a rank wants a draft() after a step.
+enum class Guesses { none, wanted };
+
 /// What forward() and draft() return. Valid until the next call of either, `hidden` until the next forward().
 struct StepResult {
   /// [n_rows, vocab]: for each chunk in order one row (its last position), or one for each token with all_logits.
@@ -125,11 +128,11 @@ class Transformer {
 
   /// One step for the sequences of this rank. Collective over `ep`; a rank may pass no chunks. The number of exchange
   /// rounds (slices x MoE layers) is agreed by one small allreduce.
-  /// @param guesses whether this rank wants a draft() after this step; agreed by the same allreduce
+  /// @param guesses this rank's wish; agreed by the same allreduce
   /// @throws AgreedError (usage) on all ranks when a chunk of any rank is empty, holds an id outside the vocabulary,
   /// goes beyond max_position_embeddings or has a cache that is not make_cache()'s; caches are then unchanged.
   /// TimeoutError when a peer stays away.
-  StepResult forward(std::span<const SequenceChunk> chunks, bool guesses = false);
+  StepResult forward(std::span<const SequenceChunk> chunks, Guesses guesses = Guesses::none);
 
   /// Takes part in a step in place of forward(), to end the work of all ranks: `failure` is this rank's reason, as a
   /// logit that is not finite. Collective with the others' forward() or abandon(). @throws AgreedError on all ranks.

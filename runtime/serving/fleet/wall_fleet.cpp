@@ -22,7 +22,7 @@ WallFleet::WallFleet(const ServingConfig& config, RequestSource& source, Message
       liveness_(deadline_s, start_.value) {}
 
 Event WallFleet::next() {
-  SpinWait spin(true);
+  SpinWait spin(Idle::sleep);
   for (;;) {
     if (std::optional<Event> arrival = source_.poll(now())) return std::move(*arrival);
     if (const std::optional<Message> message = port_.poll()) {
@@ -51,7 +51,7 @@ WorkerStatistics WallFleet::stop() {
   const std::size_t workers = orders.size();
   send(std::move(orders));
   WorkerStatistics sum;
-  SpinWait spin(true);
+  SpinWait spin(Idle::sleep);
   for (std::size_t stopped = 0; stopped < workers;) {
     const std::optional<Message> message = port_.poll();
     if (!message) {
