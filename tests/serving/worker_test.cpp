@@ -19,7 +19,7 @@ using Catch::Matchers::Contains;
 namespace {
 
 /// Keeps the tokens themselves, four bytes each.
-class FakeState : public SequenceState {
+class FakeState : public EngineState {
  public:
   int length() const override { return static_cast<int>(tokens.size()); }
   void export_tokens(int first, int count, std::span<std::byte> out) const override {
@@ -37,7 +37,7 @@ class FakeState : public SequenceState {
 /// Draws the sum of all tokens so far, modulo 1000; nothing when one of them is 666.
 class FakeEngine : public StepEngine {
  public:
-  std::unique_ptr<SequenceState> make_state(int max_tokens) override {
+  std::unique_ptr<EngineState> make_state(int max_tokens) override {
     largest_state = std::max(largest_state, max_tokens);
     return std::make_unique<FakeState>();
   }

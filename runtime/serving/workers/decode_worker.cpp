@@ -14,7 +14,7 @@ namespace {
 /// A request on this die, from the arrival of its KV to its last token.
 struct Sequence {
   KvNotice notice;
-  std::unique_ptr<SequenceState> state;
+  std::unique_ptr<EngineState> state;
   std::int32_t last_token = 0;
   int generated = 1;  ///< output tokens so far; prefill gave the first
   bool failed = false;

@@ -49,7 +49,7 @@ void KvIntake::place(Noticed& noticed, int source, const KvPiece& piece) {
   if (piece.count > notice.prompt_tokens || piece.first > notice.prompt_tokens - piece.count)
     refuse(piece.request, fmt::format("tokens {} to {}, but the prompt has {}", piece.first, piece.first + piece.count,
                                       notice.prompt_tokens));
-  SequenceState& state = *noticed.state;
+  EngineState& state = *noticed.state;
   if (piece.first < state.length() || noticed.waiting.contains(piece.first))
     refuse(piece.request, fmt::format("tokens from {} on came twice", piece.first));
   if (piece.first > state.length()) {
