@@ -30,9 +30,10 @@ class Scheduler {
   /// end; 0: no limit.
   Scheduler(const ServingConfig& config, TokenSink& sink, int max_concurrency = 0);
 
-  /// Takes one event, in order of time, and returns what is to be done. O(decode dies) for each request that leaves the
-  /// queue, O(requests of the instance) for an iteration.
-  /// @throws EnvironmentError for a report that does not fit what was ordered: an unknown request, a die that had none.
+  /// Takes one event, in order of time, and returns what is to be done. O(prefill dies), O(decode dies) for each request
+  /// that leaves the queue, O(requests of the instance) for an iteration.
+  /// @throws EnvironmentError for a report that does not fit what was ordered: an unknown request, one left out, a die
+  /// that had none.
   std::vector<Command> handle(const Event& event);
 
   /// No request is queued or under way.
