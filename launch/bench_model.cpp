@@ -129,8 +129,8 @@ class BenchModelCommand : public Command {
     c_.method = moe::GateMethod::greedy;
   }
 
-  /// Refuses a model that a host's ranks cannot hold together, rather than wait for
-  /// the system to run out of memory. Collective.
+  /// Refuses a model that a host's ranks cannot hold together, rather than wait for the system to run out of memory.
+  /// Collective.
   void check_memory(const Communicator& world, std::uint64_t host_bytes) const {
     const double weights = moe::count_parameters(c_).bytes(moe::parse_compute_type(dtype_), 1.0 / world.size());
     const double caches = static_cast<double>(moe::kv_bytes_per_token(c_)) * c_.max_positions * batch_ / world.size();

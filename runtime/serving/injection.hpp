@@ -1,5 +1,5 @@
 #pragma once
-// Failures on order, to see what a serving run does with them. Pure.
+// Injected failures, which show what a serving run does with them. Pure.
 
 #include <string>
 #include <string_view>
