@@ -47,7 +47,7 @@ struct Phase {
       if (operators[i].seconds != &moe::StepStatistics::exchange) sum += ms[i];
     return sum;
   }
-  /// Of the step without the exchange.
+  /// A part's share of the step without the exchange.
   double share(double part_ms) const { return compute_ms() > 0 ? part_ms / compute_ms() : 0; }
 };
 

@@ -82,8 +82,8 @@ class GenerateCommand : public Command {
     // One sequence: a token a step, apart from the prompt.
     if (tokens_file_.empty()) model_.typical_tokens = 1;
     const bool guesses = tokens_file_.empty() && mtp_ != "off";
-    moe::Transformer model = moe::load_model(model_, context.run.deadline, world,
-                                             guesses ? moe::MtpModule::loaded : moe::MtpModule::left_out);
+    moe::Transformer model =
+        moe::load_model(model_, context.run.deadline, world, guesses ? moe::MtpUse::loaded : moe::MtpUse::left_out);
     if (mtp_ == "on" && !model.can_draft())
       throw UsageError(fmt::format("--mtp: the model '{}' has no MTP module", model_.model));
     const Outcome outcome =

@@ -1,5 +1,5 @@
 #pragma once
-// From any checkpoint to the HDF5 form.
+// The import of any checkpoint into the HDF5 form.
 
 #include <cstdint>
 #include <string>
@@ -13,8 +13,8 @@ namespace supernode::moe {
 struct ImportSummary {
   std::size_t tensors = 0;
   std::uint64_t bytes_read = 0, bytes_written = 0;
-  /// Of the matrices that became int8: root of (sum of squared errors / sum of squares), and how much larger it were
-  /// had every channel's scale been its largest magnitude / 127.
+  /// Error of the matrices that became int8, root of (sum of squared errors / sum of squares), and what it were had
+  /// every channel's scale been its largest magnitude / 127.
   double int8_error = 0, int8_error_unsearched = 0;
   /// Groups of products whose activations were looked at for outliers, and those that got factors.
   int groups = 0, smoothed_groups = 0;

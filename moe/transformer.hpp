@@ -58,7 +58,7 @@ struct StepResult {
   /// [n_rows, vocab]: for each chunk in order one row (its last position), or one for each token with all_logits.
   std::span<const float> logits;
   int n_rows = 0, vocab_size = 0;
-  /// Of forward() with an MTP module: [tokens of all chunks, hidden_size], after the final norm. Else empty.
+  /// [tokens of all chunks, hidden_size] after the final norm: what forward() gives with an MTP module. Else empty.
   std::span<const float> hidden;
   /// No rank had a token: the loop of a rank that only lends its experts may end.
   bool idle = false;
@@ -154,7 +154,7 @@ class Transformer {
   /// What the exchange of this rank has allocated; 0 without routed experts.
   std::size_t exchange_bytes() const;
 
-  /// Of the last forward() or draft().
+  /// Times of the last forward() or draft().
   const StepStatistics& last_step() const;
   /// Called after each layer and slice that has tokens of this rank; empty: none.
   void set_observer(std::function<void(const LayerTrace&)> observer);

@@ -94,7 +94,11 @@ void work(const Communicator& control, const Communicator& transfer, const Serve
   }
   RealEngine engine(*model);
   context.engine = &engine;
-  part.role == Role::prefill ? run_prefill_worker(context) : run_decode_worker(context);
+  if (part.role == Role::prefill) {
+    run_prefill_worker(context);
+  } else {
+    run_decode_worker(context);
+  }
 }
 
 }  // namespace

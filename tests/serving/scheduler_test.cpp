@@ -168,6 +168,20 @@ TEST_CASE("a request whose logits are not finite fails with the reason, and the 
   CHECK(all[4].ended.detail == "the logits of token 2 are not finite");
 }
 
+TEST_CASE("a request that no decode die can ever hold fails at once, and the queue goes on") {
+  ServingConfig config;
+  config.decode_kv_tokens = 100;
+  std::vector<Request> requests = some_requests(3, 10, 5);
+  requests[1].prompt.resize(96, 1);
+  FakeFleet fleet(config, requests);
+  const auto all = fleet.run();
+  REQUIRE(all.size() == 3);
+  for (std::size_t i = 0; i < all.size(); ++i) CHECK(all[i].completed() == (i != 1));
+  CHECK(all[1].ended.detail == "it needs room for 101 tokens of KV, a decode die has 100");
+  CHECK(parts_of(all[1].record).sum() == 0ns);
+  CHECK_FALSE(fleet.prefill_die.contains(requests[1].id));
+}
+
 TEST_CASE("events that do not fit what was ordered are refused by name") {
   ServingConfig config;
   config.decode_dies = 1;

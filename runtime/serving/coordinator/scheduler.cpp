@@ -40,7 +40,18 @@ void Scheduler::on(const Arrived& event, RunTime now, std::vector<Command>& comm
   const RequestId id = event.request->id;
   const auto [entry, fresh] = active_.try_emplace(id, Active{event.request, {}, Stage::queued, {}, {}});
   expect(fresh, "two requests with one id");
-  entry->second.record.arrived = now;
+  RequestRecord& record = entry->second.record;
+  record.arrived = now;
+  if (Admission::kv_tokens(*event.request) > config_.decode_kv_tokens) {
+    // No die will ever have room for it, and nothing overtakes it: in the queue it would stop the run.
+    record.prefill_started = record.first_token = record.decode_joined = record.finished = now;
+    Active refused = std::move(active_.extract(id).mapped());
+    sink_.on_end({std::move(refused.request),
+                  std::move(refused.record),
+                  {EndReason::failed, fmt::format("it needs room for {} tokens of KV, a decode die has {}",
+                                                  Admission::kv_tokens(*event.request), config_.decode_kv_tokens)}});
+    return;
+  }
   queue_.push_back(id);
   start_prefills(now, commands);
 }

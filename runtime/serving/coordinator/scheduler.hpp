@@ -6,6 +6,7 @@
 //
 //   Queue     First come, first served. The head is taken when Admission finds room on a decode die for its prompt and
 //             whole output, and when an idle prefill instance can take it. Nothing overtakes it, so nothing starves.
+//             A request that is larger than a whole decode die fails at once.
 //   Prefill   Each idle instance forms a batch of at most `max_prefill_tokens`, or of one request that is longer. A
 //             request goes to the batch with the fewest tokens so far, and there to the die with the fewest. An
 //             instance that computes takes nothing until all its dies have reported.
