@@ -18,12 +18,12 @@ using Loads = std::vector<std::vector<double>>;
 using Placements = std::vector<std::vector<int>>;
 
 /// max/mean of a quantity over layers that have any load.
-struct Summary {
+struct LayerSummary {
   double mean = 0, worst = 0;
 };
 
-Summary summarise(const std::vector<double>& per_layer) {
-  Summary summary;
+LayerSummary over_layers(const std::vector<double>& per_layer) {
+  LayerSummary summary;
   int layers = 0;
   for (const double value : per_layer) {
     if (value == 0) continue;
@@ -127,8 +127,8 @@ class PlaceCommand : public Command {
     Figures figures;
     const Written layers = layer_table(loads, shape, before, after, figures);
     const Written steps = move_table(shape, moves);
-    const Summary expert = summarise(figures.hottest), old = summarise(figures.was.imbalance),
-                  now = summarise(figures.is.imbalance);
+    const LayerSummary expert = over_layers(figures.hottest), old = over_layers(figures.was.imbalance),
+                       now = over_layers(figures.is.imbalance);
     const char* policy = shape.hierarchical() ? "hierarchical" : "global";
     Json results{{"layers", layers.json},
                  {"max_over_mean_before", old.mean},

@@ -222,6 +222,28 @@ TEST_CASE("an idle worker hears that the coordinator is there while reports keep
   CHECK(count_keep_alives(port.sent) >= 3 * static_cast<int>(test_now_s / 0.055));
 }
 
+TEST_CASE("events come in order of time, wherever arrivals fall between two looks at the clock") {
+  const ServingConfig config = some_config();
+  FakePort port;
+  Arrivals arrivals(some_requests(60, 4, 1, 0.0007));
+  test_now_s = 0;
+  WallFleet fleet(config, arrivals, port, 5, running_clock);
+  RunTime last{};
+  int reports = 2;
+  while (!arrivals.closed() || reports < 2) {
+    if (reports == 2) {
+      fleet.perform(StartPrefill{0, {{}, {}}}, last);
+      for (const int rank : {1, 2}) port.arrive(rank, encode(PrefillReport{}, RunTime{}));
+      reports = 0;
+    }
+    const Event event = fleet.next();
+    CHECK(event.time >= last);
+    last = event.time;
+    reports += std::holds_alternative<PrefillReported>(event.what);
+  }
+  CHECK(fleet.quiet());
+}
+
 TEST_CASE_METHOD(Fixture, "KV that does not come is missed in time while its die goes on iterating") {
   fleet.perform(ExpectKv{request_of(9), {0, 0}, {0, 0}, 3}, RunTime{});
   for (int iteration = 0; iteration < 4; ++iteration) {
