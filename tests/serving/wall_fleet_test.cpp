@@ -55,6 +55,14 @@ struct Fixture {
   void arrive(int rank, const Report& report) { port.arrive(rank, encode(report, RunTime{})); }
 };
 
+/// The same deployment on a clock that runs.
+struct Running {
+  ServingConfig config = some_config();
+  FakePort port;
+  Arrivals nothing{{}};
+  WallFleet fleet{config, nothing, port, 0.4, (test_now_s = 0, running_clock)};
+};
+
 }  // namespace
 
 TEST_CASE("arrivals come at their times, in order, and the source closes") {
@@ -189,12 +197,7 @@ TEST_CASE_METHOD(Fixture, "short, foreign, duplicated and late reports are refus
   }
 }
 
-TEST_CASE("a silent die is named, and workers hear that the coordinator is there") {
-  const ServingConfig config = some_config();
-  FakePort port;
-  Arrivals nothing{{}};
-  test_now_s = 0;
-  WallFleet fleet(config, nothing, port, 0.4, running_clock);
+TEST_CASE_METHOD(Running, "a silent die is named, and workers hear that the coordinator is there") {
   fleet.perform(StartPrefill{0, {{}, {}}}, RunTime{});
   port.arrive(1, encode(PrefillReport{}, RunTime{}));
   fleet.next();
@@ -206,12 +209,7 @@ TEST_CASE("a silent die is named, and workers hear that the coordinator is there
   CHECK(count_keep_alives(port.sent) <= 3 * 8);
 }
 
-TEST_CASE("an idle worker hears that the coordinator is there while reports keep coming") {
-  const ServingConfig config = some_config();
-  FakePort port;
-  Arrivals nothing{{}};
-  test_now_s = 0;
-  WallFleet fleet(config, nothing, port, 0.4, running_clock);
+TEST_CASE_METHOD(Running, "an idle worker hears that the coordinator is there while reports keep coming") {
   for (int batch = 0; batch < 200; ++batch) {
     fleet.perform(StartPrefill{0, {{}, {}}}, RunTime{});
     for (const int rank : {1, 2}) {
@@ -267,12 +265,7 @@ TEST_CASE_METHOD(Fixture, "a report that waits to be read is no missing one, how
   CHECK(fleet.quiet());
 }
 
-TEST_CASE("the order to stop is the last that a worker gets") {
-  const ServingConfig config = some_config();
-  FakePort port;
-  Arrivals nothing{{}};
-  test_now_s = 0;
-  WallFleet fleet(config, nothing, port, 0.4, running_clock);
+TEST_CASE_METHOD(Running, "the order to stop is the last that a worker gets") {
   for (int turn = 0; turn < 150; ++turn) port.pause();  // several times the span between keep-alives
   for (int rank = 1; rank <= 3; ++rank) port.arrive(rank, encode(StoppedReport{}, RunTime{}));
   fleet.stop();
@@ -280,12 +273,7 @@ TEST_CASE("the order to stop is the last that a worker gets") {
   for (const FakePort::Sent& sent : port.sent) CHECK(sent.tag == static_cast<int>(MessageKind::stop));
 }
 
-TEST_CASE("a worker that does not stop is named") {
-  const ServingConfig config = some_config();
-  FakePort port;
-  Arrivals nothing{{}};
-  test_now_s = 0;
-  WallFleet fleet(config, nothing, port, 0.4, running_clock);
+TEST_CASE_METHOD(Running, "a worker that does not stop is named") {
   for (const int rank : {1, 3}) port.arrive(rank, encode(StoppedReport{}, RunTime{}));
   CHECK_THROWS_WITH(
       fleet.stop(),
