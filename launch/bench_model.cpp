@@ -47,7 +47,7 @@ struct Phase {
       if (operators[i].seconds != &moe::StepStatistics::exchange) sum += ms[i];
     return sum;
   }
-  /// Of the step without the exchange.
+  /// A part's share of the step without the exchange.
   double share(double part_ms) const { return compute_ms() > 0 ? part_ms / compute_ms() : 0; }
 };
 
@@ -129,8 +129,8 @@ class BenchModelCommand : public Command {
     c_.method = moe::GateMethod::greedy;
   }
 
-  /// Refuses a model that a host's ranks cannot hold together, rather than wait for
-  /// the system to run out of memory. Collective.
+  /// Refuses a model that a host's ranks cannot hold together, rather than wait for the system to run out of memory.
+  /// Collective.
   void check_memory(const Communicator& world, std::uint64_t host_bytes) const {
     const double weights = moe::count_parameters(c_).bytes(moe::parse_compute_type(dtype_), 1.0 / world.size());
     const double caches = static_cast<double>(moe::kv_bytes_per_token(c_)) * c_.max_positions * batch_ / world.size();

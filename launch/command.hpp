@@ -53,13 +53,22 @@ class Command {
   virtual int run(const Context& context) = 0;
 };
 
+/// Whether a command works with the ranks of mpirun or srun, or alone.
+enum class Launcher { needed, optional };
+
 /// A row of the command table.
 struct CommandEntry {
   std::string_view name;     ///< "bench exchange"
   std::string_view section;  ///< "bench_exchange": its section in files and variables
   std::string_view summary;  ///< one line for --help
-  bool needs_mpi;
+  Launcher launcher;
   std::unique_ptr<Command> (*make)();
+};
+
+/// The same figures twice: for machines and for people. Written side by side, so that neither is forgotten.
+struct Written {
+  Json json;
+  std::string text;
 };
 
 /// Raw samples that go into --output beside the document.

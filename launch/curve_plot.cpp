@@ -14,7 +14,7 @@
 namespace supernode::launch {
 namespace {
 
-/// As gnuplot reads it back.
+/// The text in quotes, as gnuplot reads it.
 std::string quoted(const std::string& text) {
   std::string result = "'";
   for (const char c : text) result += c == '\'' ? std::string("''") : std::string(1, c);

@@ -12,7 +12,7 @@ struct CurvePoint {
   double capacity_blocks, hit_pct;
 };
 
-/// To be asked before long work. @throws UsageError for an ending that is none of .svg, .png, .dat, and what
+/// A check that belongs before long work. @throws UsageError for an ending that is none of .svg, .png, .dat, and what
 /// check_new_file() throws.
 void check_plot_path(const std::string& path, IfExists if_exists);
 

@@ -74,7 +74,7 @@ class EvalCommand : public Command {
       for (moe::KvCache& cache : caches) {
         if (next >= n_windows) break;
         cache = model.make_cache();
-        chunks.push_back({&cache, tokens.subspan(next * window, window), true});
+        chunks.push_back({.cache = &cache, .tokens = tokens.subspan(next * window, window), .all_logits = true});
         next += static_cast<std::size_t>(world.size());
       }
       const moe::StepResult result = model.forward(chunks);

@@ -81,8 +81,9 @@ class GenerateCommand : public Command {
     });
     // One sequence: a token a step, apart from the prompt.
     if (tokens_file_.empty()) model_.typical_tokens = 1;
+    const bool guesses = tokens_file_.empty() && mtp_ != "off";
     moe::Transformer model =
-        moe::load_model(model_, context.run.deadline, world, tokens_file_.empty() && mtp_ != "off");
+        moe::load_model(model_, context.run.deadline, world, guesses ? moe::MtpUse::loaded : moe::MtpUse::left_out);
     if (mtp_ == "on" && !model.can_draft())
       throw UsageError(fmt::format("--mtp: the model '{}' has no MTP module", model_.model));
     const Outcome outcome =
@@ -207,7 +208,8 @@ class GenerateCommand : public Command {
     const auto step = [&](std::size_t first, std::size_t count) {
       chunks.clear();
       for (std::size_t i = 0; i < mine.size(); ++i)
-        chunks.push_back({&caches[i], table.sequence(mine[i]).subspan(first, count), true});
+        chunks.push_back(
+            {.cache = &caches[i], .tokens = table.sequence(mine[i]).subspan(first, count), .all_logits = true});
       const moe::StepResult result = model.forward(chunks);
       for (std::size_t i = 0; i < mine.size(); ++i) {
         const auto rows = result.logits.subspan(i * count * vocab, count * vocab);

@@ -1,6 +1,10 @@
 // supernode inspect: what a checkpoint holds, and how much of it each rank needs.
 #include <algorithm>
 #include <map>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -21,6 +25,52 @@ struct Part {
   std::uint64_t parameters = 0, bytes = 0;
 };
 
+/// What a checkpoint holds, added up.
+struct Contents {
+  std::map<moe::ModelPart, Part> parts;  ///< in the order of their names
+  std::map<std::string, std::uint64_t> bytes_by_type;
+  Part all;
+};
+
+Contents contents_of(std::span<const moe::TensorInfo> tensors) {
+  Contents contents;
+  for (const moe::TensorInfo& tensor : tensors) {
+    std::uint64_t elements = 1;
+    for (const std::int64_t size : tensor.shape) elements *= static_cast<std::uint64_t>(size);
+    for (Part* part : {&contents.parts[moe::part_of_tensor(tensor.name)], &contents.all}) {
+      ++part->tensors;
+      part->parameters += elements;
+      part->bytes += tensor.bytes;
+    }
+    contents.bytes_by_type[tensor.type] += tensor.bytes;
+  }
+  return contents;
+}
+
+Written tensor_list(std::span<const moe::TensorInfo> tensors) {
+  Written list{Json::array(), {}};
+  for (const moe::TensorInfo& tensor : tensors) {
+    list.json.push_back(
+        {{"name", tensor.name}, {"type", tensor.type}, {"shape", tensor.shape}, {"bytes", tensor.bytes}});
+    list.text += fmt::format("{} {} [{}] {}\n", tensor.name, tensor.type, fmt::join(tensor.shape, ", "), tensor.bytes);
+  }
+  return list;
+}
+
+Written part_table(const Contents& contents) {
+  Written table{Json::object(), fmt::format("{:<20} {:>8} {:>16} {:>16}\n", "#part", "tensors", "parameters", "bytes")};
+  const auto row = [&](std::string_view name, const Part& part) {
+    table.text += fmt::format("{:<20} {:>8} {:>16} {:>16}\n", name, part.tensors, part.parameters, part.bytes);
+  };
+  for (const auto& [id, part] : contents.parts) {
+    const std::string name(name_of(id));
+    table.json[name] = {{"tensors", part.tensors}, {"parameters", part.parameters}, {"bytes", part.bytes}};
+    row(name, part);
+  }
+  row("all", contents.all);
+  return table;
+}
+
 double mib(double bytes) { return bytes / (1 << 20); }
 
 class InspectCommand : public Command {
@@ -38,78 +88,62 @@ class InspectCommand : public Command {
     moe::Checkpoint checkpoint(find_model(model_));
     if (!checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());
     const moe::ModelConfig& config = checkpoint.config();
-    std::map<moe::ModelPart, Part> parts;  // in the order of their names
-    std::map<std::string, std::uint64_t> types;
-    Part all;
-    Json tensors = Json::array();
-    std::string list;
-    for (const moe::TensorInfo& tensor : checkpoint.tensors()) {
-      std::uint64_t elements = 1;
-      for (const std::int64_t size : tensor.shape) elements *= static_cast<std::uint64_t>(size);
-      for (Part* part : {&parts[moe::part_of_tensor(tensor.name)], &all}) {
-        ++part->tensors;
-        part->parameters += elements;
-        part->bytes += tensor.bytes;
-      }
-      types[tensor.type] += tensor.bytes;
-      if (!list_tensors_) continue;
-      tensors.push_back(
-          {{"name", tensor.name}, {"type", tensor.type}, {"shape", tensor.shape}, {"bytes", tensor.bytes}});
-      list += fmt::format("{} {} [{}] {}\n", tensor.name, tensor.type, fmt::join(tensor.shape, ", "), tensor.bytes);
-    }
-
-    Json part_rows = Json::object(), type_rows = Json::object(), rank_rows = Json::array();
-    std::string text = fmt::format(
-        "{}: {} layers ({} MTP), hidden {}, {} experts ({} shared), top {}, vocabulary {}\n{}{:<20} {:>8} {:>16} "
-        "{:>16}\n",
-        checkpoint.directory(), config.n_layers, checkpoint.has_mtp() ? config.n_mtp_layers : 0, config.hidden_size,
-        config.n_routed_experts, config.n_shared_experts, config.topk, config.vocab_size, list, "#part", "tensors",
-        "parameters", "bytes");
-    for (const auto& [id, part] : parts) {
-      const std::string name(name_of(id));
-      part_rows[name] = {{"tensors", part.tensors}, {"parameters", part.parameters}, {"bytes", part.bytes}};
-      text += fmt::format("{:<20} {:>8} {:>16} {:>16}\n", name, part.tensors, part.parameters, part.bytes);
-    }
-    text += fmt::format("{:<20} {:>8} {:>16} {:>16}\n", "all", all.tensors, all.parameters, all.bytes);
-    for (const auto& [type, bytes] : types) type_rows[type] = bytes;
-
-    const Part experts = parts[moe::ModelPart::experts];
-    const std::size_t kv_bytes = moe::kv_bytes_per_token(config);
-    text += fmt::format("cache: {} bytes per token (f32)\n{:>6} {:>13} {:>16} {:>12} {:>12} {:>12}   MiB of a rank\n",
-                        kv_bytes, "#ranks", "experts/rank", "stored", "f32", "bf16", "int8");
-    for (const int ranks : rank_counts(config.n_routed_experts)) {
-      const collectives::ExpertPartition partition(std::max(config.n_routed_experts, 1), ranks);
-      const double share =
-          config.n_routed_experts == 0 ? 0 : static_cast<double>(partition.max_count()) / config.n_routed_experts;
-      const double stored = static_cast<double>(all.bytes - experts.bytes) + share * static_cast<double>(experts.bytes);
-      moe::ParameterCount counted;
-      for (const auto& [id, part] : parts) counted[id] = static_cast<double>(part.parameters);
-      const auto computed = [&](moe::ComputeType type) { return counted.bytes(type, share); };
-      const int held = config.n_routed_experts == 0 ? 0 : partition.max_count();
-      rank_rows.push_back({{"ranks", ranks},
-                           {"experts_per_rank", held},
-                           {"stored_bytes", stored},
-                           {"f32_bytes", computed(moe::ComputeType::f32)},
-                           {"bf16_bytes", computed(moe::ComputeType::bf16)},
-                           {"int8_bytes", computed(moe::ComputeType::int8)}});
-      text += fmt::format("{:>6} {:>13} {:>16.2f} {:>12.2f} {:>12.2f} {:>12.2f}\n", ranks, held, mib(stored),
-                          mib(computed(moe::ComputeType::f32)), mib(computed(moe::ComputeType::bf16)),
-                          mib(computed(moe::ComputeType::int8)));
-    }
+    const std::vector<moe::TensorInfo> tensors = checkpoint.tensors();
+    const Contents contents = contents_of(tensors);
+    const Written parts = part_table(contents), memory = memory_table(config, contents);
     Json results{{"model", checkpoint.directory()},
-                 {"tensors", all.tensors},
-                 {"parameters", all.parameters},
-                 {"bytes", all.bytes},
-                 {"types", type_rows},
-                 {"parts", part_rows},
-                 {"kv_bytes_per_token", kv_bytes},
-                 {"memory", rank_rows}};
-    if (list_tensors_) results["tensor_list"] = tensors;
-    report(context, "inspect", results, text);
+                 {"tensors", contents.all.tensors},
+                 {"parameters", contents.all.parameters},
+                 {"bytes", contents.all.bytes},
+                 {"types", contents.bytes_by_type},
+                 {"parts", parts.json},
+                 {"kv_bytes_per_token", moe::kv_bytes_per_token(config)},
+                 {"memory", memory.json}};
+    std::string text = fmt::format("{}: {} layers ({} MTP), hidden {}, {} experts ({} shared), top {}, vocabulary {}\n",
+                                   checkpoint.directory(), config.n_layers,
+                                   checkpoint.has_mtp() ? config.n_mtp_layers : 0, config.hidden_size,
+                                   config.n_routed_experts, config.n_shared_experts, config.topk, config.vocab_size);
+    if (list_tensors_) {
+      Written list = tensor_list(tensors);
+      results["tensor_list"] = std::move(list.json);
+      text += list.text;
+    }
+    report(context, "inspect", results, text + parts.text + memory.text);
     return static_cast<int>(ExitCode::good);
   }
 
  private:
+  /// What a rank needs of the model, by the number of ranks that share the experts.
+  Written memory_table(const moe::ModelConfig& config, const Contents& contents) const {
+    Written table{
+        Json::array(),
+        fmt::format("cache: {} bytes per token (f32)\n{:>6} {:>13} {:>16} {:>12} {:>12} {:>12}   MiB of a rank\n",
+                    moe::kv_bytes_per_token(config), "#ranks", "experts/rank", "stored", "f32", "bf16", "int8")};
+    moe::ParameterCount counted;
+    for (const auto& [id, part] : contents.parts) counted[id] = static_cast<double>(part.parameters);
+    const auto experts = contents.parts.find(moe::ModelPart::experts);
+    const std::uint64_t expert_bytes = experts == contents.parts.end() ? 0 : experts->second.bytes;
+    for (const int ranks : rank_counts(config.n_routed_experts)) {
+      const bool has_experts = config.n_routed_experts > 0;
+      const int held = has_experts ? collectives::ExpertPartition(config.n_routed_experts, ranks).max_count() : 0;
+      const double share = has_experts ? static_cast<double>(held) / config.n_routed_experts : 0;
+      const double stored =
+          static_cast<double>(contents.all.bytes - expert_bytes) + share * static_cast<double>(expert_bytes);
+      const double f32 = counted.bytes(moe::ComputeType::f32, share),
+                   bf16 = counted.bytes(moe::ComputeType::bf16, share),
+                   int8 = counted.bytes(moe::ComputeType::int8, share);
+      table.json.push_back({{"ranks", ranks},
+                            {"experts_per_rank", held},
+                            {"stored_bytes", stored},
+                            {"f32_bytes", f32},
+                            {"bf16_bytes", bf16},
+                            {"int8_bytes", int8}});
+      table.text += fmt::format("{:>6} {:>13} {:>16.2f} {:>12.2f} {:>12.2f} {:>12.2f}\n", ranks, held, mib(stored),
+                                mib(f32), mib(bf16), mib(int8));
+    }
+    return table;
+  }
+
   std::vector<int> rank_counts(int experts) const {
     if (!ranks_.empty()) return ranks_;
     std::vector<int> counts;

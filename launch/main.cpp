@@ -34,7 +34,7 @@ std::string usage() {
       "  supernode <command> [options]              commands marked * need no launcher\n"
       "  mpirun -n RANKS supernode <command> [options]\n\n";
   for (const CommandEntry& entry : commands())
-    text += fmt::format("  {:<16}{} {}\n", entry.name, entry.needs_mpi ? ' ' : '*', entry.summary);
+    text += fmt::format("  {:<16}{} {}\n", entry.name, entry.launcher == Launcher::needed ? ' ' : '*', entry.summary);
   text += "\n  supernode <command> --help shows a command's options; supernode --version the version.\n";
   return text;
 }
@@ -158,25 +158,24 @@ int run_on_world(const CommandEntry& entry, const std::vector<std::string>& argu
 /// the highest code and one message; when some do not come (they are stuck in a communication that the failed rank
 /// left), the failed rank aborts the job.
 int leave_together(const Communicator& farewell, int code, const std::string& message) {
-  struct {
-    int code, rank;
-  } mine{code, message.empty() ? INT_MAX : farewell.rank()}, all{};
-  int values[2] = {mine.code, -mine.rank}, agreed[2] = {0, 0};
+  // The highest code, and the lowest rank that has a message.
+  const int values[2] = {code, message.empty() ? -INT_MAX : -farewell.rank()};
+  int agreed[2] = {0, 0};
   MPI_Request request = MPI_REQUEST_NULL;
   SUPERNODE_MPI(MPI_Iallreduce(values, agreed, 2, MPI_INT, MPI_MAX, farewell.get(), &request));
   const double patience = message.empty() ? 3600 : 3;
   try {
-    wait_until([&] { return completed(request); }, patience, [] { return std::string("peers missing"); }, true);
-  } catch (const TimeoutError&) {
+    wait_until([&] { return completed(request); }, patience, [] { return std::string("peers missing"); }, Idle::sleep);
+  } catch (const TimeoutError& missing) {
+    const std::string why = message.empty() ? missing.what() : message;
     // Messages of waits name their rank themselves.
-    const std::string who = message.starts_with("rank ") ? "" : fmt::format("rank {}: ", farewell.rank());
-    std::fprintf(stderr, "supernode: %s%s\n", who.c_str(), message.c_str());
+    const std::string who = why.starts_with("rank ") ? "" : fmt::format("rank {}: ", farewell.rank());
+    std::fprintf(stderr, "supernode: %s%s\n", who.c_str(), why.c_str());
     std::fflush(nullptr);
     MPI_Abort(MPI_COMM_WORLD, code);
   }
-  all = {agreed[0], -agreed[1]};
-  if (all.rank == farewell.rank() && !message.empty()) std::fprintf(stderr, "supernode: %s\n", message.c_str());
-  return all.code;
+  if (-agreed[1] == farewell.rank() && !message.empty()) std::fprintf(stderr, "supernode: %s\n", message.c_str());
+  return agreed[0];
 }
 
 /// How a command ended on this process: the code, and the message of an error or "".
@@ -256,8 +255,8 @@ int run(int argc, char** argv) {
     }
     if (std::find(arguments.begin(), arguments.end(), "--version") != arguments.end())
       return say(fmt::format("supernode {}\n", version()));
-    return entry.needs_mpi ? run_under_mpi(entry, arguments, argc, argv)
-                           : run_without_mpi(entry, arguments, me, argc, argv);
+    return entry.launcher == Launcher::needed ? run_under_mpi(entry, arguments, argc, argv)
+                                              : run_without_mpi(entry, arguments, me, argc, argv);
   } catch (const Error& error) {
     return speaks ? complain(error) : static_cast<int>(error.code());
   }

@@ -8,6 +8,7 @@
 #include "moe/placement/placement_file.hpp"
 #include "moe/placement/placement_moves.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/expert_counts.hpp"
 #include "runtime/core/files.hpp"
 
 namespace supernode::launch {
@@ -17,12 +18,12 @@ using Loads = std::vector<std::vector<double>>;
 using Placements = std::vector<std::vector<int>>;
 
 /// max/mean of a quantity over layers that have any load.
-struct Summary {
+struct LayerSummary {
   double mean = 0, worst = 0;
 };
 
-Summary summarise(const std::vector<double>& per_layer) {
-  Summary summary;
+LayerSummary over_layers(const std::vector<double>& per_layer) {
+  LayerSummary summary;
   int layers = 0;
   for (const double value : per_layer) {
     if (value == 0) continue;
@@ -89,7 +90,7 @@ class PlaceCommand : public Command {
     if (limited && current_.empty()) throw UsageError("--max-moves needs --current");
     if (limited && refine_) throw UsageError("--refine and --max-moves exclude one another");
 
-    const Loads loads = moe::parse_expert_loads(read_file(load_), load_);
+    const Loads loads = parse_expert_counts(read_file(load_), load_);
     moe::PlacementShape shape = shape_;
     shape.experts = static_cast<int>(loads[0].size());
     if (shape.slots == 0) shape.slots = shape.experts;
@@ -114,72 +115,92 @@ class PlaceCommand : public Command {
   }
 
  private:
+  /// What the placements come to, layer by layer.
+  struct Figures {
+    Traffic was, is;
+    std::vector<double> hottest;  ///< of each layer, its hottest expert over the mean
+    int redundant = 0;            ///< copies beside another one of the same expert
+  };
+
   void show(const Context& context, const Loads& loads, const moe::PlacementShape& shape, const Placements& before,
             const Placements& after, const std::vector<moe::ExpertMove>& moves) const {
-    Traffic was, is;
-    std::vector<double> hottest;
-    int redundant = 0;
-    Json layers = Json::array();
-    std::string table =
-        fmt::format("{:>6} {:>12} {:>12} {:>12} {:>10}\n", "#layer", "hot_expert", "before", "after", "max_copies");
-    for (std::size_t layer = 0; layer < loads.size(); ++layer) {
-      was.add_layer(before.empty() ? moe::unplaced_rank_loads(loads[layer], shape.ranks)
-                                   : moe::rank_loads(loads[layer], before[layer], shape));
-      is.add_layer(moe::rank_loads(loads[layer], after[layer], shape));
-      hottest.push_back(moe::max_over_mean(loads[layer]));
-      const std::vector<int> copies = moe::count_copies(after[layer], shape.experts);
-      redundant += moe::count_redundant(after[layer], shape);
-      layers.push_back({{"physical_to_logical", after[layer]},
-                        {"replicas", copies},
-                        {"redundant_copies", moe::count_redundant(after[layer], shape)},
-                        {"hottest_expert_over_mean", hottest.back()},
-                        {"max_over_mean_before", was.imbalance.back()},
-                        {"max_over_mean_after", is.imbalance.back()}});
-      if (hottest.back() > 0)
-        table +=
-            fmt::format("{:>6} {:>12.4f} {:>12.4f} {:>12.4f} {:>10}\n", layer, hottest.back(), was.imbalance.back(),
-                        is.imbalance.back(), *std::max_element(copies.begin(), copies.end()));
-    }
-    const Summary expert = summarise(hottest), old = summarise(was.imbalance), now = summarise(is.imbalance);
-    Json steps = Json::array();
-    std::string step_table;
-    if (!moves.empty())
-      step_table = fmt::format("{:>6} {:>6} {:>6} {:>8} {:>8} {:>10} {:>10}\n", "#layer", "slot", "rank", "expert",
-                               "replaced", "from_rank", "gain");
-    for (const moe::ExpertMove& move : moves) {
-      const int rank = shape.rank_of(move.slot), from = shape.rank_of(move.source_slot);
-      steps.push_back({{"layer", move.layer},
-                       {"slot", move.slot},
-                       {"rank", rank},
-                       {"expert", move.expert},
-                       {"replaced", move.replaced},
-                       {"from_rank", from},
-                       {"gain", move.gain}});
-      step_table += fmt::format("{:>6} {:>6} {:>6} {:>8} {:>8} {:>10} {:>10.6f}\n", move.layer, move.slot, rank,
-                                move.expert, move.replaced, from, move.gain);
-    }
+    Figures figures;
+    const Written layers = layer_table(loads, shape, before, after, figures);
+    const Written steps = move_table(shape, moves);
+    const LayerSummary expert = over_layers(figures.hottest), old = over_layers(figures.was.imbalance),
+                       now = over_layers(figures.is.imbalance);
     const char* policy = shape.hierarchical() ? "hierarchical" : "global";
-    Json results{{"layers", layers},
+    Json results{{"layers", layers.json},
                  {"max_over_mean_before", old.mean},
                  {"max_over_mean_after", now.mean},
-                 {"moves", steps},
+                 {"moves", steps.json},
                  {"worst_layer", {{"max_over_mean_before", old.worst}, {"max_over_mean_after", now.worst}}},
                  {"hottest_expert_over_mean", expert.mean},
                  {"policy", policy},
-                 {"redundant_copies", redundant},
-                 {"rank_load", {{"before", was.total}, {"after", is.total}}}};
-    const std::size_t ranks = was.total.size();
-    if (traffic_) results["traffic"] = {{"before", nested(was.matrix(), ranks)}, {"after", nested(is.matrix(), ranks)}};
+                 {"redundant_copies", figures.redundant},
+                 {"rank_load", {{"before", figures.was.total}, {"after", figures.is.total}}}};
+    const std::size_t ranks = figures.was.total.size();
+    if (traffic_)
+      results["traffic"] = {{"before", nested(figures.was.matrix(), ranks)},
+                            {"after", nested(figures.is.matrix(), ranks)}};
 
     const std::string text = fmt::format(
         "# {} experts in {} slots on {} ranks, {} policy; {} layers, of which {} have a load\n"
         "# before: {}; columns are maximum over mean: of experts, of ranks before and after\n"
         "{}# mean over layers {:.4f} -> {:.4f}, worst layer {:.4f} -> {:.4f}, hottest expert {:.4f}; {} moves\n{}{}{}",
         shape.experts, shape.slots, shape.ranks, policy, loads.size(),
-        std::count_if(hottest.begin(), hottest.end(), [](double value) { return value > 0; }),
-        before.empty() ? "one copy of each expert, consecutive experts on a rank" : current_, table, old.mean, now.mean,
-        old.worst, now.worst, expert.mean, moves.size(), redundant_text(redundant), step_table, traffic_text(was, is));
-    report(context, "place", results, text, samples(shape, after, was, is));
+        std::count_if(figures.hottest.begin(), figures.hottest.end(), [](double value) { return value > 0; }),
+        before.empty() ? "one copy of each expert, consecutive experts on a rank" : current_, layers.text, old.mean,
+        now.mean, old.worst, now.worst, expert.mean, moves.size(), redundant_text(figures.redundant), steps.text,
+        traffic_text(figures.was, figures.is));
+    report(context, "place", results, text, samples(shape, after, figures.was, figures.is));
+  }
+
+  static Written layer_table(const Loads& loads, const moe::PlacementShape& shape, const Placements& before,
+                             const Placements& after, Figures& figures) {
+    Written table{Json::array(), fmt::format("{:>6} {:>12} {:>12} {:>12} {:>10}\n", "#layer", "hot_expert", "before",
+                                             "after", "max_copies")};
+    for (std::size_t layer = 0; layer < loads.size(); ++layer) {
+      figures.was.add_layer(before.empty() ? moe::unplaced_rank_loads(loads[layer], shape.ranks)
+                                           : moe::rank_loads(loads[layer], before[layer], shape));
+      figures.is.add_layer(moe::rank_loads(loads[layer], after[layer], shape));
+      figures.hottest.push_back(moe::max_over_mean(loads[layer]));
+      const double hottest = figures.hottest.back(), was = figures.was.imbalance.back(),
+                   is = figures.is.imbalance.back();
+      const std::vector<int> copies = moe::count_copies(after[layer], shape.experts);
+      const int redundant = moe::count_redundant(after[layer], shape);
+      figures.redundant += redundant;
+      table.json.push_back({{"physical_to_logical", after[layer]},
+                            {"replicas", copies},
+                            {"redundant_copies", redundant},
+                            {"hottest_expert_over_mean", hottest},
+                            {"max_over_mean_before", was},
+                            {"max_over_mean_after", is}});
+      if (hottest > 0)
+        table.text += fmt::format("{:>6} {:>12.4f} {:>12.4f} {:>12.4f} {:>10}\n", layer, hottest, was, is,
+                                  *std::max_element(copies.begin(), copies.end()));
+    }
+    return table;
+  }
+
+  static Written move_table(const moe::PlacementShape& shape, const std::vector<moe::ExpertMove>& moves) {
+    Written table{Json::array(), {}};
+    if (!moves.empty())
+      table.text = fmt::format("{:>6} {:>6} {:>6} {:>8} {:>8} {:>10} {:>10}\n", "#layer", "slot", "rank", "expert",
+                               "replaced", "from_rank", "gain");
+    for (const moe::ExpertMove& move : moves) {
+      const int rank = shape.rank_of(move.slot), from = shape.rank_of(move.source_slot);
+      table.json.push_back({{"layer", move.layer},
+                            {"slot", move.slot},
+                            {"rank", rank},
+                            {"expert", move.expert},
+                            {"replaced", move.replaced},
+                            {"from_rank", from},
+                            {"gain", move.gain}});
+      table.text += fmt::format("{:>6} {:>6} {:>6} {:>8} {:>8} {:>10} {:>10.6f}\n", move.layer, move.slot, rank,
+                                move.expert, move.replaced, from, move.gain);
+    }
+    return table;
   }
 
   std::string redundant_text(int copies) const {

@@ -8,7 +8,7 @@
 #include "collectives/token_exchange.hpp"
 #include "launch/commands.hpp"
 #include "moe/checkpoint.hpp"
-#include "moe/kv_cache.hpp"
+#include "moe/sequence_state.hpp"
 #include "moe/transformer.hpp"
 #include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
@@ -74,44 +74,58 @@ class ServeCommand : public Command {
     workload_.sampler.seed = workload_.seed;
     options_.max_concurrency = max_concurrency_;
     options_.deadline_s = context.run.deadline;
-    // Whatever is wrong with options, files or sizes is found by rank 0 before anyone loads a model.
-    std::vector<serving::Request> requests;
-    std::string plan;
     const auto rules = collectives::load_rules(world, options_.serving.selection);
     options_.injections =
         collectively(world, [&] { return serving::parse_injections(inject_, options_.serving.cache_ranks); });
-    on_root(world, [&] {
-      metrics_.goodput_ms = serving::parse_goodput(goodput_);
-      for (const double p : metrics_.percentiles)
-        if (p < 0 || p > 100) throw UsageError(fmt::format("--metric-percentiles: {} is outside [0, 100]", p));
-      const moe::Checkpoint checkpoint(options_.checkpoint);
-      const moe::ModelConfig& model = checkpoint.config();
-      if (!checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());
-      if (dry_run_) {
-        plan = plan_text(model, rules);
-        return;
-      }
-      serving::check_world_size(options_.serving, world.size());
-      if (trace_.empty()) throw UsageError("--trace is missing: name a trace file");
-      dies_per_npu_ = emulation::load_machine("cloudmatrix384").dies_per_npu;
-      const std::string path = config_path("traces", trace_, ".jsonl");
-      trace_options_.max_requests = max_requests_;
-      trace_options_.time_unit_s = serving::parse_time_unit(time_unit_);
-      trace_options_.zero_output = serving::parse_zero_output(zero_output_);
-      const serving::Trace trace = serving::parse_trace(read_file(path), path, trace_options_);
-      without_output_ = trace.without_output;
-      if (without_output_ > 0)
-        log(LogLevel::warning, "{}: {} requests without output {}", path, without_output_,
-            trace_options_.zero_output == serving::ZeroOutput::skip ? "are left out" : "get one token");
-      requests = serving::make_workload(trace, workload_, model.vocab_size,
-                                        serving::max_request_length(options_.serving, model));
-    });
+    // Whatever is wrong with options, files or sizes is found by rank 0 before anyone loads a model.
+    Prepared prepared;
+    on_root(world, [&] { prepared = prepare(world.size(), rules); });
     if (dry_run_) {
-      report(context, "serve", Json{{"plan", plan}}, plan);
+      report(context, "serve", Json{{"plan", prepared.plan}}, prepared.plan);
       return static_cast<int>(ExitCode::good);
     }
+    return finish(context, serving::serve(world, options_, std::move(prepared.requests)));
+  }
 
-    const serving::ServeOutcome outcome = serving::serve(world, options_, std::move(requests));
+ private:
+  /// What a run begins with; on rank 0 only.
+  struct Prepared {
+    std::vector<serving::Request> requests;
+    std::string plan;  ///< of a dry run, which has no requests
+  };
+
+  /// @param rules by which "auto" chooses in the run
+  Prepared prepare(int world_size, std::shared_ptr<const collectives::SelectionRules> rules) {
+    metrics_.goodput_ms = serving::parse_goodput(goodput_);
+    for (const double p : metrics_.percentiles)
+      if (p < 0 || p > 100) throw UsageError(fmt::format("--metric-percentiles: {} is outside [0, 100]", p));
+    const moe::Checkpoint checkpoint(options_.checkpoint);
+    const moe::ModelConfig& model = checkpoint.config();
+    if (!checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());
+    if (dry_run_) return {{}, plan_text(model, std::move(rules))};
+    serving::check_world_size(options_.serving, world_size);
+    dies_per_npu_ = emulation::load_machine("cloudmatrix384").dies_per_npu;
+    return {serving::make_workload(read_trace(), workload_, model.vocab_size,
+                                   serving::max_request_length(options_.serving, model)),
+            {}};
+  }
+
+  serving::Trace read_trace() {
+    if (trace_.empty()) throw UsageError("--trace is missing: name a trace file");
+    const std::string path = config_path("traces", trace_, ".jsonl");
+    trace_options_.max_requests = max_requests_;
+    trace_options_.time_unit_s = serving::parse_time_unit(time_unit_);
+    trace_options_.zero_output = serving::parse_zero_output(zero_output_);
+    serving::Trace trace = serving::parse_trace(read_file(path), path, trace_options_);
+    without_output_ = trace.without_output;
+    if (without_output_ > 0)
+      log(LogLevel::warning, "{}: {} requests without output {}", path, without_output_,
+          trace_options_.zero_output == serving::ZeroOutput::skip ? "are left out" : "get one token");
+    return trace;
+  }
+
+  /// Reports the run. @returns the exit code: a failed request is a failed check. Collective.
+  int finish(const Context& context, const serving::ServeOutcome& outcome) const {
     Json results;
     std::string text;
     std::vector<Samples> samples;
@@ -128,11 +142,10 @@ class ServeCommand : public Command {
       }
     }
     report(context, "serve", results, text, samples);
-    const bool good = world.max(static_cast<long long>(!all_served)) == 0;
+    const bool good = context.world->max(static_cast<long long>(!all_served)) == 0;
     return static_cast<int>(good ? ExitCode::good : ExitCode::check_failed);
   }
 
- private:
   /// One row a request: arrival, queue, pool, prefill, handover, decode, exchange, e2e in ms, then token counts.
   static std::vector<Samples> request_samples(const std::vector<serving::ServedRequest>& requests) {
     Samples rows{"requests", {}, {requests.size(), 11}};
@@ -169,7 +182,7 @@ class ServeCommand : public Command {
       return model.n_routed_experts > 0 ? collectives::exchange_buffer_bytes(moe::exchange_config(model, options), dies)
                                         : std::size_t{0};
     };
-    const double kv_token = static_cast<double>(moe::kv_bytes_per_token(model));
+    const double kv_token = static_cast<double>(moe::state_bytes_per_token(model, moe::DraftCache::none));
     std::string text =
         fmt::format("# {} ranks: mpirun -n {} supernode serve ...\n", serving::world_size(s), serving::world_size(s));
     text += fmt::format("{:<13} {:>7}  {}\n", "#role", "ranks", "memory per rank, weights apart");

@@ -220,7 +220,7 @@ ModelCache::Outcome ModelCache::prefetch(const ModelId& id, FileSource& source) 
   Outcome outcome;
   outcome.bytes = contents.total_bytes();
   Client client(impl_->pool, namespace_of(contents.model));
-  SpinWait spin(true);
+  SpinWait spin(Idle::sleep);
   while (true) {
     outcome.status = impl_->ask(ModelStep::claim, contents.model).status;
     if (outcome.status == Status::stored) {

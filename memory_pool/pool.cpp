@@ -16,7 +16,7 @@ namespace {
 /// Serves others until nothing of this rank is in flight and every rank is here. False after the deadline.
 bool leave_together(internal::PoolCore& core) {
   const Deadline deadline(core.config.close_deadline);
-  SpinWait spin(true);
+  SpinWait spin(Idle::sleep);
   MPI_Request everyone = MPI_REQUEST_NULL;
   while (true) {
     if (core.progress()) spin.reset();
@@ -61,7 +61,7 @@ bool Pool::stopped() const { return core_->stopped; }
 
 void Pool::serve_until_stopped(const std::function<void()>& between) {
   expect(is_owner(), "serve_until_stopped() on a rank that owns nothing");
-  SpinWait spin(true);
+  SpinWait spin(Idle::sleep);
   while (!core_->stopped) {
     if (between) between();
     if (core_->progress())

@@ -136,8 +136,8 @@ ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, Com
       info.shape.insert(info.shape.begin(), static_cast<std::int64_t>(members.size()));
       scales.shape.insert(scales.shape.begin(), info.shape[0]);
     }
-    file.create(array, info, stacked);
-    if (info.type == ElementType::int8) file.create(array + ".scale", scales, false);
+    file.create(array, info, stacked ? ArrayLayout::by_row : ArrayLayout::whole);
+    if (info.type == ElementType::int8) file.create(array + ".scale", scales);
     for (std::size_t i = 0; i < members.size(); ++i) {
       std::vector<float> values = from.read(members[i]->name, std::span(members[i]->shape));
       smoothing.apply(members[i]->name, members[i]->shape, values);

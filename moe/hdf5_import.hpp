@@ -1,5 +1,5 @@
 #pragma once
-// From any checkpoint to the HDF5 form.
+// The import of any checkpoint into the HDF5 form.
 
 #include <cstdint>
 #include <string>
@@ -13,8 +13,8 @@ namespace supernode::moe {
 struct ImportSummary {
   std::size_t tensors = 0;
   std::uint64_t bytes_read = 0, bytes_written = 0;
-  /// Of the matrices that became int8: root of (sum of squared errors / sum of squares), and how much larger it were
-  /// had every channel's scale been its largest magnitude / 127.
+  /// Error of the matrices that became int8, root of (sum of squared errors / sum of squares), and what it were had
+  /// every channel's scale been its largest magnitude / 127.
   double int8_error = 0, int8_error_unsearched = 0;
   /// Groups of products whose activations were looked at for outliers, and those that got factors.
   int groups = 0, smoothed_groups = 0;
@@ -26,9 +26,9 @@ struct ImportSummary {
 enum class OutlierSmoothing { none, search };
 
 /// Writes `from` to the new file `output`, one tensor in memory at a time, without tensors that nobody reads and nobody
-/// could (of a type that is not known here). Vectors (norms, biases) and gates are stored
-/// as f32; matrices as `type`; but under int8 embedding, head, kv_b_proj and the projection of MTP modules as bf16. An
-/// int8 channel's scale is the one among a few fractions of its largest magnitude that loses least. Local.
+/// could (of a type that is not known here). Vectors (norms, biases) and gates are stored as f32; matrices as `type`;
+/// but under int8 embedding, head, kv_b_proj and the projection of MTP modules as bf16. An int8 channel's scale is the
+/// one among a few fractions of its largest magnitude that loses least. Local.
 /// @throws UsageError when `output` exists and is to be kept, a tensor cannot be read or an expert is missing;
 /// EnvironmentError when it cannot be written. Nothing is left then.
 ImportSummary import_checkpoint(Checkpoint& from, const std::string& output, ComputeType type,

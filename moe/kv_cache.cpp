@@ -33,7 +33,7 @@ void KvCache::keep(int layer, int tokens) {
   const auto units = [](std::size_t count) { return (count + kept_unit_tokens - 1) / kept_unit_tokens; };
   const std::size_t there = kept_values_.size();
   if (units(static_cast<std::size_t>(tokens)) * kept_stride() > there) {
-    // For all tokens that the latents have room for, at once: growing copies.
+    // Room for all tokens that the latents have room for, at once, since growing copies.
     kept_values_.grow(units(values_.size() / token_stride()) * kept_stride(), there);
     std::fill(kept_values_.data() + there, kept_values_.data() + kept_values_.size(), 0.0f);
   }

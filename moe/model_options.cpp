@@ -32,9 +32,9 @@ TransformerOptions transformer_options(const ModelOptions& o, double deadline) {
   return options;
 }
 
-Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep, bool mtp) {
+Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep, MtpUse mtp) {
   TransformerOptions wanted = transformer_options(options, deadline);
-  wanted.mtp = mtp;
+  wanted.mtp = mtp == MtpUse::loaded;
   wanted.exchange_rules = collectives::load_rules(ep, options.selection);
   Checkpoint checkpoint = collectively(ep, [&] { return Checkpoint(find_model(options.model)); });
   if (ep.rank() == 0 && !checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());

@@ -24,12 +24,15 @@ struct ModelOptions {
 /// Adds the options to `section` of the table, and exchange.rules.
 void describe(OptionTable& table, const std::string& section, ModelOptions& options);
 
-/// But for the rules of the exchange. @param deadline s, for every wait for a peer. @throws UsageError for an unknown
-/// type.
+/// The transformer's options, without the rules of the exchange, which load_model() reads.
+/// @param deadline s, for every wait for a peer. @throws UsageError for an unknown type.
 TransformerOptions transformer_options(const ModelOptions& options, double deadline);
 
-/// The transformer of `options`, with its MTP module if `mtp` and there is one. Collective over `ep`. @throws as the
-/// constructor of Transformer.
-Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep, bool mtp = false);
+/// Whether a model's MTP module is loaded, if it has one.
+enum class MtpUse { left_out, loaded };
+
+/// The transformer of `options`. Collective over `ep`. @throws as the constructor of Transformer.
+Transformer load_model(const ModelOptions& options, double deadline, const Communicator& ep,
+                       MtpUse mtp = MtpUse::left_out);
 
 }  // namespace supernode::moe

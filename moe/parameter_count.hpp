@@ -34,7 +34,7 @@ struct ParameterCount {
   double bytes(ComputeType type, double share_of_experts) const;
 };
 
-/// Of the main model, without MTP modules: what its layers, embedding and head hold.
+/// The weights of the main model, without MTP modules: what its layers, embedding and head hold.
 ParameterCount count_parameters(const ModelConfig& config);
 
 }  // namespace supernode::moe

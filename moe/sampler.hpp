@@ -1,5 +1,5 @@
 #pragma once
-// From logits to the next token.
+// Drawing the next token from logits.
 
 #include <cstdint>
 #include <span>

@@ -66,7 +66,7 @@ bool SpeculativeDecoder::step() {
     chunks.push_back({&s.state.main, s.input, s.guess.has_value()});
   }
   const double start = timed ? wall_now().value : 0;
-  const StepResult result = model_.forward(chunks, guessing() && !chunks.empty());
+  const StepResult result = model_.forward(chunks, guessing() && !chunks.empty() ? Guesses::wanted : Guesses::none);
   if (result.idle) return false;
   const double stepped = timed ? wall_now().value : 0;
   std::vector<std::size_t> verified;

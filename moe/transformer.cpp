@@ -12,8 +12,7 @@
 #include "moe/model/step_runner.hpp"
 #include "moe/products/kept_keys.hpp"
 #include "runtime/core/mpi/agreement.hpp"
-#include "runtime/core/mpi/deadline.hpp"
-#include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/mpi/deadline_collectives.hpp"
 
 namespace supernode::moe {
 namespace {
@@ -63,7 +62,7 @@ struct Transformer::Impl {
   /// @throws UsageError for a chunk that may not be computed, or a cache that is there twice. Local.
   void check_chunks(std::span<const SequenceChunk> chunks, const KvCache& shape);
   /// Agrees on agreed_slices and agreed_guesses. Collective. @throws AgreedError when any rank has a failure.
-  void agree_on_step(int slices, bool guesses, const std::exception_ptr& failure);
+  void agree_on_step(int slices, Guesses guesses, const std::exception_ptr& failure);
 
   TransformerOptions options;
   Communicator comm;  ///< set when all ranks have read their weights
@@ -138,20 +137,15 @@ void Transformer::Impl::check_chunks(std::span<const SequenceChunk> chunks, cons
     throw UsageError("a cache is used twice in a step");
 }
 
-void Transformer::Impl::agree_on_step(int slices, bool guesses, const std::exception_ptr& failure) {
-  const int mine[3] = {failure ? 0 : slices, failure ? 1 : 0, guesses ? 1 : 0};
-  int agreed[3] = {0, 0, 0};
-  MPI_Request request = MPI_REQUEST_NULL;
-  SUPERNODE_MPI(MPI_Iallreduce(mine, agreed, 3, MPI_INT, MPI_MAX, comm.get(), &request));
-  wait_until(
-      [&] { return completed(request); }, options.deadline,
-      [&] { return fmt::format("rank {} of {} waited for its peers to begin a step", comm.rank(), comm.size()); });
+void Transformer::Impl::agree_on_step(int slices, Guesses guesses, const std::exception_ptr& failure) {
+  double agreed[] = {failure ? 0.0 : slices, failure ? 1.0 : 0.0, guesses == Guesses::wanted ? 1.0 : 0.0};
+  take_largest(comm, agreed, options.deadline, "the begin of a step");
   if (agreed[1] != 0) agree(comm, failure);
-  agreed_slices = agreed[0];
+  agreed_slices = static_cast<int>(agreed[0]);
   agreed_guesses = agreed[2] != 0;
 }
 
-StepResult Transformer::forward(std::span<const SequenceChunk> chunks, bool guesses) {
+StepResult Transformer::forward(std::span<const SequenceChunk> chunks, Guesses guesses) {
   Impl& m = *impl_;
   m.runner.clock().start();
   std::exception_ptr failure;
@@ -171,7 +165,7 @@ StepResult Transformer::forward(std::span<const SequenceChunk> chunks, bool gues
 
 void Transformer::abandon(const std::exception_ptr& failure) {
   expect(failure != nullptr, "Transformer::abandon without a reason");
-  impl_->agree_on_step(0, false, failure);
+  impl_->agree_on_step(0, Guesses::none, failure);
   panic("Transformer::abandon: nobody threw");
 }
 

@@ -50,12 +50,15 @@ struct TransformerOptions {
 /// from.
 collectives::ExchangeConfig exchange_config(const ModelConfig& config, const TransformerOptions& options);
 
+/// Whether a rank wants a draft() after a step.
+enum class Guesses { none, wanted };
+
 /// What forward() and draft() return. Valid until the next call of either, `hidden` until the next forward().
 struct StepResult {
   /// [n_rows, vocab]: for each chunk in order one row (its last position), or one for each token with all_logits.
   std::span<const float> logits;
   int n_rows = 0, vocab_size = 0;
-  /// Of forward() with an MTP module: [tokens of all chunks, hidden_size], after the final norm. Else empty.
+  /// [tokens of all chunks, hidden_size] after the final norm: what forward() gives with an MTP module. Else empty.
   std::span<const float> hidden;
   /// No rank had a token: the loop of a rank that only lends its experts may end.
   bool idle = false;
@@ -125,11 +128,11 @@ class Transformer {
 
   /// One step for the sequences of this rank. Collective over `ep`; a rank may pass no chunks. The number of exchange
   /// rounds (slices x MoE layers) is agreed by one small allreduce.
-  /// @param guesses whether this rank wants a draft() after this step; agreed by the same allreduce
+  /// @param guesses this rank's wish; agreed by the same allreduce
   /// @throws AgreedError (usage) on all ranks when a chunk of any rank is empty, holds an id outside the vocabulary,
   /// goes beyond max_position_embeddings or has a cache that is not make_cache()'s; caches are then unchanged.
   /// TimeoutError when a peer stays away.
-  StepResult forward(std::span<const SequenceChunk> chunks, bool guesses = false);
+  StepResult forward(std::span<const SequenceChunk> chunks, Guesses guesses = Guesses::none);
 
   /// Takes part in a step in place of forward(), to end the work of all ranks: `failure` is this rank's reason, as a
   /// logit that is not finite. Collective with the others' forward() or abandon(). @throws AgreedError on all ranks.
@@ -151,7 +154,7 @@ class Transformer {
   /// What the exchange of this rank has allocated; 0 without routed experts.
   std::size_t exchange_bytes() const;
 
-  /// Of the last forward() or draft().
+  /// Times of the last forward() or draft().
   const StepStatistics& last_step() const;
   /// Called after each layer and slice that has tokens of this rank; empty: none.
   void set_observer(std::function<void(const LayerTrace&)> observer);

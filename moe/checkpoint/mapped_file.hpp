@@ -11,8 +11,9 @@
 
 namespace supernode::moe {
 
-/// Of a file on disk pages are read when touched, so a rank pays only for the tensors it uses, and ranks of one host
-/// share them. Of a source pieces are read when they are asked for, into memory of this process.
+/// A file's bytes in memory. Pages of a file on disk are read when touched, so a rank pays only for the tensors it
+/// uses, and ranks of one host share them. Pieces of a source are read when they are asked for, into memory of this
+/// process.
 class MappedFile {
  public:
   /// @throws UsageError naming the path and the system's reason.
@@ -24,13 +25,13 @@ class MappedFile {
   MappedFile& operator=(MappedFile&& other) noexcept;
 
   std::span<const std::byte> bytes() const noexcept { return {data_, size_}; }
-  /// Before [offset, offset + length) of bytes() is looked at. @throws as FileSource::read
+  /// To be called before [offset, offset + length) of bytes() is read. @throws as FileSource::read
   void need(std::size_t offset, std::size_t length) const;
 
  private:
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
-  // Of a source:
+  // For a source only:
   std::shared_ptr<FileSource> source_;
   std::string name_;
   mutable std::vector<bool> here_;  ///< by piece

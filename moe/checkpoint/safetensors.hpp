@@ -16,7 +16,7 @@
 
 namespace supernode::moe {
 
-/// As in the header: "F32", "BF16", ...
+/// The type as the header of a file spells it: "F32", "BF16", ...
 std::string_view element_name(ElementType type);
 
 /// A tensor inside a mapped file; valid as long as the file object. `bytes` may be unaligned.

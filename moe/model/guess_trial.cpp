@@ -1,6 +1,6 @@
 #include "moe/model/guess_trial.hpp"
 
-#include <algorithm>
+#include "runtime/core/statistics.hpp"
 
 namespace supernode::moe {
 namespace {
@@ -11,13 +11,6 @@ constexpr std::size_t recent = 31;
 void keep(std::vector<double>& values, double value) {
   if (values.size() == recent) values.erase(values.begin());
   values.push_back(value);
-}
-
-/// Of at least one.
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 }  // namespace
@@ -33,11 +26,11 @@ void GuessTrial::record(bool used, double step_s, double guess_s, int tokens) {
   if (used) {
     keep(recent_s_, step_s + guess_s);
   } else if (!recent_s_.empty()) {
-    keep(costs_, median(recent_s_) / step_s);
+    keep(costs_, summarize(recent_s_).p50 / step_s);
   }
   ++turns_;
   if (turns_ % trial_turns == 0 && !costs_.empty())
-    worthwhile_ = worthwhile_ && median(costs_) < (1 + doubt) * with_.per_turn() / without_.per_turn();
+    worthwhile_ = worthwhile_ && summarize(costs_).p50 < (1 + doubt) * with_.per_turn() / without_.per_turn();
 }
 
 }  // namespace supernode::moe

@@ -68,7 +68,7 @@ StepResult StepRunner::run_draft(std::span<const SequenceChunk> chunks, std::spa
     begin_slice(slice, chunks, module.embedding ? *module.embedding : weights_.embedding);
     join(slice, drafts);
     pass.fill_cache(module.layer, 0);
-    drop_silent_rows(slice);
+    keep_rows_with_logits(slice);
     pass.attend(module.layer, 0);
     pass.send(module.layer);
     pass.experts(module.layer);
@@ -130,7 +130,7 @@ void StepRunner::join(const StepPlan::Slice& slice, std::span<const DraftChunk> 
   clock_.lap(&StepStatistics::dense);
 }
 
-void StepRunner::drop_silent_rows(const StepPlan::Slice& slice) {
+void StepRunner::keep_rows_with_logits(const StepPlan::Slice& slice) {
   Activations& a = activations_;
   int kept = 0;
   for (const StepPlan::Piece& piece : slice.pieces) kept += piece.logit_count;

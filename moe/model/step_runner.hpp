@@ -48,8 +48,8 @@ class StepRunner {
   void run_layer(LayerPass& pass, int index);
   /// The MTP module's input from `hidden`, which holds embedded tokens, and the chunks' hidden rows.
   void join(const StepPlan::Slice& slice, std::span<const DraftChunk> drafts);
-  /// Drops the rows of a draft that need no logits, between the module's two halves.
-  void drop_silent_rows(const StepPlan::Slice& slice);
+  /// Keeps of a draft the rows that need logits, between the module's two halves.
+  void keep_rows_with_logits(const StepPlan::Slice& slice);
   void trace(int index);
   /// What of a slice's rows is still there: all, or only those with logits.
   enum class Rows { all, with_logits };

@@ -11,7 +11,7 @@
 namespace supernode::moe {
 namespace {
 
-/// For every item its pack and its position there.
+/// The pack of every item, and its position there.
 struct Packing {
   std::vector<int> pack, position;
 };

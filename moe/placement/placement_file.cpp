@@ -5,15 +5,9 @@
 #include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
-#include "runtime/core/expert_counts.hpp"
 #include "runtime/core/json.hpp"
 
 namespace supernode::moe {
-
-std::vector<std::vector<double>> parse_expert_loads(std::string_view text, const std::string& source) {
-  return parse_expert_counts(text, source);
-}
-
 namespace {
 
 /// One layer of a placement. @param where what it is, for messages

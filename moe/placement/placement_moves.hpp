@@ -34,9 +34,8 @@ std::vector<ExpertMove> separate_copies(std::span<const std::vector<double>> loa
                                         std::span<std::vector<int>> placements, const PlacementShape& shape);
 
 /// Lowers max/mean over ranks of all layers by at most `max_moves` moves in all. Always takes the step with the
-/// greatest gain per move over the layers; a step that gains nothing is taken only when it evens out ranks that stand
-/// in the way of a gain. Stops when no step helps. Where the shape
-/// is hierarchical an expert goes only to nodes that hold it.
+/// greatest gain per move over the layers; a step that gains nothing is taken only when it evens out ranks that prevent
+/// a gain. Stops when no step helps. Where the shape is hierarchical an expert goes only to nodes that hold it.
 /// @param loads [layer][expert]; @param placements [layer][slot], changed in place; every expert is in some slot.
 /// Cost: a step takes O(slots_per_rank * (slots + experts) * ranks).
 std::vector<ExpertMove> improve_placements(std::span<const std::vector<double>> loads,

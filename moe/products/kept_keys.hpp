@@ -31,7 +31,7 @@ struct KeptLayout {
   int padded_v() const { return (v + value_unit - 1) / value_unit * value_unit; }
   /// Keys of a group.
   std::size_t group_floats() const { return static_cast<std::size_t>(heads * nope + rope) * group_tokens; }
-  /// From a unit's begin to its values.
+  /// Keys of a unit: its values begin behind them.
   std::size_t key_floats() const { return group_floats() * (unit_tokens / group_tokens); }
   std::size_t unit_floats() const;
 };
@@ -62,7 +62,7 @@ struct KeptProduct {
     for (int first = 0; first < n_keys; first += KeptLayout::unit_tokens, unit += stride)
       body(unit, first, n_keys - first < KeptLayout::unit_tokens ? n_keys - first : KeptLayout::unit_tokens);
   }
-  /// Of the products with keys and values.
+  /// Floating-point operations of the products with keys and values.
   double operations() const { return 2.0 * rows * layout.heads * n_keys * (layout.qk() + layout.v); }
   std::size_t scratch_floats() const {
     return static_cast<std::size_t>(rows * layout.heads) * (KeptLayout::unit_tokens + 2);

@@ -1,5 +1,5 @@
 #pragma once
-// Element-wise loops, vectorised for the CPU at hand (Highway, run-time dispatch).
+// Element-wise loops, vectorised for the processor that runs them (Highway, run-time dispatch).
 
 #include <cstddef>
 

@@ -28,7 +28,8 @@ struct LatentProduct {
 /// scores[key, lane] = sum_i keys[key, i] queries[i, lane]; queries [width, lanes], scores [n_keys, lanes].
 void latent_scores(const LatentProduct& product, const float* queries, float* scores);
 
-/// In place, for each lane over n_keys keys: x = exp((x - max) scale); sums[lane] = what they add up to.
+/// Softmax without the division, in place, for each lane over n_keys keys: x = exp((x - max) scale); sums[lane] is
+/// their sum.
 void exponentials(float* scores, int n_keys, int lanes, float scale, float* sums);
 
 /// context[lane, c] = sum_key scores[key, lane] keys[key, c]; context [used_lanes, lora].

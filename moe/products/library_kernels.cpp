@@ -84,7 +84,8 @@ dnnl::primitive_desc LibraryKernels::describe(Form form, ComputeType type, int r
       engine_);
 }
 
-dnnl::memory::desc LibraryKernels::weights_of(Form form, ComputeType type, int n_out, int n_in, bool plain) {
+dnnl::memory::desc LibraryKernels::weights_of(Form form, ComputeType type, int n_out, int n_in, WeightOrder order) {
+  const bool plain = order == WeightOrder::rows;
   const DataType element = types_of(type).weights;
   if (form == Form::matmul) return {{n_in, n_out}, element, plain ? Format::ba : Format::any};
   return {{n_out, n_in, 1, 1}, element, plain ? Format::oihw : Format::any};
@@ -94,7 +95,8 @@ const LibraryKernels::Layout& LibraryKernels::layout(ComputeType type, int n_out
   auto at = layouts_.find({type, n_out, n_in});
   if (at == layouts_.end()) {
     const auto by = [&](Form form) {
-      return describe(form, type, layout_rows, n_out, n_in, weights_of(form, type, n_out, n_in, false));
+      return describe(form, type, layout_rows, n_out, n_in,
+                      weights_of(form, type, n_out, n_in, WeightOrder::of_primitive));
     };
     dnnl::primitive_desc description = by(Form::matmul);
     const Form form = is_packed_matmul(description) ? Form::matmul : Form::convolution;
@@ -110,7 +112,7 @@ const LibraryKernels::Layout& LibraryKernels::layout(ComputeType type, int n_out
 
 bool LibraryKernels::multiplies_bf16() {
   constexpr int n = 64;
-  const auto any = weights_of(Form::matmul, ComputeType::bf16, n, n, false);
+  const auto any = weights_of(Form::matmul, ComputeType::bf16, n, n, WeightOrder::of_primitive);
   return is_packed_matmul(describe(Form::matmul, ComputeType::bf16, layout_rows, n, n, any));
 }
 
@@ -151,7 +153,7 @@ LibraryKernels::Product& LibraryKernels::product(ComputeType type, int rows, int
 dnnl::memory LibraryKernels::pack(ComputeType type, int n_out, int n_in, const void* plain) {
   return guarded("packing a matrix", [&] {
     const Layout& packed = layout(type, n_out, n_in);
-    dnnl::memory from(weights_of(packed.form, type, n_out, n_in, true), engine_, const_cast<void*>(plain));
+    dnnl::memory from(weights_of(packed.form, type, n_out, n_in, WeightOrder::rows), engine_, const_cast<void*>(plain));
     dnnl::memory to(packed.description, engine_);
     dnnl::reorder(from, to).execute(stream_, from, to);
     stream_.wait();

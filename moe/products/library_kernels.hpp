@@ -71,8 +71,9 @@ class LibraryKernels {
   /// Empty where oneDNN has no matmul of these types.
   dnnl::primitive_desc describe(Form form, ComputeType type, int rows, int n_out, int n_in,
                                 const dnnl::memory::desc& weights);
-  /// Weights [n_out, n_in] in rows, or as a primitive wants them.
-  static dnnl::memory::desc weights_of(Form form, ComputeType type, int n_out, int n_in, bool plain);
+  /// Weights [n_out, n_in]: in rows, or as the primitive wants them.
+  enum class WeightOrder { rows, of_primitive };
+  static dnnl::memory::desc weights_of(Form form, ComputeType type, int n_out, int n_in, WeightOrder order);
   void execute(Product& product, dnnl_memory_t weights, void* x, void* y);
 
   dnnl::engine engine_;

@@ -1,5 +1,5 @@
 #pragma once
-// From a checkpoint's matrices to packed ones.
+// Packing of a checkpoint's matrices.
 
 #include <span>
 #include <string>

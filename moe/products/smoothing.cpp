@@ -17,8 +17,8 @@ constexpr int sample_rows = 16;
 /// Exponents that are tried beside no factors at all.
 constexpr double exponents[] = {0.25, 0.5, 0.75};
 
-/// Of the error without factors; a group that gains less keeps its own. The estimate knows no text: small gains in it
-/// are none in a text's likelihood, outliers give large ones.
+/// A group gets factors when the error with them is below this share of the error without. The estimate knows no text:
+/// small gains in it are none in a text's likelihood, outliers give large ones.
 constexpr double worthwhile = 0.7;
 
 using Values = std::vector<float>;

@@ -78,12 +78,12 @@ void ArrayFileWriter::attribute(const std::string& name, const std::string& text
   impl_->file.attribute(impl_->file.id(), name, text);
 }
 
-void ArrayFileWriter::create(const std::string& name, const ArrayInfo& info, bool by_row) {
+void ArrayFileWriter::create(const std::string& name, const ArrayInfo& info, ArrayLayout layout) {
   const std::vector<hsize_t> extent(info.shape.begin(), info.shape.end());
   const Id space(H5Screate_simple(static_cast<int>(extent.size()), extent.data(), nullptr), H5Sclose);
   const Id properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose), type = stored_type(info.type);
   H5Pset_fill_time(properties, H5D_FILL_TIME_NEVER);
-  if (by_row && info.bytes() > 0) {
+  if (layout == ArrayLayout::by_row && info.bytes() > 0) {
     std::vector<hsize_t> chunk = extent;
     chunk[0] = 1;
     H5Pset_chunk(properties, static_cast<int>(chunk.size()), chunk.data());

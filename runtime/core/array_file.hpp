@@ -25,6 +25,10 @@ struct ArrayInfo {
   std::size_t row_bytes() const;
 };
 
+/// How an array lies in its file: as one piece, or each row as a chunk of its own, so that a reader of one touches no
+/// other.
+enum class ArrayLayout { whole, by_row };
+
 /// A new file of named arrays and text attributes, which stands under its name from close() on; one that was not closed
 /// leaves nothing. Local, not thread-safe. Every method throws EnvironmentError naming the file, and the system's
 /// reason, when the disk or HDF5 refuses.
@@ -37,8 +41,8 @@ class ArrayFileWriter {
   ArrayFileWriter& operator=(const ArrayFileWriter&) = delete;
 
   void attribute(const std::string& name, const std::string& text);
-  /// `name` holds no '/'. With `by_row` each row is a chunk of the file, so that a reader of one touches no other.
-  void create(const std::string& name, const ArrayInfo& info, bool by_row);
+  /// `name` holds no '/'.
+  void create(const std::string& name, const ArrayInfo& info, ArrayLayout layout = ArrayLayout::whole);
   /// Rows [row, row + n) of an array that was created; `bytes` holds n of them.
   void write_rows(const std::string& name, std::size_t row, std::span<const std::byte> bytes);
   /// Flushes, closes, and gives the file its name. The last call.

@@ -63,7 +63,7 @@ class Buffer {
   std::size_t size_ = 0;
 };
 
-/// For what is large and read in rows: weights, activations, caches.
+/// A buffer for what is large and read in rows: weights, activations, caches.
 template <class T>
 using HugePageBuffer = Buffer<T, Pages::huge>;
 

@@ -1,6 +1,6 @@
 #pragma once
-// The two clocks. Wall seconds and modelled seconds are different types, so they
-// cannot be added or compared by accident.
+// The two clocks. Wall seconds and modelled seconds are different types, so they cannot be added or compared by
+// accident.
 
 #include <chrono>
 #include <compare>

@@ -17,7 +17,7 @@ class FileSource {
   virtual ~FileSource() = default;
   /// What it is, for messages: a path, or a model's name and that it is in the pool.
   virtual std::string place() const = 0;
-  /// In alphabetical order.
+  /// All files, in alphabetical order.
   virtual std::vector<std::string> names() const = 0;
   /// Bytes of a file; empty when there is none of that name.
   virtual std::optional<std::uint64_t> size(const std::string& name) const = 0;

@@ -1,5 +1,5 @@
 #pragma once
-// The grammar of faults on order (`--inject`), the same for every command: what happens, to whom, when, how long.
+// The grammar of injected faults (`--inject`), the same for every command: what happens, to whom, when, how long.
 
 #include <string_view>
 #include <vector>

@@ -241,23 +241,31 @@ Option& OptionTable::add(const std::string& section, const std::string& key, std
   return option;
 }
 
-std::string OptionTable::flag_name(const Option& option, bool with_section) const {
-  const std::string key = with_hyphens(option.key_);
-  return with_section ? with_hyphens(option.section_) + "." + key : key;
+std::string OptionTable::own_flag(const Option& option) { return with_hyphens(option.key_); }
+
+std::string OptionTable::long_flag(const Option& option) {
+  return with_hyphens(option.section_) + "." + with_hyphens(option.key_);
 }
 
 void OptionTable::parse(const OptionSources& sources) {
   // Weakest first: each later source overwrites.
-  if (!sources.file_name.empty()) {
-    for (const IniEntry& entry : parse_ini(sources.file_text, sources.file_name)) {
-      Option* option = find(entry.section, entry.key);
-      const std::string origin = fmt::format("{}:{}: [{}] {}", sources.file_name, entry.line, entry.section, entry.key);
-      if (!option) throw UsageError(fmt::format("{}: unknown key", origin));
-      option->assign(entry.value, origin);
-      given_[{option->section_, option->key_}] = origin;
-    }
-  }
+  parse_file(sources);
+  parse_environment(sources);
+  parse_arguments(sources);
+}
 
+void OptionTable::parse_file(const OptionSources& sources) {
+  if (sources.file_name.empty()) return;
+  for (const IniEntry& entry : parse_ini(sources.file_text, sources.file_name)) {
+    const std::string origin = fmt::format("{}:{}: [{}] {}", sources.file_name, entry.line, entry.section, entry.key);
+    Option* option = find(entry.section, entry.key);
+    if (!option) throw UsageError(fmt::format("{}: unknown key", origin));
+    option->assign(entry.value, origin);
+    given_[{option->section_, option->key_}] = origin;
+  }
+}
+
+void OptionTable::parse_environment(const OptionSources& sources) {
   for (const auto& [name, value] : sources.environment) {
     Option* found = nullptr;
     for (const auto& option : options_)
@@ -266,26 +274,27 @@ void OptionTable::parse(const OptionSources& sources) {
     found->assign(value, "environment variable " + name);
     given_[{found->section_, found->key_}] = name;
   }
+}
 
+void OptionTable::parse_arguments(const OptionSources& sources) {
   po::options_description known;
   std::map<std::string, Option*> by_flag;
+  const auto declare = [&](Option& option, const std::string& name) {
+    auto* value = po::value<std::string>();
+    if (option.is_flag_) value->implicit_value("true");
+    const bool has_short = option.short_ && name.find('.') == std::string::npos;
+    known.add_options()((has_short ? fmt::format("{},{}", name, option.short_) : name).c_str(), value, "");
+    by_flag[name] = &option;
+  };
   for (const auto& option : options_) {
-    const auto declare = [&](const std::string& name) {
-      auto* value = po::value<std::string>();
-      if (option->is_flag_) value->implicit_value("true");
-      const std::string spelled =
-          option->short_ && name.find('.') == std::string::npos ? fmt::format("{},{}", name, option->short_) : name;
-      known.add_options()(spelled.c_str(), value, "");
-      by_flag[name] = option.get();
-    };
-    declare(flag_name(*option, true));
-    if (is_own(*option)) declare(flag_name(*option, false));
+    declare(*option, long_flag(*option));
+    if (is_own(*option)) declare(*option, own_flag(*option));
   }
+  // Nothing is positional; what stands alone is gathered under a name that no flag has, to be named in the error.
+  const std::string alone = "<argument>";
+  known.add_options()(alone.c_str(), po::value<std::string>(), "");
   try {
     const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-    // Nothing is positional; what stands alone is gathered under a name that no flag has, to be named in the error.
-    const std::string alone = "<argument>";
-    known.add_options()(alone.c_str(), po::value<std::string>(), "");
     const auto positional = po::positional_options_description().add(alone.c_str(), -1);
     const auto parsed =
         po::command_line_parser(sources.arguments).options(known).positional(positional).style(style).run();
@@ -327,7 +336,7 @@ std::string OptionTable::help() const {
       if (option->section_ != section) continue;
       if (!any) text += fmt::format("\n{}\n", title);
       any = true;
-      std::string flag = fmt::format("  --{}", flag_name(*option, false));
+      std::string flag = fmt::format("  --{}", own_flag(*option));
       if (option->short_) flag += fmt::format(", -{}", option->short_);
       if (!option->is_flag_) flag += fmt::format(" {}", in_capitals(option->type_));
       text += fmt::format("{:<34} {}", flag, option->help_);

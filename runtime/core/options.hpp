@@ -117,7 +117,12 @@ class OptionTable {
   Option& append(const std::string& section, const std::string& key, const std::string& help, std::string type);
   Option* find(std::string_view section, std::string_view key);
   bool is_own(const Option& option) const { return option.section_ == own_section_ || option.section_ == "run"; }
-  std::string flag_name(const Option& option, bool with_section) const;
+  /// Names of its flags: "max-tokens" for the command's own options, "generate.max-tokens" for any.
+  static std::string own_flag(const Option& option);
+  static std::string long_flag(const Option& option);
+  void parse_file(const OptionSources& sources);
+  void parse_environment(const OptionSources& sources);
+  void parse_arguments(const OptionSources& sources);
 
   std::string own_section_;
   std::vector<std::unique_ptr<Option>> options_;

@@ -178,10 +178,10 @@ void CopyBytes(const std::byte* from, std::size_t n, std::byte* to) {
   if (i < n) std::memcpy(out + i, in + i, n - i);
 }
 
-/// To one destination straight away; to several by pieces that stay in the first-level cache: interleaved stores to
-/// many places fill write buffers and cache sets with fractions of lines. Meanwhile what follows in memory, mostly the
-/// next row, comes into the second-level cache, so that fetching it and storing this one take place together: for rows
-/// that come from memory this saves 10 to 15 % of the time.
+/// Writes a row to one destination directly, and to several in pieces that stay in the first-level cache: interleaved
+/// stores to many places fill write buffers and cache sets with fractions of lines. Meanwhile what follows in memory,
+/// mostly the next row, comes into the second-level cache, so that fetching it and storing this one take place
+/// together: for rows that come from memory this saves 10 to 15 % of the time.
 template <bool streaming>
 void WriteRow(ElementType type, const float* row, std::size_t n, float inverse, std::byte* const* to,
               std::size_t n_to) {

@@ -1,5 +1,5 @@
 #pragma once
-// Rows between f32 and int8, bf16 or f32 in messages and files, vectorised at run time for the processor at hand. Pure;
+// Rows between f32 and int8, bf16 or f32 in messages and files, vectorised for the processor that runs them. Pure;
 // every vector width gives the same bits. Rows are `hidden` elements; f32 rows need no alignment.
 
 #include <cstddef>

@@ -19,8 +19,8 @@ struct Summary {
 /// All zero for an empty sample. O(n log n).
 Summary summarize(std::span<const double> sample);
 
-/// The q-quantile, q in [0, 1], by linear interpolation between order
-/// statistics (as NumPy's default). `sorted` ascending.
+/// The q-quantile, q in [0, 1], by linear interpolation between order statistics (as NumPy's default). `sorted`
+/// ascending.
 double quantile(std::span<const double> sorted, double q);
 
 /// The x that a standard normal value is below with probability p, in (0, 1).

@@ -13,7 +13,7 @@
 
 namespace supernode {
 
-/// Without blanks, tabs and carriage returns at both ends.
+/// The text without blanks, tabs and carriage returns at both ends.
 std::string_view trim(std::string_view text);
 
 /// The parts between separators; "a,,b" has three, "" has one that is empty.

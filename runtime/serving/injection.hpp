@@ -1,5 +1,5 @@
 #pragma once
-// Failures on order, to see what a serving run does with them. Pure.
+// Injected failures, which show what a serving run does with them. Pure.
 
 #include <string>
 #include <string_view>
@@ -22,7 +22,7 @@ struct Injection {
 /// `KIND[:CACHE RANK][@START][+DURATION]`, times in s: "owner_stall", "owner_loss:1@2.5+10".
 /// @throws UsageError naming the text and what is wrong with it.
 Injection parse_injection(std::string_view text, int cache_ranks);
-/// Of all, in order of their start. @throws UsageError as above.
+/// All of them, in order of their start. @throws UsageError as above.
 std::vector<Injection> parse_injections(const std::vector<std::string>& texts, int cache_ranks);
 
 }  // namespace supernode::serving

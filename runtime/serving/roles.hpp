@@ -1,5 +1,5 @@
 #pragma once
-// Which rank of a serving world plays what. Pure.
+// The role of each rank of a serving world. Pure.
 
 #include <string>
 

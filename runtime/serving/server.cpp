@@ -94,7 +94,11 @@ void work(const Communicator& control, const Communicator& transfer, const Serve
   }
   RealEngine engine(*model);
   context.engine = &engine;
-  part.role == Role::prefill ? run_prefill_worker(context) : run_decode_worker(context);
+  if (part.role == Role::prefill) {
+    run_prefill_worker(context);
+  } else {
+    run_decode_worker(context);
+  }
 }
 
 }  // namespace
@@ -122,7 +126,7 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
   const BuiltModel built = options.model_from_pool
                                ? build_from_pool(world, instance, *shared_pool, options.checkpoint, identity, wanted)
                                : build_from_files(world, instance, options.checkpoint, wanted);
-  world.barrier();  // nobody's first request pays for another's start
+  world.barrier();  // so that no request is charged for a rank that starts late
 
   if (part.role != Role::coordinator) {
     work(control, transfer, options, identity, built.model.get(), shared_pool.get(), part);

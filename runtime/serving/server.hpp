@@ -1,5 +1,5 @@
 #pragma once
-// A serving run: every rank of the world plays its part until the last request is done.
+// A serving run: every rank of the world has its role until the last request is done.
 
 #include <string>
 #include <vector>

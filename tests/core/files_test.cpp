@@ -135,7 +135,7 @@ TEST_CASE("files are written and read where the file system has no locks") {
   const Folder folder;
   ArrayFileWriter writer(folder / "weights.h5");
   const std::vector<float> values{1, 2, 3};
-  writer.create("a", floats(3), false);
+  writer.create("a", floats(3));
   writer.write_rows("a", 0, std::as_bytes(std::span(values)));
   writer.close();
   std::vector<float> read(3);
@@ -162,7 +162,7 @@ TEST_CASE("HDF5 ends well whatever write the disk refuses first") {
     try {
       for (int i = 0; i < 6; ++i) {
         const std::string name = "array" + std::to_string(i);
-        file.create(name, floats(1000), false);
+        file.create(name, floats(1000));
         file.write_rows(name, 0, std::as_bytes(std::span(values)));
         file.attribute(name, text);
       }

@@ -80,7 +80,7 @@ std::vector<float> guess_after(Transformer& model, unsigned history) {
   for (std::size_t i = 0; i < before * width; ++i) hidden[i] = std::uniform_real_distribution<float>(-1, 1)(random);
   KvCache cache = model.make_cache(), draft_cache = model.make_draft_cache();
   const SequenceChunk chunk{&cache, tokens};
-  model.forward({&chunk, 1}, true);
+  model.forward({&chunk, 1}, Guesses::wanted);
   const DraftChunk past{&draft_cache, std::span(hidden).first(before * width), std::span(tokens).first(before)};
   model.draft({&past, 1});
   const DraftChunk last{&draft_cache, std::span(hidden).last(width), std::span(tokens).last(1)};

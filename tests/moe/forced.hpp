@@ -25,7 +25,8 @@ class Forced {
   void step(std::size_t count) {
     std::vector<moe::SequenceChunk> chunks;
     for (std::size_t i = 0; i < sequences.size(); ++i)
-      chunks.push_back({&caches[i], golden_.tokens(sequences[i]).subspan(position_, count), true});
+      chunks.push_back(
+          {.cache = &caches[i], .tokens = golden_.tokens(sequences[i]).subspan(position_, count), .all_logits = true});
     const moe::StepResult result = model_.forward(chunks);
     for (std::size_t i = 0; i < sequences.size(); ++i) {
       const auto rows = result.logits.subspan(i * count * Golden::vocab, count * Golden::vocab);

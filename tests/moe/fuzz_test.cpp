@@ -173,13 +173,13 @@ TEST_CASE("fuzz: HDF5 checkpoints") {
       const auto any_type = [&] { return stored[random.below(std::size(stored))]; };
       const auto extent = [&] { return static_cast<std::int64_t>(random.below(4)); };
       const ArrayInfo info{any_type(), {1 + extent(), 1 + extent(), 1 + extent()}};
-      file.create(name, info, random.below(2) == 0);
+      file.create(name, info, random.below(2) == 0 ? ArrayLayout::by_row : ArrayLayout::whole);
       std::vector<std::byte> bytes(info.row_bytes());
       for (std::byte& byte : bytes) byte = static_cast<std::byte>(random.below(256));
       file.write_rows(name, 0, bytes);
       if (random.below(2) == 0) {
         const ArrayInfo scales{any_type(), {1 + extent(), 1 + extent()}};
-        file.create(name + ".scale", scales, false);
+        file.create(name + ".scale", scales);
       }
       file.attribute("config", random.below(2) == 0 ? config : text);
       file.attribute("version", random.below(8) == 0 ? text : Hdf5Checkpoint::version);

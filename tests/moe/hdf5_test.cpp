@@ -57,10 +57,10 @@ TEST_CASE("array file: rows come back, in every type") {
   const std::vector<std::int8_t> integers{1, -2, 127};
   {
     ArrayFileWriter file(folder / "a.h5");
-    file.create("f*", {ElementType::f32, {3, 2}}, true);
-    file.create("h", {ElementType::bf16, {2}}, false);
-    file.create("i", {ElementType::int8, {3}}, false);
-    file.create("none", {ElementType::f32, {0, 2}}, true);
+    file.create("f*", {ElementType::f32, {3, 2}}, ArrayLayout::by_row);
+    file.create("h", {ElementType::bf16, {2}});
+    file.create("i", {ElementType::int8, {3}});
+    file.create("none", {ElementType::f32, {0, 2}}, ArrayLayout::by_row);
     file.attribute("text", std::string(100000, 'x'));
     file.write_rows("f*", 1, std::as_bytes(std::span(values).subspan(2)));
     file.write_rows("f*", 0, std::as_bytes(std::span(values).first(2)));
@@ -154,7 +154,7 @@ TEST_CASE("HDF5 checkpoints: what may be wrong with one gets one line") {
   }
   {
     ArrayFileWriter foreign(folder / "foreign.h5");
-    foreign.create("x", {ElementType::f32, {1}}, false);
+    foreign.create("x", {ElementType::f32, {1}});
     foreign.close();
   }
   refused(folder / "foreign.h5", "not a checkpoint of this program");
@@ -175,27 +175,27 @@ TEST_CASE("HDF5 checkpoints: what may be wrong with one gets one line") {
   const std::vector<float> wild(12, nan);
   const auto int8_with = [&](const std::vector<float>& values, std::vector<std::int64_t> shape) {
     return file_with(folder, [&](ArrayFileWriter& file) {
-      file.create(array, {ElementType::int8, {3, 2, 2}}, true);
+      file.create(array, {ElementType::int8, {3, 2, 2}}, ArrayLayout::by_row);
       file.write_rows(array, 0, std::as_bytes(std::span(integers)));
       if (shape.empty()) return;
-      file.create(array + ".scale", {ElementType::f32, shape}, false);
+      file.create(array + ".scale", {ElementType::f32, shape});
       file.write_rows(array + ".scale", 0, std::as_bytes(std::span(values)));
     });
   };
   misread(file_with(folder, [](ArrayFileWriter&) {}), "no tensor 'model.layers.1.mlp.experts.2.gate_proj.weight'");
   misread(file_with(folder,
                     [&](ArrayFileWriter& file) {
-                      file.create(array, {ElementType::f32, {2, 2, 2}}, true);
+                      file.create(array, {ElementType::f32, {2, 2, 2}}, ArrayLayout::by_row);
                     }),
           "no tensor 'model.layers.1.mlp.experts.2");
   misread(file_with(folder,
                     [&](ArrayFileWriter& file) {
-                      file.create(array, {ElementType::f32, {3, 2, 4}}, true);
+                      file.create(array, {ElementType::f32, {3, 2, 4}}, ArrayLayout::by_row);
                     }),
           "has shape [2, 4], but the configuration asks for [2, 2]");
   misread(file_with(folder,
                     [&](ArrayFileWriter& file) {
-                      file.create(array, {ElementType::f32, {3, 2, 2}}, true);
+                      file.create(array, {ElementType::f32, {3, 2, 2}}, ArrayLayout::by_row);
                       file.write_rows(array, 0, std::as_bytes(std::span(wild)));
                     }),
           "holds a value that is not finite");

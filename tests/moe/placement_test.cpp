@@ -10,6 +10,7 @@
 #include "moe/placement/placement_file.hpp"
 #include "moe/placement/placement_moves.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/expert_counts.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/core/json.hpp"
 #include "tests/support/catch.hpp"
@@ -225,29 +226,6 @@ TEST_CASE("placement: shapes that cannot be get one line") {
 }
 
 TEST_CASE("placement: files, good and bad") {
-  CHECK(parse_expert_loads(R"({"logical_count": [[0, 0.0], [3, 4.5]]})", "f") ==
-        std::vector<std::vector<double>>{{0, 0}, {3, 4.5}});
-  const struct {
-    const char *text, *message;
-  } loads[] = {
-      {"", "f: not valid JSON"},
-      {"{\"logical_count\": [[1,", "f: not valid JSON"},
-      {"[]", "f: no 'logical_count'"},
-      {R"({"logical_count": 3})", "f: no 'logical_count'"},
-      {R"({"logical_count": []})", "f: 'logical_count' is empty"},
-      {R"({"logical_count": [[]]})", "f: 'logical_count' is empty"},
-      {R"({"logical_count": [[1], 2]})", "f: logical_count[1] is not a list"},
-      {R"({"logical_count": [[1, 2], [3]]})", "f: logical_count[1] has 1 experts, but logical_count[0] has 2"},
-      {R"({"logical_count": [[1, -2]]})", "f: logical_count[0][1] is not a count"},
-      {R"({"logical_count": [[1, null]]})", "f: logical_count[0][1] is not a count"},
-      {R"({"logical_count": [["1"]]})", "f: logical_count[0][0] is not a count"},
-  };
-  for (const auto& row : loads) {
-    INFO(row.text);
-    CHECK_THROWS_AS(parse_expert_loads(row.text, "f"), UsageError);
-    CHECK_THROWS_WITH(parse_expert_loads(row.text, "f"), Catch::StartsWith(row.message));
-  }
-
   const PlacementShape shape{.experts = 2, .slots = 3, .groups = 1, .nodes = 1, .ranks = 3};
   const std::vector<std::vector<int>> good{{0, 1, 1}};
   CHECK(parse_placement(R"({"layers": [{"physical_to_logical": [0, 1, 1]}]})", "p", shape, 1) == good);
@@ -290,7 +268,7 @@ TEST_CASE("placement: recorded loads fall to what the published algorithm reache
     if (path.empty()) return;
     double before = 0, after = 0;
     int layers = 0;
-    for (const std::vector<double>& loads : parse_expert_loads(read_file(path), path)) {
+    for (const std::vector<double>& loads : parse_expert_counts(read_file(path), path)) {
       if (max_over_mean(loads) == 0) continue;
       ++layers;
       before += max_over_mean(unplaced_rank_loads(loads, row.shape.ranks));

@@ -1,5 +1,5 @@
 #pragma once
-// A make-believe fleet with a clock of its own: it answers commands after fixed times, in order of time, and checks the
+// A simulated fleet with a clock of its own: it answers commands after fixed times, in order of time, and checks the
 // limits that the scheduler promises. No MPI, no waiting.
 
 #include <algorithm>

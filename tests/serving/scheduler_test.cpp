@@ -1,4 +1,4 @@
-// The policy against a make-believe fleet with its own clock: no MPI, no waiting.
+// The policy against a simulated fleet with its own clock: no MPI, no waiting.
 #include "runtime/serving/coordinator/scheduler.hpp"
 
 #include <algorithm>
@@ -168,6 +168,20 @@ TEST_CASE("a request whose logits are not finite fails with the reason, and the 
   CHECK(all[4].ended.detail == "the logits of token 2 are not finite");
 }
 
+TEST_CASE("a request that no decode die can ever hold fails at once, and the queue goes on") {
+  ServingConfig config;
+  config.decode_kv_tokens = 100;
+  std::vector<Request> requests = some_requests(3, 10, 5);
+  requests[1].prompt.resize(96, 1);
+  FakeFleet fleet(config, requests);
+  const auto all = fleet.run();
+  REQUIRE(all.size() == 3);
+  for (std::size_t i = 0; i < all.size(); ++i) CHECK(all[i].completed() == (i != 1));
+  CHECK(all[1].ended.detail == "it needs room for 101 tokens of KV, a decode die has 100");
+  CHECK(parts_of(all[1].record).sum() == 0ns);
+  CHECK_FALSE(fleet.prefill_die.contains(requests[1].id));
+}
+
 TEST_CASE("events that do not fit what was ordered are refused by name") {
   ServingConfig config;
   config.decode_dies = 1;
@@ -190,6 +204,35 @@ TEST_CASE("events that do not fit what was ordered are refused by name") {
   const std::vector<Command> decode = scheduler.handle({at(3), KvArrived{{0, 0}, id}});
   REQUIRE(decode.size() == 1);
   CHECK_THROWS_WITH(scheduler.handle({at(4), DecodeReported{{0, 0}, 0ns, {}}}), Contains("got no token"));
+}
+
+TEST_CASE("a prefill report that leaves a request or prompt tokens out is refused") {
+  ServingConfig config;
+  config.prefill_instances = 1;
+  config.prefill_dies = 2;
+  ServedLog log;
+  Scheduler scheduler(config, log);
+  auto request = std::make_shared<const Request>(some_requests(1, 10, 3)[0]);
+  const auto report = [&](int die, std::vector<PrefillResult> results) {
+    scheduler.handle({RunTime{}, PrefillReported{{0, die}, std::move(results)}});
+  };
+  const PrefillResult good{request->id, SampledToken(3), 4, 6, 0ns, 0ns};
+  PrefillResult short_of_one = good, negative = good;
+  short_of_one.computed_tokens = 5;
+  negative.hit_tokens = -1, negative.computed_tokens = 11;
+  scheduler.handle({RunTime{}, Arrived{request}});
+  SECTION("the request") { CHECK_THROWS_WITH(report(0, {}), "prefill instance 0, die 0 reported 0 requests of 1"); }
+  SECTION("a token") {
+    CHECK_THROWS_WITH(report(0, {short_of_one}), Contains("of 10 prompt tokens: 4 loaded and 5 computed"));
+  }
+  SECTION("a negative number") { CHECK_THROWS_WITH(report(0, {negative}), Contains("-1 loaded and 11 computed")); }
+  SECTION("a die that reports twice is not taken for its sibling") {
+    report(1, {});
+    CHECK_THROWS_WITH(report(1, {}), "prefill instance 0, die 1 reported without a batch");
+    CHECK_FALSE(scheduler.fleet().prefill[0].idle());
+    report(0, {good});
+    CHECK(scheduler.fleet().prefill[0].idle());
+  }
 }
 
 TEST_CASE("a token twice in an iteration is refused") {

@@ -5,6 +5,7 @@
 #include "runtime/core/error.hpp"
 #include "runtime/serving/roles.hpp"
 #include "runtime/serving/server.hpp"
+#include "runtime/serving/workers/real_engine.hpp"
 #include "tests/support/mpi_fixture.hpp"
 
 using namespace supernode;
@@ -221,4 +222,30 @@ TEST_CASE("a bad checkpoint is an error on all ranks") {
   ServeOptions options = some_options();
   options.checkpoint = "/nowhere";
   CHECK_THROWS_AS(serve(world(), options, {}), AgreedError);
+}
+
+TEST_CASE("a sequence goes on elsewhere from the exported tokens of its state", "[any size]") {
+  const Communicator alone = world().split(world().rank(), 0);
+  moe::TransformerOptions wanted;
+  wanted.max_batch_tokens = 64;
+  moe::Transformer model(find_model(default_model), wanted, alone);
+  RealEngine engine(model);
+  CHECK(engine.state_bytes_per_token() == moe::state_bytes_per_token(model.config(), moe::DraftCache::none));
+
+  const std::vector<std::int32_t> prompt = some_requests()[2].prompt;
+  const int tokens = static_cast<int>(prompt.size()), first = 24;
+  const auto next_token = [&](EngineState& state, std::span<const std::int32_t> input) {
+    const StepWork work{7, &state, input, {0.8, 1, 11}};
+    return engine.step(std::span(&work, 1), RunTime{}).tokens.at(0).value();
+  };
+  const auto here = engine.make_state(tokens + 1), elsewhere = engine.make_state(tokens + 1);
+  const std::int32_t token = next_token(*here, prompt);
+  REQUIRE(here->length() == tokens);
+  for (const auto& [begin, end] : {std::pair(0, first), std::pair(first, tokens)}) {
+    std::vector<std::byte> piece(static_cast<std::size_t>(end - begin) * engine.state_bytes_per_token());
+    here->export_tokens(begin, end - begin, piece);
+    elsewhere->import_tokens(begin, end - begin, piece);
+  }
+  CHECK(elsewhere->length() == tokens);
+  CHECK(next_token(*elsewhere, std::span(&token, 1)) == next_token(*here, std::span(&token, 1)));
 }

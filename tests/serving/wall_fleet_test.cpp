@@ -1,6 +1,8 @@
 // The fleet on the wall clock, liveness and arrivals, with a clock and a transport of the test's own: no mpirun.
 #include "runtime/serving/fleet/wall_fleet.hpp"
 
+#include <algorithm>
+
 #include "runtime/core/error.hpp"
 #include "runtime/serving/coordinator/arrivals.hpp"
 #include "runtime/serving/coordinator/coordinate.hpp"
@@ -16,8 +18,8 @@ namespace {
 
 double test_now_s = 0;
 WallTime test_clock() { return {test_now_s}; }
-/// Each look takes 10 ms.
-WallTime running_clock() { return {test_now_s += 0.01}; }
+/// Each look takes 1 ms.
+WallTime running_clock() { return {test_now_s += 0.001}; }
 
 /// Two prefill dies in one instance (ranks 1, 2), one decode die (rank 3).
 ServingConfig some_config() {
@@ -37,6 +39,12 @@ std::shared_ptr<const Request> request_of(RequestId id) {
   return std::make_shared<const Request>(request);
 }
 
+int count_keep_alives(const std::vector<FakePort::Sent>& sent) {
+  return static_cast<int>(std::count_if(sent.begin(), sent.end(), [](const FakePort::Sent& one) {
+    return one.tag == static_cast<int>(MessageKind::keep_alive);
+  }));
+}
+
 struct Fixture {
   ServingConfig config = some_config();
   FakePort port;
@@ -45,6 +53,14 @@ struct Fixture {
 
   void start_batch() { fleet.perform(StartPrefill{0, {{{request_of(1), {0, 0}}}, {}}}, RunTime{}); }
   void arrive(int rank, const Report& report) { port.arrive(rank, encode(report, RunTime{})); }
+};
+
+/// The same deployment on a clock that runs.
+struct Running {
+  ServingConfig config = some_config();
+  FakePort port;
+  Arrivals nothing{{}};
+  WallFleet fleet{config, nothing, port, 0.4, (test_now_s = 0, running_clock)};
 };
 
 }  // namespace
@@ -73,22 +89,31 @@ TEST_CASE("arrivals come at their times, in order, and the source closes") {
 }
 
 TEST_CASE("liveness knows who owes what since when") {
+  const OwedReport batch{MessageKind::prefill_reported}, iteration{MessageKind::decode_reported};
+  const OwedReport kv{MessageKind::kv_arrived, 7};
   Liveness liveness(8, 0);
   CHECK(liveness.quiet());
-  liveness.owe(3, "a decode iteration", 1);
-  liveness.owe(2, "a prefill batch", 2);
-  liveness.owe(3, "a decode iteration", 4);
+  CHECK_FALSE(liveness.overdue(100));
+  liveness.owe(3, iteration, 1);
+  liveness.owe(2, batch, 2);
+  liveness.owe(3, kv, 4);
   CHECK_FALSE(liveness.quiet());
   CHECK_FALSE(liveness.overdue(8.9));
   CHECK(liveness.overdue(9)->rank == 3);
-  CHECK(liveness.overdue(9)->what == "a decode iteration");
-  liveness.reported(3, 5);  // the second one's time begins
+  CHECK(liveness.overdue(9)->report == iteration);
+  // Neither this report nor the next iteration puts off what else the rank owes.
+  liveness.reported(3, iteration);
+  liveness.owe(3, iteration, 9);
   CHECK_FALSE(liveness.overdue(9.9));
   CHECK(liveness.overdue(10)->rank == 2);
-  liveness.reported(2, 6);
-  liveness.reported(3, 6);
+  liveness.reported(2, batch);
+  CHECK_FALSE(liveness.overdue(11.9));
+  CHECK(liveness.overdue(12)->report == kv);
+  liveness.reported(3, kv);
+  liveness.reported(3, iteration);
   CHECK(liveness.quiet());
-  CHECK_THROWS_WITH(liveness.reported(3, 7), Contains("rank 3 reported something that it did not owe"));
+  CHECK_THROWS_WITH(liveness.reported(3, iteration),
+                    "rank 0 (coordinator): rank 3 reported a decode iteration, which it did not owe");
 
   CHECK_FALSE(liveness.keep_alive_due(0.9));
   CHECK(liveness.keep_alive_due(1));
@@ -108,7 +133,7 @@ TEST_CASE_METHOD(Fixture, "the fleet is quiet only when both dies of an instance
   CHECK(fleet.quiet());
 }
 
-TEST_CASE("a run with an empty sibling at the end takes every last word for what it is") {
+TEST_CASE("a run with an empty sibling at the end takes every last report for what it is") {
   const ServingConfig config = some_config();
   FakePort port;
   Request request = *request_of(1);
@@ -149,42 +174,108 @@ TEST_CASE_METHOD(Fixture, "short, foreign, duplicated and late reports are refus
     arrive(2, PrefillReport{});
     arrive(2, PrefillReport{});
     fleet.next();
-    CHECK_THROWS_WITH(fleet.next(), Contains("rank 2 reported something that it did not owe"));
+    CHECK_THROWS_WITH(fleet.next(), Contains("rank 2 reported a prefill batch, which it did not owe"));
   }
   SECTION("before it was asked") {
     arrive(3, KvReport{1});
     start_batch();
-    CHECK_THROWS_WITH(fleet.next(), Contains("rank 3 reported something that it did not owe"));
+    CHECK_THROWS_WITH(fleet.next(), Contains("rank 3 reported the KV of request 1, which it did not owe"));
   }
-  SECTION("a last word without an order") {
+  SECTION("a last report without an order") {
     start_batch();
     arrive(1, StoppedReport{});
-    CHECK_THROWS_WITH(fleet.next(), Contains("rank 1 stopped without being told to"));
+    CHECK_THROWS_WITH(fleet.next(), Contains("rank 1 reported what it counted, which it did not owe"));
   }
   SECTION("late: after the order to stop") {
     arrive(3, DecodeReport{});
-    CHECK_THROWS_WITH(fleet.stop(), Contains("rank 3 reported something after the end"));
+    CHECK_THROWS_WITH(fleet.stop(), Contains("rank 3 reported a decode iteration, which it did not owe"));
   }
-  SECTION("two last words") {
+  SECTION("two last reports") {
     arrive(1, StoppedReport{});
     arrive(1, StoppedReport{});
-    CHECK_THROWS_WITH(fleet.stop(), Contains("rank 1 reported something that it did not owe"));
+    CHECK_THROWS_WITH(fleet.stop(), Contains("rank 1 reported what it counted, which it did not owe"));
   }
 }
 
-TEST_CASE("a silent die is named, and workers hear that the coordinator is there") {
-  const ServingConfig config = some_config();
-  FakePort port;
-  Arrivals nothing{{}};
-  test_now_s = 0;
-  WallFleet fleet(config, nothing, port, 0.4, running_clock);
+TEST_CASE_METHOD(Running, "a silent die is named, and workers hear that the coordinator is there") {
   fleet.perform(StartPrefill{0, {{}, {}}}, RunTime{});
   port.arrive(1, encode(PrefillReport{}, RunTime{}));
   fleet.next();
   CHECK_THROWS_WITH(
       fleet.next(),
       "rank 0 (coordinator): rank 2 (prefill instance 0, die 1) did not report a prefill batch within 0.4 s");
-  int keep_alives = 0;
-  for (const auto& sent : port.sent) keep_alives += sent.tag == static_cast<int>(MessageKind::keep_alive);
-  CHECK(keep_alives >= 3 * 8);  // eight times a deadline, to each of three
+  // Eight times a deadline, to each of three.
+  CHECK(count_keep_alives(port.sent) >= 3 * 7);
+  CHECK(count_keep_alives(port.sent) <= 3 * 8);
+}
+
+TEST_CASE_METHOD(Running, "an idle worker hears that the coordinator is there while reports keep coming") {
+  for (int batch = 0; batch < 200; ++batch) {
+    fleet.perform(StartPrefill{0, {{}, {}}}, RunTime{});
+    for (const int rank : {1, 2}) {
+      port.arrive(rank, encode(PrefillReport{}, RunTime{}));
+      fleet.next();  // finds the report at its first turn
+    }
+  }
+  CHECK(count_keep_alives(port.sent) >= 3 * static_cast<int>(test_now_s / 0.055));
+}
+
+TEST_CASE("events come in order of time, wherever arrivals fall between two looks at the clock") {
+  const ServingConfig config = some_config();
+  FakePort port;
+  Arrivals arrivals(some_requests(60, 4, 1, 0.0007));
+  test_now_s = 0;
+  WallFleet fleet(config, arrivals, port, 5, running_clock);
+  RunTime last{};
+  int reports = 2;
+  while (!arrivals.closed() || reports < 2) {
+    if (reports == 2) {
+      fleet.perform(StartPrefill{0, {{}, {}}}, last);
+      for (const int rank : {1, 2}) port.arrive(rank, encode(PrefillReport{}, RunTime{}));
+      reports = 0;
+    }
+    const Event event = fleet.next();
+    CHECK(event.time >= last);
+    last = event.time;
+    reports += std::holds_alternative<PrefillReported>(event.what);
+  }
+  CHECK(fleet.quiet());
+}
+
+TEST_CASE_METHOD(Fixture, "KV that does not come is missed in time while its die goes on iterating") {
+  fleet.perform(ExpectKv{request_of(9), {0, 0}, {0, 0}, 3}, RunTime{});
+  for (int iteration = 0; iteration < 4; ++iteration) {
+    fleet.perform(StartDecode{0, {{}}}, RunTime{});
+    arrive(3, DecodeReport{});
+    CHECK(std::holds_alternative<DecodeReported>(fleet.next().what));
+    test_now_s += 1.25;
+  }
+  CHECK_THROWS_WITH(
+      fleet.next(),
+      "rank 0 (coordinator): rank 3 (decode instance 0, die 0) did not report the KV of request 9 within 5 s");
+}
+
+TEST_CASE_METHOD(Fixture, "a report that waits to be read is no missing one, however late the coordinator looks") {
+  start_batch();
+  arrive(1, PrefillReport{{{1, SampledToken(3), 0, 1, 0ns, 0ns}}});
+  arrive(2, PrefillReport{});
+  test_now_s += 60;  // as when the process was stopped
+  CHECK_NOTHROW(fleet.next());
+  CHECK_NOTHROW(fleet.next());
+  CHECK(fleet.quiet());
+}
+
+TEST_CASE_METHOD(Running, "the order to stop is the last that a worker gets") {
+  for (int turn = 0; turn < 150; ++turn) port.pause();  // several times the span between keep-alives
+  for (int rank = 1; rank <= 3; ++rank) port.arrive(rank, encode(StoppedReport{}, RunTime{}));
+  fleet.stop();
+  REQUIRE(port.sent.size() == 3);
+  for (const FakePort::Sent& sent : port.sent) CHECK(sent.tag == static_cast<int>(MessageKind::stop));
+}
+
+TEST_CASE_METHOD(Running, "a worker that does not stop is named") {
+  for (const int rank : {1, 3}) port.arrive(rank, encode(StoppedReport{}, RunTime{}));
+  CHECK_THROWS_WITH(
+      fleet.stop(),
+      "rank 0 (coordinator): rank 2 (prefill instance 0, die 1) did not report what it counted within 0.4 s");
 }

@@ -122,6 +122,16 @@ TEST_CASE("foreign messages are refused: another version, an unknown kind, a rep
   CHECK_THROWS_WITH(decode_kv_piece(encode(StopOrder{}, some_time)), Contains("'stop' is no piece of KV"));
 }
 
+TEST_CASE("orders with lengths that no request has are refused") {
+  const auto refused = [](const Order& order, const char* why) {
+    CHECK_THROWS_WITH(decode_order(encode(order, some_time)), why);
+  };
+  refused(PrefillOrder{{{8, 1, 4, {}, {}}}}, "request 8 of 0 prompt and 1 output tokens");
+  refused(PrefillOrder{{{8, 0, 4, {}, {5}}}}, "request 8 of 1 prompt and 0 output tokens");
+  refused(KvNotice{9, 2, -1, 20, 5, {}}, "request 9 of -1 prompt and 20 output tokens");
+  refused(KvNotice{9, 2, 100, -20, 5, {}}, "request 9 of 100 prompt and -20 output tokens");
+}
+
 TEST_CASE("random bytes are refused or read, never more than that") {
   Random random(4, 0);
   const std::vector<Order> orders = all_orders();
@@ -152,7 +162,7 @@ TEST_CASE("a piece of KV has a head of its own, which must fit its bytes") {
   for (std::size_t size = 0; size < message.size(); ++size)
     CHECK_THROWS_AS(decode_kv_piece(all.first(size)), EnvironmentError);
   message[envelope_bytes + 12] = std::byte{2};  // the count
-  CHECK_THROWS_WITH(decode_kv_piece(message), Contains("12 bytes for tokens 10 to 12 of 4 bytes each"));
+  CHECK_THROWS_WITH(decode_kv_piece(message), Contains("12 bytes for 2 tokens from 10 on of 4 bytes each"));
 }
 
 TEST_CASE("commands go to the ranks of their dies, and say what is owed for them") {
@@ -168,7 +178,7 @@ TEST_CASE("commands go to the ranks of their dies, and say what is owed for them
   const auto prefill = wire.encode(StartPrefill{1, {{{shared, {0, 3}}}}}, some_time);
   REQUIRE(prefill.size() == 1);
   CHECK(prefill[0].rank == 2);
-  CHECK(prefill[0].owes == "a prefill batch");
+  CHECK(prefill[0].owes == OwedReport{MessageKind::prefill_reported});
   const auto order = std::get<PrefillOrder>(decode_order(prefill[0].bytes).what);
   CHECK(order.items.at(0).decode_rank == 6);
   CHECK(order.items.at(0).sampler.seed == 8);
@@ -176,6 +186,7 @@ TEST_CASE("commands go to the ranks of their dies, and say what is owed for them
   const auto expected = wire.encode(ExpectKv{shared, {1, 0}, {0, 3}, 65}, some_time);
   REQUIRE(expected.size() == 1);
   CHECK(expected[0].rank == 6);
+  CHECK(expected[0].owes == OwedReport{MessageKind::kv_arrived, 5});
   const auto notice = std::get<KvNotice>(decode_order(expected[0].bytes).what);
   CHECK(notice.prefill_rank == 2);
   CHECK(notice.prompt_tokens == 2);
@@ -184,9 +195,11 @@ TEST_CASE("commands go to the ranks of their dies, and say what is owed for them
   const auto iteration = wire.encode(StartDecode{0, {{5}, {}, {}, {9}}}, some_time);
   REQUIRE(iteration.size() == 4);
   CHECK(iteration[3].rank == 6);
+  CHECK(iteration[3].owes == OwedReport{MessageKind::decode_reported});
   CHECK(std::get<IterateOrder>(decode_order(iteration[3].bytes).what).joins == std::vector<RequestId>{9});
   CHECK(wire.encode_for_all(StopOrder{}, some_time).size() == 6);
-  CHECK(wire.encode_for_all(KeepAlive{}, some_time)[0].owes.empty());
+  CHECK(wire.encode_for_all(StopOrder{}, some_time)[5].owes == OwedReport{MessageKind::stopped});
+  CHECK_FALSE(wire.encode_for_all(KeepAlive{}, some_time)[0].owes);
 }
 
 TEST_CASE("reports become events of their die; those of another role are refused") {
@@ -200,6 +213,10 @@ TEST_CASE("reports become events of their die; those of another role are refused
   CHECK(std::get<KvArrived>(decode(4, 1)).die == DieId{0, 1});
   CHECK(std::get<DecodeReported>(decode(6, 2)).die == DieId{0, 3});
   CHECK(std::get<Stopped>(decode(1, 3)).rank == 1);
+  CHECK(FleetWire::owed_as(decode(2, 0)) == OwedReport{MessageKind::prefill_reported});
+  CHECK(FleetWire::owed_as(decode(4, 1)) == OwedReport{MessageKind::kv_arrived, 12});
+  CHECK(FleetWire::owed_as(decode(6, 2)) == OwedReport{MessageKind::decode_reported});
+  CHECK(FleetWire::owed_as(decode(1, 3)) == OwedReport{MessageKind::stopped});
   CHECK_THROWS_WITH(decode(3, 0), Contains("from rank 3: message 'prefill_reported' of a decode rank"));
   CHECK_THROWS_WITH(decode(1, 2), Contains("'decode_reported' of a prefill rank"));
   CHECK_THROWS_WITH(decode(7, 3), Contains("'stopped' of a cache rank"));

@@ -19,7 +19,7 @@ using Catch::Matchers::Contains;
 namespace {
 
 /// Keeps the tokens themselves, four bytes each.
-class FakeState : public SequenceState {
+class FakeState : public EngineState {
  public:
   int length() const override { return static_cast<int>(tokens.size()); }
   void export_tokens(int first, int count, std::span<std::byte> out) const override {
@@ -37,7 +37,7 @@ class FakeState : public SequenceState {
 /// Draws the sum of all tokens so far, modulo 1000; nothing when one of them is 666.
 class FakeEngine : public StepEngine {
  public:
-  std::unique_ptr<SequenceState> make_state(int max_tokens) override {
+  std::unique_ptr<EngineState> make_state(int max_tokens) override {
     largest_state = std::max(largest_state, max_tokens);
     return std::make_unique<FakeState>();
   }
@@ -217,7 +217,23 @@ TEST_CASE_METHOD(Decode, "orders that are malformed, foreign or out of order are
   SECTION("two notices") {
     order(KvNotice{10, 1, 2, 9, 4, {}});
     order(KvNotice{10, 1, 2, 9, 4, {}});
-    CHECK_THROWS_WITH(run_decode_worker(context), Contains("KV of request 10: a second notice"));
+    CHECK_THROWS_WITH(run_decode_worker(context),
+                      Contains("rank 3 (decode instance 0, die 0): KV of request 10: a second notice"));
+  }
+  SECTION("the end, while KV waits for its notice") {
+    control.pause();
+    order(StopOrder{});
+    piece(1, 10, 0, {1, 2});
+    CHECK_THROWS_WITH(run_decode_worker(context),
+                      "rank 3 (decode instance 0, die 0): told to stop with KV of requests that have not ended");
+  }
+  SECTION("the end, in the middle of a request") {
+    control.pause();
+    order(KvNotice{10, 1, 2, 9, 4, {}});
+    order(IterateOrder{{10}});
+    order(StopOrder{});
+    piece(1, 10, 0, {1, 2});
+    CHECK_THROWS_WITH(run_decode_worker(context), Contains("told to stop with KV of requests that have not ended"));
   }
   SECTION("something else than KV on the way of KV") {
     transfer.arrive(1, encode(StopOrder{}, RunTime{}));
@@ -283,7 +299,7 @@ TEST_CASE("pieces of KV that do not fit are refused by request") {
   take(1, 0, {1, 2});
   CHECK_THROWS_WITH(take(2, 2, {3}), "KV of request 10: a piece from rank 2, expected from rank 1");
   CHECK_THROWS_WITH(take(1, 2, {3}, 2), "KV of request 10: 2 bytes a token, 4 here");
-  CHECK_THROWS_WITH(take(1, 5, {3, 4}), Contains("tokens 5 to 7, but the prompt has 6"));
+  CHECK_THROWS_WITH(take(1, 5, {3, 4}), Contains("2 tokens from 5 on, but the prompt has 6"));
   CHECK_THROWS_WITH(take(1, 1, {2, 3}), Contains("tokens from 1 on came twice"));
   take(1, 3, {4, 5});
   CHECK_THROWS_WITH(take(1, 3, {4, 5}), Contains("tokens from 3 on came twice"));

@@ -42,7 +42,8 @@ int count_failed(int failed, const std::string& test) {
   MPI_Request request = MPI_REQUEST_NULL;
   SUPERNODE_MPI(MPI_Iallreduce(&mine, &sum, 1, MPI_INT, MPI_SUM, verdicts->get(), &request));
   try {
-    wait_until([&] { return completed(request); }, peer_timeout(), [] { return std::string("peers missing"); }, true);
+    wait_until([&] { return completed(request); }, peer_timeout(), [] { return std::string("peers missing"); },
+               Idle::sleep);
   } catch (const TimeoutError&) {
     std::fprintf(stderr, "rank %d: '%s': peers missing for %g s, %s here\n", verdicts->rank(), test.c_str(),
                  peer_timeout(), mine ? "FAILED" : "good");

@@ -17,7 +17,7 @@ class Hdf5Output {
   hid_t id() const { return id_; }
   /// A text as an attribute of an open object; what is no UTF-8 in it is replaced as valid_utf8() does.
   void attribute(hid_t object, const std::string& name, const std::string& text) const;
-  /// To be asked after every step. @throws EnvironmentError when HDF5 said no, or the disk did not take a write: with
+  /// To be called after every step. @throws EnvironmentError when HDF5 said no, or the disk did not take a write: with
   /// the system's reason, or else `what` HDF5 failed to do.
   void check(bool good, const std::string& what) const;
   /// Flushes, closes, and gives the file its name. @throws as check(), and as NewFile::commit().

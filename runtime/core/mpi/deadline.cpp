@@ -14,7 +14,7 @@ void SpinWait::turn() {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #endif
-  } else if (turns_ < pauses + yields || !may_sleep_) {
+  } else if (turns_ < pauses + yields || idle_ == Idle::spin) {
     sched_yield();
   } else {
     std::this_thread::sleep_for(std::chrono::microseconds(50));

@@ -1,5 +1,5 @@
 #pragma once
-// Every wait has a deadline, and every spin gives the core away: ranks may outnumber the cores.
+// Every wait has a deadline, and every polling loop yields the core: ranks may outnumber the cores.
 
 #include <chrono>
 #include <string>
@@ -23,18 +23,21 @@ class Deadline {
   double seconds_;
 };
 
-/// One turn of a polling loop. The first turns only pause the pipeline; then the core is yielded at each turn, and
-/// after about a millisecond of yielding the thread sleeps shortly where `may_sleep` is set (service loops, not
-/// exchanges).
+/// Whether a polling loop that has found nothing for long goes on (in an exchange) or sleeps between its turns (in a
+/// service loop).
+enum class Idle { spin, sleep };
+
+/// One turn of a polling loop. The first turns only pause the pipeline; then the core is yielded at each turn, and with
+/// Idle::sleep the thread sleeps shortly after about a millisecond of yielding.
 class SpinWait {
  public:
-  explicit SpinWait(bool may_sleep = false) : may_sleep_(may_sleep) {}
+  explicit SpinWait(Idle idle = Idle::spin) : idle_(idle) {}
   void turn();
   void reset() noexcept { turns_ = 0; }
 
  private:
   unsigned turns_ = 0;
-  bool may_sleep_;
+  Idle idle_;
 };
 
 /// @throws TimeoutError "<what> within <seconds> s"
@@ -43,10 +46,10 @@ class SpinWait {
 /// Calls `ready()` until it is true. `describe()` is called only on time-out and tells who waited for whom.
 /// @throws TimeoutError after `seconds`.
 template <class Ready, class Describe>
-void wait_until(Ready&& ready, double seconds, Describe&& describe, bool may_sleep = false) {
+void wait_until(Ready&& ready, double seconds, Describe&& describe, Idle idle = Idle::spin) {
   if (ready()) return;
   const Deadline deadline(seconds);
-  SpinWait spin(may_sleep);
+  SpinWait spin(idle);
   for (unsigned turns = 1; !ready(); ++turns) {
     // The clock costs more than a turn; look at it now and then.
     if (turns % 64 == 0 && deadline.expired()) {

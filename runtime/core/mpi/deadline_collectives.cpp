@@ -13,10 +13,10 @@ namespace supernode {
 namespace {
 
 /// `request` of a collective operation; it stays with MPI when the wait fails.
-void await_all(const Communicator& comm, MPI_Request request, double deadline_s, const char* what) {
+void await_all(const Communicator& comm, MPI_Request request, double deadline_s, const std::string& occasion) {
   try {
     wait_until([&] { return completed(request); }, deadline_s,
-               [&] { return "rank " + std::to_string(comm.rank()) + ": not all ranks came to " + what; });
+               [&] { return "rank " + std::to_string(comm.rank()) + ": not all ranks came to " + occasion; });
   } catch (const TimeoutError& error) {
     throw TimeoutError(error.what() + find_silent_ranks(comm));
   }
@@ -30,7 +30,7 @@ void meet(const Communicator& comm, double deadline_s) {
   await_all(comm, request, deadline_s, "a barrier");
 }
 
-void take_largest(const Communicator& comm, std::span<double> values, double deadline_s) {
+void take_largest(const Communicator& comm, std::span<double> values, double deadline_s, const std::string& occasion) {
   // MPI may write until the end, and a wait that fails never sees it: what it writes to must outlive this call then.
   auto sent = std::make_unique<std::vector<double>>(values.begin(), values.end());
   auto largest = std::make_unique<std::vector<double>>(values.size());
@@ -38,7 +38,7 @@ void take_largest(const Communicator& comm, std::span<double> values, double dea
   SUPERNODE_MPI(MPI_Iallreduce(sent->data(), largest->data(), count_cast(values.size()), MPI_DOUBLE, MPI_MAX,
                                comm.get(), &request));
   try {
-    await_all(comm, request, deadline_s, "an agreement");
+    await_all(comm, request, deadline_s, occasion);
   } catch (const TimeoutError&) {
     static_cast<void>(sent.release());
     static_cast<void>(largest.release());

@@ -2,6 +2,7 @@
 // Collectives with a deadline: a rank that stays away is named, and nobody hangs.
 
 #include <span>
+#include <string>
 
 #include "runtime/core/mpi/communicator.hpp"
 
@@ -11,7 +12,9 @@ namespace supernode {
 void meet(const Communicator& comm, double deadline_s);
 
 /// Each value becomes its largest over ranks. Collective; all ranks pass as many values.
+/// @param occasion what the ranks came to, for messages
 /// @throws TimeoutError as meet().
-void take_largest(const Communicator& comm, std::span<double> values, double deadline_s);
+void take_largest(const Communicator& comm, std::span<double> values, double deadline_s,
+                  const std::string& occasion = "an agreement");
 
 }  // namespace supernode

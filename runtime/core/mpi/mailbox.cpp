@@ -17,7 +17,7 @@ namespace {
 /// Sends complete nearly in order, so a look at the oldest few is enough, and a silent peer does not make it slow.
 constexpr std::size_t looks_at_a_time = 8;
 
-/// MPI has a message up to this size at hand when it announces it; a larger one may need its sender to go on.
+/// MPI has received a message up to this size whole when it announces it; a larger one may need its sender to go on.
 constexpr int largest_received_at_once = 4096;
 
 }  // namespace
@@ -87,7 +87,7 @@ void Mailbox::flush(double deadline_s) {
       },
       deadline_s,
       [&] { return fmt::format("rank {}: rank {} did not take a message", comm_->rank(), outgoing_.front().to); },
-      true);
+      Idle::sleep);
 }
 
 void Mailbox::collect_sent(std::size_t most) {

@@ -10,8 +10,8 @@
 
 namespace supernode {
 
-/// An MPI call failed; the communicator it used is dead. The message holds the
-/// call's text, its place and MPI's own words.
+/// An MPI call failed; the communicator it used is dead. The message holds the call's text, its place and MPI's own
+/// words.
 class MpiError : public EnvironmentError {
  public:
   using EnvironmentError::EnvironmentError;

@@ -20,7 +20,7 @@
 namespace supernode {
 namespace {
 
-/// By this process's affinity; empty when the system does not tell.
+/// The processors that this process's affinity allows; empty when the system does not tell.
 std::vector<int> processors_of_this_process() {
   std::vector<int> processors;
   cpu_set_t set;
@@ -46,7 +46,8 @@ void platform_defaults() {
   if (!std::string_view(version).starts_with("Open MPI v4.")) return;
   constexpr int keep_users_choice = 0;
   if (!has_rdma_device()) ::setenv("OMPI_MCA_osc", "sm,pt2pt", keep_users_choice);
-  // Where it is certain before MPI runs. What ranks share by affinity shows after it: yield_on_shared_processors().
+  // More ranks than processors are certain before MPI runs. Ranks that share processors by affinity are found after it:
+  // yield_on_shared_processors().
   if (launch_identity().local_size > ::sysconf(_SC_NPROCESSORS_ONLN))
     ::setenv("OMPI_MCA_mpi_yield_when_idle", "1", keep_users_choice);
 }

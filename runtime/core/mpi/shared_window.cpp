@@ -101,7 +101,11 @@ void on_bus_error(int, siginfo_t*, void*) {
   ::sigaction(SIGBUS, &full_folder.before, nullptr);
 }
 
-SharedWindow allocated(const Communicator& comm, std::uint64_t bytes, const WindowUse& use, bool shared) {
+/// Whether the ranks of `comm`, which are those of a host then, reach each other's memory directly.
+enum class Reach { own_memory, whole_host };
+
+SharedWindow allocated(const Communicator& comm, std::uint64_t bytes, const WindowUse& use, Reach reach) {
+  const bool shared = reach == Reach::whole_host;
   SharedWindow result;
   OwnedInfo info;
   SUPERNODE_MPI(MPI_Info_create(info.out()));
@@ -147,16 +151,16 @@ SharedWindow allocate_shared_window(const Communicator& all, const Communicator&
   const std::string folder = shared_window_folder();
   check_room(all, host, bytes, folder, use);
   name_full_folder(folder, all.rank());
-  return allocated(host, bytes, use, true);
+  return allocated(host, bytes, use, Reach::whole_host);
 }
 
 SharedWindow allocate_window(const Communicator& all, std::uint64_t bytes, const WindowUse& use) {
   // Where this library has such memory is seen from a small piece of it.
-  const std::string file = file_behind(allocated(all, page, use, false).own);
+  const std::string file = file_behind(allocated(all, page, use, Reach::own_memory).own);
   const std::string folder = std::filesystem::path(file).parent_path().string();
   check_room(all, all.split_by_host(), bytes, folder, use);
   if (!folder.empty()) name_full_folder(folder, all.rank());
-  return allocated(all, bytes, use, false);
+  return allocated(all, bytes, use, Reach::own_memory);
 }
 
 void take_window_pages(const Communicator& all, std::span<std::byte> memory, const WindowUse& use) {

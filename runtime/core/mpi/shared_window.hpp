@@ -16,11 +16,11 @@
 
 namespace supernode {
 
-/// For the one line that a user gets when there is no room: "<what> needs ..., or <remedy>".
+/// The words of the one line that a user gets when there is no room: "<what> needs ..., or <remedy>".
 struct WindowUse {
   std::string what;        ///< "the pool's memory"
   std::string remedy;      ///< "choose a smaller pool.capacity"
-  double deadline_s = 60;  ///< for the collective call itself, whose trap another process may still spring
+  double deadline_s = 60;  ///< for the collective call itself: another process may take the room meanwhile
 };
 
 struct SharedWindow {

@@ -40,7 +40,7 @@ std::string find_silent_ranks(const Communicator& comm) {
     if (!present[rank]) MPI_Isend(&nothing, 0, MPI_CHAR, world[rank], sign_tag, MPI_COMM_WORLD, &request);
   }
   const Deadline deadline(patience_s);
-  SpinWait spin(true);
+  SpinWait spin(Idle::sleep);
   while (!deadline.expired() && std::find(present.begin(), present.end(), false) != present.end()) {
     int found = 0;
     MPI_Status status;

@@ -1,7 +1,10 @@
 #pragma once
 // What the scheduler knows of its instances: who is busy, what room is left.
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "runtime/serving/serving_config.hpp"
@@ -10,8 +13,12 @@
 namespace supernode::serving {
 
 struct PrefillInstanceState {
-  int reports_missing = 0;  ///< dies that have not reported the running batch
-  bool idle() const { return reports_missing == 0; }
+  /// [die]: results that its report of the running batch must hold; nothing when no report is missing
+  std::vector<std::optional<std::size_t>> missing_results;
+  bool idle() const {
+    return std::none_of(missing_results.begin(), missing_results.end(),
+                        [](const auto& one) { return one.has_value(); });
+  }
 };
 
 struct DecodeDieState {
@@ -26,7 +33,8 @@ struct FleetState {
 
   /// Everything idle and empty.
   explicit FleetState(const ServingConfig& config)
-      : prefill(static_cast<std::size_t>(config.prefill_instances)),
+      : prefill(static_cast<std::size_t>(config.prefill_instances),
+                {std::vector<std::optional<std::size_t>>(static_cast<std::size_t>(config.prefill_dies))}),
         decode(static_cast<std::size_t>(config.decode_instances),
                std::vector<DecodeDieState>(static_cast<std::size_t>(config.decode_dies),
                                            {config.decode_kv_tokens, config.max_decode_batch})) {}

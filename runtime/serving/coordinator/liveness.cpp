@@ -6,24 +6,24 @@
 
 namespace supernode::serving {
 
-void Liveness::owe(int rank, std::string_view what, double now_s) {
-  Owed& owed = owed_[rank];
-  if (owed.count++ == 0) owed.since_s = now_s;
-  owed.what = what;
+void Liveness::owe(int rank, const OwedReport& report, double now_s) {
+  const auto [entry, fresh] = by_report_.try_emplace({rank, report});
+  expect(fresh, "a report is owed twice");
+  entry->second = owed_.insert(owed_.end(), {rank, report, now_s});
 }
 
-void Liveness::reported(int rank, double now_s) {
-  const auto found = owed_.find(rank);
-  if (found == owed_.end())
-    throw EnvironmentError(fmt::format("rank 0 (coordinator): rank {} reported something that it did not owe", rank));
-  found->second.since_s = now_s;
-  if (--found->second.count == 0) owed_.erase(found);
+void Liveness::reported(int rank, const OwedReport& report) {
+  const auto found = by_report_.find({rank, report});
+  if (found == by_report_.end())
+    throw EnvironmentError(
+        fmt::format("rank 0 (coordinator): rank {} reported {}, which it did not owe", rank, to_string(report)));
+  owed_.erase(found->second);
+  by_report_.erase(found);
 }
 
 std::optional<Liveness::Overdue> Liveness::overdue(double now_s) const {
-  for (const auto& [rank, owed] : owed_)
-    if (now_s - owed.since_s >= deadline_s_) return Overdue{rank, owed.what};
-  return std::nullopt;
+  if (owed_.empty() || now_s - owed_.front().since_s < deadline_s_) return std::nullopt;
+  return Overdue{owed_.front().rank, owed_.front().report};
 }
 
 bool Liveness::keep_alive_due(double now_s) {

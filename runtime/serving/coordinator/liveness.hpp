@@ -1,30 +1,35 @@
 #pragma once
 // Who owes a report since when, and when the workers must hear from the coordinator. Pure: time comes as an argument.
 
+#include <list>
 #include <map>
 #include <optional>
-#include <string>
-#include <string_view>
+#include <utility>
+
+#include "runtime/serving/wire/fleet_wire.hpp"
 
 namespace supernode::serving {
 
+/// Each report that is owed has a deadline of its own: what a rank reports meanwhile does not put it off, so KV that
+/// is lost is found while its die goes on iterating.
 class Liveness {
  public:
-  /// @param deadline_s longest wait for a report, s, > 0 @param now_s any steady clock's
+  /// @param deadline_s longest wait for a report, s, > 0 @param now_s any steady clock's; grows from call to call
   Liveness(double deadline_s, double now_s) : deadline_s_(deadline_s), last_keep_alive_s_(now_s) {}
 
-  /// A rank owes one more report. Its time begins now, or when it has made the one that it owes already.
-  void owe(int rank, std::string_view what, double now_s);
-  /// A rank has reported. @throws EnvironmentError naming it when it owed nothing: a report came twice, or by itself.
-  void reported(int rank, double now_s);
+  /// A rank owes a report from now on. @pre it does not owe this one already
+  void owe(int rank, const OwedReport& report, double now_s);
+  /// A rank has reported. @throws EnvironmentError naming it when it did not owe this: a report came twice, or by
+  /// itself.
+  void reported(int rank, const OwedReport& report);
   /// Nobody owes anything.
   bool quiet() const { return owed_.empty(); }
 
   struct Overdue {
     int rank = 0;
-    std::string what;
+    OwedReport report;
   };
-  /// A rank that has owed a report for the deadline or longer. O(ranks that owe).
+  /// The report that has been owed for longest, if that is the deadline or longer. O(1).
   std::optional<Overdue> overdue(double now_s) const;
 
   /// Whether the workers should be told that the coordinator is there; true eight times a deadline at the most. A
@@ -33,13 +38,14 @@ class Liveness {
 
  private:
   struct Owed {
-    std::string what;
-    int count = 0;
+    int rank = 0;
+    OwedReport report;
     double since_s = 0;
   };
   const double deadline_s_;
   double last_keep_alive_s_;
-  std::map<int, Owed> owed_;
+  std::list<Owed> owed_;  ///< the oldest first
+  std::map<std::pair<int, OwedReport>, std::list<Owed>::iterator> by_report_;
 };
 
 }  // namespace supernode::serving

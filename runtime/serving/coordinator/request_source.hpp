@@ -1,5 +1,5 @@
 #pragma once
-// Where requests come from: a trace, a rate, a door to the network.
+// Where requests come from: a trace, a rate, a network server.
 
 #include <optional>
 

@@ -40,17 +40,33 @@ void Scheduler::on(const Arrived& event, RunTime now, std::vector<Command>& comm
   const RequestId id = event.request->id;
   const auto [entry, fresh] = active_.try_emplace(id, Active{event.request, {}, Stage::queued, {}, {}});
   expect(fresh, "two requests with one id");
-  entry->second.record.arrived = now;
+  RequestRecord& record = entry->second.record;
+  record.arrived = now;
+  if (Admission::kv_tokens(*event.request) > config_.decode_kv_tokens) {
+    // No die will ever have room for it, and nothing overtakes it: in the queue it would stop the run.
+    record.prefill_started = record.first_token = record.decode_joined = record.finished = now;
+    Active refused = std::move(active_.extract(id).mapped());
+    sink_.on_end({std::move(refused.request),
+                  std::move(refused.record),
+                  {EndReason::failed, fmt::format("it needs room for {} tokens of KV, a decode die has {}",
+                                                  Admission::kv_tokens(*event.request), config_.decode_kv_tokens)}});
+    return;
+  }
   queue_.push_back(id);
   start_prefills(now, commands);
 }
 
 void Scheduler::on(const PrefillReported& event, RunTime now, std::vector<Command>& commands) {
   PrefillInstanceState& instance = fleet_.prefill.at(static_cast<std::size_t>(event.die.instance));
-  if (instance.idle())
+  const std::optional<std::size_t> missing =
+      std::exchange(instance.missing_results.at(static_cast<std::size_t>(event.die.die)), std::nullopt);
+  if (!missing)
     throw EnvironmentError(
         fmt::format("prefill instance {}, die {} reported without a batch", event.die.instance, event.die.die));
-  --instance.reports_missing;
+  // As many results as requests, and below each of another request of this die: so none is left out.
+  if (event.results.size() != *missing)
+    throw EnvironmentError(fmt::format("prefill instance {}, die {} reported {} requests of {}", event.die.instance,
+                                       event.die.die, event.results.size(), *missing));
   for (const PrefillResult& result : event.results) take_result(result, event.die, now, commands);
   start_prefills(now, commands);
 }
@@ -59,6 +75,10 @@ void Scheduler::take_result(const PrefillResult& result, DieId die, RunTime now,
   Active& active = find(result.request, Stage::prefilling, "a prefill result");
   if (active.prefill != die)
     throw EnvironmentError(fmt::format("a prefill result for request {} from another die", result.request));
+  if (result.hit_tokens < 0 || result.computed_tokens < 1 ||
+      result.hit_tokens + result.computed_tokens != active.request->prompt_tokens())
+    throw EnvironmentError(fmt::format("request {} of {} prompt tokens: {} loaded and {} computed", result.request,
+                                       active.request->prompt_tokens(), result.hit_tokens, result.computed_tokens));
   RequestRecord& record = active.record;
   record.first_token = record.decode_joined = now;
   record.pool = result.pool;
@@ -189,7 +209,9 @@ void Scheduler::start_prefills(RunTime now, std::vector<Command>& commands) {
   for (FormingBatch& batch : forming) {
     if (batch.tokens == 0) continue;
     // All dies of the instance step together, those without a request too.
-    fleet_.prefill[static_cast<std::size_t>(batch.command.instance)].reports_missing = config_.prefill_dies;
+    PrefillInstanceState& instance = fleet_.prefill[static_cast<std::size_t>(batch.command.instance)];
+    for (std::size_t die = 0; die < batch.command.by_die.size(); ++die)
+      instance.missing_results[die] = batch.command.by_die[die].size();
     commands.push_back(std::move(batch.command));
   }
 }

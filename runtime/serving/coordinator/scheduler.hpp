@@ -6,6 +6,7 @@
 //
 //   Queue     First come, first served. The head is taken when Admission finds room on a decode die for its prompt and
 //             whole output, and when an idle prefill instance can take it. Nothing overtakes it, so nothing starves.
+//             A request that is larger than a whole decode die fails at once.
 //   Prefill   Each idle instance forms a batch of at most `max_prefill_tokens`, or of one request that is longer. A
 //             request goes to the batch with the fewest tokens so far, and there to the die with the fewest. An
 //             instance that computes takes nothing until all its dies have reported.
@@ -30,9 +31,10 @@ class Scheduler {
   /// end; 0: no limit.
   Scheduler(const ServingConfig& config, TokenSink& sink, int max_concurrency = 0);
 
-  /// Takes one event, in order of time, and returns what is to be done. O(decode dies) for each request that leaves the
-  /// queue, O(requests of the instance) for an iteration.
-  /// @throws EnvironmentError for a report that does not fit what was ordered: an unknown request, a die that had none.
+  /// Takes one event, in order of time, and returns what is to be done. O(prefill dies), O(decode dies) for each request
+  /// that leaves the queue, O(requests of the instance) for an iteration.
+  /// @throws EnvironmentError for a report that does not fit what was ordered: an unknown request, one left out, a die
+  /// that had none.
   std::vector<Command> handle(const Event& event);
 
   /// No request is queued or under way.

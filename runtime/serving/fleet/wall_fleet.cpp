@@ -22,22 +22,21 @@ WallFleet::WallFleet(const ServingConfig& config, RequestSource& source, Message
       liveness_(deadline_s, start_.value) {}
 
 Event WallFleet::next() {
-  SpinWait spin(true);
+  SpinWait spin(Idle::sleep);
   for (;;) {
-    if (std::optional<Event> arrival = source_.poll(now())) return std::move(*arrival);
-    if (const std::optional<Message> message = port_.poll()) {
-      Stamped<FleetWire::Incoming> report = wire_.decode(message->source, message->bytes);
-      liveness_.reported(message->source, clock_().value);
-      if (std::holds_alternative<Stopped>(report.what))
-        throw EnvironmentError(
-            fmt::format("rank 0 (coordinator): rank {} stopped without being told to", message->source));
-      Event event{now(), {}};
-      if (auto* batch = std::get_if<PrefillReported>(&report.what)) event.what = std::move(*batch);
-      if (auto* kv = std::get_if<KvArrived>(&report.what)) event.what = *kv;
-      if (auto* iteration = std::get_if<DecodeReported>(&report.what)) event.what = std::move(*iteration);
+    // One look at the clock for all: an arrival that is found later is then never earlier than a report found now.
+    const WallTime looked = clock_();
+    // At each turn, also while reports keep coming: an idle worker must hear from the coordinator all the same.
+    if (liveness_.keep_alive_due(looked.value)) send(wire_.encode_for_all(KeepAlive{}, run_time(looked)));
+    if (std::optional<Event> arrival = source_.poll(run_time(looked))) return std::move(*arrival);
+    if (std::optional<FleetWire::Incoming> report = poll_report()) {
+      Event event{run_time(looked), {}};
+      if (auto* batch = std::get_if<PrefillReported>(&*report)) event.what = std::move(*batch);
+      if (auto* kv = std::get_if<KvArrived>(&*report)) event.what = *kv;
+      if (auto* iteration = std::get_if<DecodeReported>(&*report)) event.what = std::move(*iteration);
       return event;
     }
-    watch();
+    give_up_if_overdue(looked);
     spin.turn();
   }
 }
@@ -46,56 +45,52 @@ void WallFleet::perform(const Command& command, RunTime time) { send(wire_.encod
 
 WorkerStatistics WallFleet::stop() {
   expect(quiet(), "a fleet is stopped while something is under way");
-  std::vector<Outgoing> orders = wire_.encode_for_all(StopOrder{}, now());
-  for (Outgoing& order : orders) order.owes = "its last word";
-  const std::size_t workers = orders.size();
-  send(std::move(orders));
+  // No keep-alives from here on: a worker that has its order to stop waits for no other, and would not take it.
+  send(wire_.encode_for_all(StopOrder{}, run_time(clock_())));
   WorkerStatistics sum;
-  SpinWait spin(true);
-  for (std::size_t stopped = 0; stopped < workers;) {
-    const std::optional<Message> message = port_.poll();
-    if (!message) {
-      watch();
+  SpinWait spin(Idle::sleep);
+  while (!liveness_.quiet()) {
+    const WallTime looked = clock_();
+    std::optional<FleetWire::Incoming> report = poll_report();
+    if (!report) {
+      give_up_if_overdue(looked);
       spin.turn();
       continue;
     }
-    const Stamped<FleetWire::Incoming> report = wire_.decode(message->source, message->bytes);
-    const auto* last = std::get_if<Stopped>(&report.what);
-    if (!last)
-      throw EnvironmentError(
-          fmt::format("rank 0 (coordinator): rank {} reported something after the end", message->source));
-    liveness_.reported(message->source, clock_().value);
-    ++stopped;
-    sum.lookups += last->statistics.lookups;
-    sum.hits += last->statistics.hits;
-    sum.stored_blocks += last->statistics.stored_blocks;
-    sum.dropped_blocks += last->statistics.dropped_blocks;
-    for (const auto& [reason, count] : last->statistics.miss_reasons) sum.miss_reasons[reason] += count;
+    const WorkerStatistics& counts = std::get<Stopped>(*report).statistics;
+    sum.lookups += counts.lookups;
+    sum.hits += counts.hits;
+    sum.stored_blocks += counts.stored_blocks;
+    sum.dropped_blocks += counts.dropped_blocks;
+    for (const auto& [reason, count] : counts.miss_reasons) sum.miss_reasons[reason] += count;
   }
   port_.flush(deadline_s_);
   return sum;
 }
 
+std::optional<FleetWire::Incoming> WallFleet::poll_report() {
+  const std::optional<Message> message = port_.poll();
+  if (!message) return std::nullopt;
+  FleetWire::Incoming report = wire_.decode(message->source, message->bytes).what;
+  // Only what was asked for is taken: before the end no last report, after it nothing else.
+  liveness_.reported(message->source, FleetWire::owed_as(report));
+  return report;
+}
+
 void WallFleet::send(std::vector<Outgoing> messages) {
   for (Outgoing& message : messages) {
     port_.send(message.rank, static_cast<int>(message.kind), std::move(message.bytes));
-    if (!message.owes.empty()) liveness_.owe(message.rank, message.owes, clock_().value);
+    if (message.owes) liveness_.owe(message.rank, *message.owes, clock_().value);
   }
 }
 
-void WallFleet::watch() {
-  const double now_s = clock_().value;
-  // It looks at every rank, so a turn of the loop must not.
-  if (!liveness_.keep_alive_due(now_s)) return;
-  send(wire_.encode_for_all(KeepAlive{}, now()));
-  if (const auto overdue = liveness_.overdue(now_s)) give_up(*overdue);
-}
-
-void WallFleet::give_up(const Liveness::Overdue& overdue) const {
-  const Part part = part_of(config_, overdue.rank);
+void WallFleet::give_up_if_overdue(WallTime looked) const {
+  const std::optional<Liveness::Overdue> overdue = liveness_.overdue(looked.value);
+  if (!overdue) return;
+  const Part part = part_of(config_, overdue->rank);
   throw TimeoutError(fmt::format("rank 0 (coordinator): rank {} ({} instance {}, die {}) did not report {} within {} s",
-                                 overdue.rank, to_string(part.role), part.instance, part.die, overdue.what,
-                                 deadline_s_));
+                                 overdue->rank, to_string(part.role), part.instance, part.die,
+                                 to_string(overdue->report), deadline_s_));
 }
 
 }  // namespace supernode::serving

@@ -1,6 +1,9 @@
 #pragma once
 // The fleet on the wall clock: events come as they happen, commands leave as messages.
 
+#include <optional>
+#include <vector>
+
 #include "runtime/core/clock.hpp"
 #include "runtime/core/message_port.hpp"
 #include "runtime/serving/coordinator/fleet.hpp"
@@ -27,11 +30,12 @@ class WallFleet : public Fleet {
   WorkerStatistics stop() override;
 
  private:
-  RunTime now() const { return RunTime(run_span((clock_() - start_).value)); }
+  RunTime run_time(WallTime wall) const { return RunTime(run_span((wall - start_).value)); }
+  /// The next report that is here, if it was owed. @throws EnvironmentError as next()
+  std::optional<FleetWire::Incoming> poll_report();
   void send(std::vector<Outgoing> messages);
-  /// Sends keep-alives when they are due, and looks at what is owed.
-  void watch();
-  [[noreturn]] void give_up(const Liveness::Overdue& overdue) const;
+  /// Call it only when no message waits: what is owed may be among those. @throws TimeoutError as next()
+  void give_up_if_overdue(WallTime looked) const;
 
   const ServingConfig& config_;
   RequestSource& source_;

@@ -38,7 +38,7 @@ class ByteWriter {
     return put_raw(std::as_bytes(values));
   }
   ByteWriter& put_text(std::string_view text) { return put_all(std::span(text.data(), text.size())); }
-  /// Without a number in front.
+  /// The bytes alone, without their number.
   ByteWriter& put_raw(std::span<const std::byte> bytes) {
     bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
     return *this;

@@ -8,7 +8,7 @@
 namespace supernode::serving {
 namespace {
 
-Outgoing outgoing(int rank, const Order& order, RunTime stamp, std::string_view owes) {
+Outgoing outgoing(int rank, const Order& order, RunTime stamp, std::optional<OwedReport> owes) {
   return {rank, kind_of(order), encode(order, stamp), owes};
 }
 
@@ -20,7 +20,7 @@ void add(std::vector<Outgoing>& messages, const ServingConfig& config, const Sta
                              decode_rank(config, item.decode.instance, item.decode.die), item.request->sampler,
                              item.request->prompt});
     const int rank = prefill_rank(config, start.instance, static_cast<int>(die));
-    messages.push_back(outgoing(rank, std::move(order), stamp, "a prefill batch"));
+    messages.push_back(outgoing(rank, std::move(order), stamp, OwedReport{MessageKind::prefill_reported}));
   }
 }
 
@@ -33,13 +33,14 @@ void add(std::vector<Outgoing>& messages, const ServingConfig& config, const Exp
                         command.first_token,
                         request.sampler};
   const int rank = decode_rank(config, command.decode.instance, command.decode.die);
-  messages.push_back(outgoing(rank, notice, stamp, "a KV hand-over"));
+  messages.push_back(outgoing(rank, notice, stamp, OwedReport{MessageKind::kv_arrived, request.id}));
 }
 
 void add(std::vector<Outgoing>& messages, const ServingConfig& config, const StartDecode& start, RunTime stamp) {
   for (std::size_t die = 0; die < start.joins_by_die.size(); ++die) {
     const int rank = decode_rank(config, start.instance, static_cast<int>(die));
-    messages.push_back(outgoing(rank, IterateOrder{start.joins_by_die[die]}, stamp, "a decode iteration"));
+    messages.push_back(
+        outgoing(rank, IterateOrder{start.joins_by_die[die]}, stamp, OwedReport{MessageKind::decode_reported}));
   }
 }
 
@@ -59,6 +60,29 @@ std::optional<FleetWire::Incoming> to_event(const Part& part, int rank, Report&&
 
 }  // namespace
 
+std::string to_string(const OwedReport& report) {
+  switch (report.kind) {
+    case MessageKind::prefill_reported:
+      return "a prefill batch";
+    case MessageKind::kv_arrived:
+      return fmt::format("the KV of request {}", report.request);
+    case MessageKind::decode_reported:
+      return "a decode iteration";
+    case MessageKind::stopped:
+      return "what it counted";
+    default:
+      return std::string(name_of(report.kind));
+  }
+}
+
+OwedReport FleetWire::owed_as(const Incoming& report) {
+  constexpr MessageKind kinds[] = {MessageKind::prefill_reported, MessageKind::kv_arrived, MessageKind::decode_reported,
+                                   MessageKind::stopped};
+  static_assert(std::size(kinds) == std::variant_size_v<Incoming>);
+  const auto* kv = std::get_if<KvArrived>(&report);
+  return {kinds[report.index()], kv ? kv->request : 0};
+}
+
 std::vector<Outgoing> FleetWire::encode(const Command& command, RunTime stamp) const {
   std::vector<Outgoing> messages;
   std::visit([&](const auto& what) { add(messages, config_, what, stamp); }, command);
@@ -67,7 +91,9 @@ std::vector<Outgoing> FleetWire::encode(const Command& command, RunTime stamp) c
 
 std::vector<Outgoing> FleetWire::encode_for_all(const Order& order, RunTime stamp) const {
   std::vector<Outgoing> messages;
-  for (int rank = 1; rank < cache_rank(config_, 0); ++rank) messages.push_back(outgoing(rank, order, stamp, {}));
+  std::optional<OwedReport> owes;
+  if (std::holds_alternative<StopOrder>(order)) owes = OwedReport{MessageKind::stopped};
+  for (int rank = 1; rank < cache_rank(config_, 0); ++rank) messages.push_back(outgoing(rank, order, stamp, owes));
   return messages;
 }
 

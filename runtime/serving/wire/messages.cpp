@@ -93,6 +93,13 @@ void put_body(ByteWriter& to, const IterateOrder& order) { to.put_all(std::span<
 void put_body(ByteWriter&, const KeepAlive&) {}
 void put_body(ByteWriter&, const StopOrder&) {}
 
+/// Rooms and loops are sized by these.
+void check_lengths(RequestId request, std::int64_t prompt_tokens, std::int32_t max_output) {
+  if (prompt_tokens < 1 || max_output < 1)
+    throw EnvironmentError(
+        fmt::format("request {} of {} prompt and {} output tokens", request, prompt_tokens, max_output));
+}
+
 PrefillOrder get_prefill_order(ByteReader& from) {
   PrefillOrder order;
   order.items.resize(from.get_count(sizeof(RequestId)));
@@ -102,6 +109,7 @@ PrefillOrder get_prefill_order(ByteReader& from) {
     item.decode_rank = from.get<std::int32_t>();
     item.sampler = get_sampler(from);
     item.prompt = from.get_all<std::int32_t>();
+    check_lengths(item.request, static_cast<std::int64_t>(item.prompt.size()), item.max_output);
   }
   return order;
 }
@@ -114,6 +122,7 @@ KvNotice get_notice(ByteReader& from) {
   notice.max_output = from.get<std::int32_t>();
   notice.first_token = from.get<std::int32_t>();
   notice.sampler = get_sampler(from);
+  check_lengths(notice.request, notice.prompt_tokens, notice.max_output);
   return notice;
 }
 
@@ -313,9 +322,8 @@ Stamped<KvPiece> decode_kv_piece(std::span<const std::byte> message) {
   if (piece.first < 0 || piece.count < 1 || piece.bytes_per_token == 0 ||
       piece.bytes.size() / piece.bytes_per_token != static_cast<std::size_t>(piece.count) ||
       piece.bytes.size() % piece.bytes_per_token != 0)
-    throw EnvironmentError(fmt::format("piece of KV with {} bytes for tokens {} to {} of {} bytes each",
-                                       piece.bytes.size(), piece.first, piece.first + piece.count,
-                                       piece.bytes_per_token));
+    throw EnvironmentError(fmt::format("piece of KV with {} bytes for {} tokens from {} on of {} bytes each",
+                                       piece.bytes.size(), piece.count, piece.first, piece.bytes_per_token));
   return {envelope.stamp, piece};
 }
 

@@ -14,7 +14,7 @@ namespace {
 /// A request on this die, from the arrival of its KV to its last token.
 struct Sequence {
   KvNotice notice;
-  std::unique_ptr<SequenceState> state;
+  std::unique_ptr<EngineState> state;
   std::int32_t last_token = 0;
   int generated = 1;  ///< output tokens so far; prefill gave the first
   bool failed = false;
@@ -28,7 +28,7 @@ class DecodeWorker {
     for (;;) {
       const Stamped<Order> order = inbox_.wait([this] { return take_in(); });
       if (const auto* notice = std::get_if<KvNotice>(&order.what)) {
-        intake_.expect_kv(*notice);
+        naming("", [&] { intake_.expect_kv(*notice); });
         report_complete();
       } else if (const auto* iteration = std::get_if<IterateOrder>(&order.what)) {
         iterate(iteration->joins, order.stamp);
@@ -38,20 +38,30 @@ class DecodeWorker {
         inbox_.refuse(order.what);
       }
     }
+    // Every request has ended before the order to stop, so whatever is left came without being asked for.
+    if (!intake_.empty() || !ready_.empty() || !running_.empty())
+      throw EnvironmentError(fmt::format("{}: told to stop with KV of requests that have not ended", inbox_.where()));
     inbox_.report_stopped({});
   }
 
  private:
+  /// Runs `step`, whose errors then name this rank and `from`.
+  template <class Step>
+  void naming(const std::string& from, Step&& step) const {
+    try {
+      step();
+    } catch (const EnvironmentError& error) {
+      throw EnvironmentError(fmt::format("{}: {}{}", inbox_.where(), from, error.what()));
+    }
+  }
+
   /// Takes in pieces of KV that have come. @returns whether any has.
   bool take_in() {
     bool any = false;
     while (const std::optional<Message> message = context_.transfer->poll()) {
       any = true;
-      try {
-        intake_.take(message->source, decode_kv_piece(message->bytes).what);
-      } catch (const EnvironmentError& error) {
-        throw EnvironmentError(fmt::format("{}: from rank {}: {}", inbox_.where(), message->source, error.what()));
-      }
+      naming(fmt::format("from rank {}: ", message->source),
+             [&] { intake_.take(message->source, decode_kv_piece(message->bytes).what); });
     }
     if (any) report_complete();
     return any;
@@ -61,8 +71,9 @@ class DecodeWorker {
     for (KvIntake::Complete& complete : intake_.take_complete()) {
       const RequestId request = complete.notice.request;
       inbox_.report(KvReport{request});
-      ready_.emplace(request,
-                     Sequence{complete.notice, std::move(complete.state), complete.notice.first_token, 1, false});
+      ready_.emplace(request, Sequence{.notice = complete.notice,
+                                       .state = std::move(complete.state),
+                                       .last_token = complete.notice.first_token});
     }
   }
 

@@ -47,9 +47,9 @@ void KvIntake::place(Noticed& noticed, int source, const KvPiece& piece) {
     refuse(piece.request,
            fmt::format("{} bytes a token, {} here", piece.bytes_per_token, engine_.state_bytes_per_token()));
   if (piece.count > notice.prompt_tokens || piece.first > notice.prompt_tokens - piece.count)
-    refuse(piece.request, fmt::format("tokens {} to {}, but the prompt has {}", piece.first, piece.first + piece.count,
-                                      notice.prompt_tokens));
-  SequenceState& state = *noticed.state;
+    refuse(piece.request,
+           fmt::format("{} tokens from {} on, but the prompt has {}", piece.count, piece.first, notice.prompt_tokens));
+  EngineState& state = *noticed.state;
   if (piece.first < state.length() || noticed.waiting.contains(piece.first))
     refuse(piece.request, fmt::format("tokens from {} on came twice", piece.first));
   if (piece.first > state.length()) {

@@ -29,7 +29,7 @@ class KvIntake {
   /// A request whose KV is here.
   struct Complete {
     KvNotice notice;
-    std::unique_ptr<SequenceState> state;
+    std::unique_ptr<EngineState> state;
   };
   /// Those whose last piece has come since the last call, in that order.
   std::vector<Complete> take_complete();
@@ -45,7 +45,7 @@ class KvIntake {
   using HeldPieces = std::map<int, Held>;  ///< by first token
   struct Noticed {
     KvNotice notice;
-    std::unique_ptr<SequenceState> state;
+    std::unique_ptr<EngineState> state;
     HeldPieces waiting;  ///< behind a gap
   };
   void place(Noticed& noticed, int source, const KvPiece& piece);

@@ -37,7 +37,7 @@ void with_owners_serving(const Communicator& world, pool::Pool& pool, const std:
   }
   MPI_Request everyone = MPI_REQUEST_NULL;
   SUPERNODE_MPI(MPI_Ibarrier(world.get(), &everyone));
-  SpinWait spin(true);
+  SpinWait spin(Idle::sleep);
   for (int here = 0; !here;) {
     if (pool.progress())
       spin.reset();

@@ -16,7 +16,7 @@ std::string model_identity(const Communicator& world, const std::string& checkpo
 
 struct BuiltModel {
   std::unique_ptr<moe::Transformer> model;  ///< null on ranks of no instance
-  /// Of a model from the pool, equal on all ranks: the files, and what was read of them.
+  /// Sizes of a model from the pool, equal on all ranks: all of its files, and what was read of them.
   std::uint64_t bytes = 0, bytes_read = 0;
 };
 

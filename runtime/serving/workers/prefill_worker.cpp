@@ -12,7 +12,7 @@ namespace {
 /// A request while this die works on it.
 struct Sequence {
   const PrefillOrder::Item* item = nullptr;
-  std::unique_ptr<SequenceState> state;
+  std::unique_ptr<EngineState> state;
   PromptBlocks blocks;
   PrefillResult result;
 

@@ -23,7 +23,7 @@ void PrefixBlocks::start(std::span<const std::int32_t> prompt, PromptBlocks& blo
   blocks.load = cache_.start_load(blocks.keys, 0, destinations);
 }
 
-void PrefixBlocks::take(PromptBlocks& blocks, SequenceState& state) {
+void PrefixBlocks::take(PromptBlocks& blocks, EngineState& state) {
   if (!blocks.load) return;
   const std::size_t block_bytes = cache_.config().block_bytes;
   const int block_tokens = cache_.config().block_tokens;
@@ -41,7 +41,7 @@ void PrefixBlocks::take(PromptBlocks& blocks, SequenceState& state) {
   blocks.loaded = {};
 }
 
-void PrefixBlocks::store(const PromptBlocks& blocks, const SequenceState& state) {
+void PrefixBlocks::store(const PromptBlocks& blocks, const EngineState& state) {
   const int block_tokens = cache_.config().block_tokens;
   for (std::size_t b = static_cast<std::size_t>(blocks.taken); b < blocks.keys.size(); ++b) {
     std::vector<std::byte> bytes(cache_.config().block_bytes);

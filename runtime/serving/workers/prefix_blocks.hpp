@@ -28,9 +28,9 @@ class PrefixBlocks {
   /// compute. While they are on their way, the next prompt's can be looked up.
   void start(std::span<const std::int32_t> prompt, PromptBlocks& blocks);
   /// Waits for the blocks; each goes into `state` as soon as it has come, while others are on their way.
-  void take(PromptBlocks& blocks, SequenceState& state);
+  void take(PromptBlocks& blocks, EngineState& state);
   /// Queues the blocks that did not come from the pool for storing.
-  void store(const PromptBlocks& blocks, const SequenceState& state);
+  void store(const PromptBlocks& blocks, const EngineState& state);
 
   /// Lets stores go on. @returns whether something happened.
   bool progress() { return client_.progress(); }

@@ -2,41 +2,46 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "moe/sampler.hpp"
+#include "runtime/core/error.hpp"
 
 namespace supernode::serving {
 namespace {
 
-class RealState : public SequenceState {
+class RealState : public EngineState {
  public:
-  RealState(moe::KvCache cache, int max_tokens) : cache_(std::move(cache)) { cache_.reserve(max_tokens); }
+  RealState(moe::SequenceState state, int max_tokens) : state_(std::move(state)) { state_.reserve(max_tokens); }
 
-  int length() const override { return cache_.length(); }
+  int length() const override { return state_.length(); }
   void export_tokens(int first, int count, std::span<std::byte> out) const override {
-    cache_.export_tokens(first, count, out);
+    state_.export_tokens(first, count, out);
   }
   void import_tokens(int first, int count, std::span<const std::byte> bytes) override {
-    cache_.import_tokens(first, count, bytes);
+    state_.import_tokens(first, count, bytes);
   }
-  moe::KvCache& cache() { return cache_; }
+  moe::SequenceState& state() { return state_; }
 
  private:
-  moe::KvCache cache_;
+  moe::SequenceState state_;
 };
 
 }  // namespace
 
 RealEngine::RealEngine(moe::Transformer& model)
-    : model_(model), bytes_per_token_(model.make_cache().bytes_per_token()) {}
+    : model_(model), bytes_per_token_(model.make_state().bytes_per_token()) {
+  expect(!model.can_draft(), "RealEngine fills no cache of an MTP module");
+}
 
-std::unique_ptr<SequenceState> RealEngine::make_state(int max_tokens) {
-  return std::make_unique<RealState>(model_.make_cache(), max_tokens);
+std::unique_ptr<EngineState> RealEngine::make_state(int max_tokens) {
+  return std::make_unique<RealState>(model_.make_state(), max_tokens);
 }
 
 StepOutcome RealEngine::step(std::span<const StepWork> works, RunTime) {
   std::vector<moe::SequenceChunk> chunks;
-  for (const StepWork& work : works) chunks.push_back({&static_cast<RealState*>(work.state)->cache(), work.tokens});
+  for (const StepWork& work : works)
+    chunks.push_back({&static_cast<RealState*>(work.state)->state().main, work.tokens});
   const moe::StepResult result = model_.forward(chunks);
 
   StepOutcome outcome;

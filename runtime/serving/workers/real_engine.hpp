@@ -6,12 +6,14 @@
 
 namespace supernode::serving {
 
+/// Its state of a sequence is a moe::SequenceState.
 class RealEngine : public StepEngine {
  public:
-  /// Borrows the model, which is collective over the dies of the instance.
+  /// Borrows the model, which is collective over the dies of the instance. @pre the model makes no guesses: a step fills
+  /// the main cache only.
   explicit RealEngine(moe::Transformer& model);
 
-  std::unique_ptr<SequenceState> make_state(int max_tokens) override;
+  std::unique_ptr<EngineState> make_state(int max_tokens) override;
   std::size_t state_bytes_per_token() const override { return bytes_per_token_; }
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
 

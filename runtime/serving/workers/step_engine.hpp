@@ -13,10 +13,11 @@
 
 namespace supernode::serving {
 
-/// What a model keeps of one sequence: all of it is exported, stored and handed over together, by ranges of tokens.
-class SequenceState {
+/// What an engine keeps of one sequence: all of it is exported, stored and handed over together, by ranges of tokens.
+/// An engine that computes keeps a moe::SequenceState.
+class EngineState {
  public:
-  virtual ~SequenceState() = default;
+  virtual ~EngineState() = default;
   /// Tokens held.
   virtual int length() const = 0;
   /// Copies tokens [first, first + count) into `out`, count x StepEngine::state_bytes_per_token() bytes.
@@ -28,7 +29,7 @@ class SequenceState {
 /// One sequence's part of a step: its next tokens go in, and one is drawn at its last position.
 struct StepWork {
   RequestId request = 0;
-  SequenceState* state = nullptr;
+  EngineState* state = nullptr;
   std::span<const std::int32_t> tokens;  ///< follow those in `state`, which grows by them
   moe::SamplerOptions sampler;
 };
@@ -48,7 +49,7 @@ class StepEngine {
  public:
   virtual ~StepEngine() = default;
   /// An empty state with room for `max_tokens`, so that growing up to there does not allocate. Local.
-  virtual std::unique_ptr<SequenceState> make_state(int max_tokens) = 0;
+  virtual std::unique_ptr<EngineState> make_state(int max_tokens) = 0;
   /// The same for every state. Local.
   virtual std::size_t state_bytes_per_token() const = 0;
   /// A step for the sequences of this die. Collective over the dies of the instance; a die may have no work.

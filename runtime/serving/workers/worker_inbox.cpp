@@ -14,7 +14,7 @@ std::string WorkerInbox::where() const {
 
 Stamped<Order> WorkerInbox::wait(const std::function<bool()>& background) {
   Deadline patience(context_.deadline_s);
-  SpinWait spin(true);
+  SpinWait spin(Idle::sleep);
   for (;;) {
     if (const std::optional<Message> message = context_.control->poll()) {
       try {
