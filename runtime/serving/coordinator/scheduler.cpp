@@ -149,8 +149,12 @@ void Scheduler::end_iteration(DecodeInstance& instance, RunTime now) {
     Active& active = active_.at(token.request);
     if (token.token) {
       add_token(active, *token.token, now);
-      if (active.record.tokens.size() == static_cast<std::size_t>(active.request->max_output))
-        end(token.request, {EndReason::length}, now);
+      for (const std::int32_t further : token.further) add_token(active, further, now);
+      const auto most = static_cast<std::size_t>(active.request->max_output);
+      if (active.record.tokens.size() > most)
+        throw EnvironmentError(
+            fmt::format("request {} got {} tokens and asked for {}", token.request, active.record.tokens.size(), most));
+      if (active.record.tokens.size() == most) end(token.request, {EndReason::length}, now);
     } else {
       end(token.request,
           {EndReason::failed, fmt::format("the logits of token {} are not finite", active.record.tokens.size() + 1)},

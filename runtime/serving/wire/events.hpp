@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "runtime/emulation/die_step.hpp"
 #include "runtime/serving/load/request.hpp"
 #include "runtime/serving/load/run_time.hpp"
 
@@ -61,6 +62,7 @@ struct DecodeReported {
   struct Token {
     RequestId request = 0;
     SampledToken token;
+    std::vector<std::int32_t> further = {};  ///< behind it, from an accepted guess
     friend bool operator==(const Token&, const Token&) = default;
   };
   std::vector<Token> tokens;
@@ -79,8 +81,13 @@ struct StartPrefill {
   struct Item {
     std::shared_ptr<const Request> request;
     DieId decode;  ///< where the KV goes; unused when the request ends with its first token
+    /// Prefix tokens that the pool has for it and what is read from which owner, where the fleet knows it beforehand
+    /// (modelled_fleet); -1: the die looks for itself.
+    int granted_tokens = -1;
+    std::vector<emulation::PoolLoad> loads = {};
   };
   std::vector<std::vector<Item>> by_die;
+  std::vector<RunTime> start_by_die = {};  ///< empty: all at the time of the command
 };
 
 /// The KV of a request is on its way from a prefill die to a decode die, which makes room for it.
@@ -104,6 +111,15 @@ using Command = std::variant<StartPrefill, ExpectKv, StartDecode>;
 struct WorkerStatistics {
   std::uint64_t lookups = 0, hits = 0, stored_blocks = 0, dropped_blocks = 0;
   std::map<std::string, std::uint64_t> miss_reasons;
+
+  WorkerStatistics& operator+=(const WorkerStatistics& other) {
+    lookups += other.lookups;
+    hits += other.hits;
+    stored_blocks += other.stored_blocks;
+    dropped_blocks += other.dropped_blocks;
+    for (const auto& [reason, count] : other.miss_reasons) miss_reasons[reason] += count;
+    return *this;
+  }
   friend bool operator==(const WorkerStatistics&, const WorkerStatistics&) = default;
 };
 

@@ -18,9 +18,10 @@ void add(std::vector<Outgoing>& messages, const ServingConfig& config, const Sta
     for (const StartPrefill::Item& item : start.by_die[die])
       order.items.push_back({item.request->id, item.request->max_output,
                              decode_rank(config, item.decode.instance, item.decode.die), item.request->sampler,
-                             item.request->prompt});
+                             item.request->prompt, item.granted_tokens, item.loads});
     const int rank = prefill_rank(config, start.instance, static_cast<int>(die));
-    messages.push_back(outgoing(rank, std::move(order), stamp, OwedReport{MessageKind::prefill_reported}));
+    const RunTime begin = start.start_by_die.empty() ? stamp : start.start_by_die[die];
+    messages.push_back(outgoing(rank, std::move(order), begin, OwedReport{MessageKind::prefill_reported}));
   }
 }
 

@@ -80,6 +80,8 @@ void put_body(ByteWriter& to, const PrefillOrder& order) {
     to.put(item.request).put(item.max_output).put(item.decode_rank);
     put(to, item.sampler);
     to.put_all(std::span<const std::int32_t>(item.prompt));
+    to.put(item.granted_tokens).put<std::uint64_t>(item.loads.size());
+    for (const emulation::PoolLoad& load : item.loads) to.put<std::int32_t>(load.owner).put(load.bytes);
   }
 }
 
@@ -110,6 +112,15 @@ PrefillOrder get_prefill_order(ByteReader& from) {
     item.sampler = get_sampler(from);
     item.prompt = from.get_all<std::int32_t>();
     check_lengths(item.request, static_cast<std::int64_t>(item.prompt.size()), item.max_output);
+    item.granted_tokens = from.get<std::int32_t>();
+    if (item.granted_tokens < -1 || item.granted_tokens >= static_cast<std::int64_t>(item.prompt.size()))
+      throw EnvironmentError(fmt::format("request {} is granted {} of {} prompt tokens", item.request,
+                                         item.granted_tokens, item.prompt.size()));
+    item.loads.resize(from.get_count(sizeof(std::int32_t) + sizeof(double)));
+    for (emulation::PoolLoad& load : item.loads) {
+      load.owner = from.get<std::int32_t>();
+      load.bytes = from.get<double>();
+    }
   }
   return order;
 }
@@ -164,6 +175,7 @@ void put_body(ByteWriter& to, const DecodeReport& report) {
   for (const DecodeReported::Token& token : report.tokens) {
     to.put(token.request);
     put(to, token.token);
+    to.put_all(std::span<const std::int32_t>(token.further));
   }
 }
 
@@ -195,6 +207,7 @@ DecodeReport get_decode_report(ByteReader& from) {
   for (DecodeReported::Token& token : report.tokens) {
     token.request = from.get<RequestId>();
     token.token = get_token(from);
+    token.further = from.get_all<std::int32_t>();
   }
   return report;
 }
@@ -319,9 +332,11 @@ Stamped<KvPiece> decode_kv_piece(std::span<const std::byte> message) {
   piece.count = reader.get<std::int32_t>();
   piece.bytes_per_token = reader.get<std::uint64_t>();
   piece.bytes = reader.get_raw(reader.left());
-  if (piece.first < 0 || piece.count < 1 || piece.bytes_per_token == 0 ||
-      piece.bytes.size() / piece.bytes_per_token != static_cast<std::size_t>(piece.count) ||
-      piece.bytes.size() % piece.bytes_per_token != 0)
+  const bool fits = piece.bytes_per_token == 0
+                        ? piece.bytes.empty()
+                        : piece.bytes.size() % piece.bytes_per_token == 0 &&
+                              piece.bytes.size() / piece.bytes_per_token == static_cast<std::size_t>(piece.count);
+  if (piece.first < 0 || piece.count < 1 || !fits)
     throw EnvironmentError(fmt::format("piece of KV with {} bytes for {} tokens from {} on of {} bytes each",
                                        piece.bytes.size(), piece.count, piece.first, piece.bytes_per_token));
   return {envelope.stamp, piece};

@@ -49,6 +49,8 @@ struct PrefillOrder {
     std::int32_t decode_rank = 0;  ///< where the KV goes; unused for one output token
     moe::SamplerOptions sampler;
     std::vector<std::int32_t> prompt;
+    std::int32_t granted_tokens = -1;  ///< as in StartPrefill
+    std::vector<emulation::PoolLoad> loads = {};
   };
   std::vector<Item> items;
 };
@@ -101,7 +103,7 @@ struct KvPiece {
   RequestId request = 0;
   std::int32_t first = 0, count = 0;
   std::uint64_t bytes_per_token = 0;
-  std::span<const std::byte> bytes;  ///< count x bytes_per_token, in the message
+  std::span<const std::byte> bytes;  ///< count x bytes_per_token, in the message; none where payloads are elided
 };
 
 // ---- bytes ----

@@ -93,13 +93,23 @@ class DecodeWorker {
     DecodeReport report{outcome.exchange, {}};
     std::size_t row = 0;
     for (Sequence& sequence : running_) {
-      const SampledToken token = outcome.tokens[row++];
-      report.tokens.push_back({sequence.notice.request, token});
+      const SampledToken token = outcome.tokens[row];
       sequence.failed = !token;
       sequence.last_token = token.value_or(0);
       ++sequence.generated;
+      DecodeReported::Token& reported = report.tokens.emplace_back();
+      reported.request = sequence.notice.request;
+      reported.token = token;
+      if (!outcome.further.empty())
+        for (const std::int32_t further : outcome.further[row]) {
+          if (sequence.failed || sequence.generated == sequence.notice.max_output) break;
+          reported.further.push_back(further);
+          sequence.last_token = further;
+          ++sequence.generated;
+        }
+      ++row;
     }
-    inbox_.report(report, start);
+    inbox_.report(report, outcome.end.value_or(start));
     running_.remove_if(
         [](const Sequence& sequence) { return sequence.failed || sequence.generated == sequence.notice.max_output; });
   }

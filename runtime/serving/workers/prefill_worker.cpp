@@ -45,14 +45,14 @@ class PrefillWorker {
   void prefill(const PrefillOrder& batch, RunTime start) {
     std::vector<Sequence> sequences = make_sequences(batch);
     load_prefixes(sequences);
-    compute(sequences, start);
+    const RunTime end = compute(sequences, start);
     PrefillReport report;
     for (const Sequence& sequence : sequences) report.results.push_back(sequence.result);
-    inbox_.report(report, start);
+    inbox_.report(report, end);
     // The tokens are on their way; what follows is off the path of the first token.
     for (const Sequence& sequence : sequences) {
       if (!sequence.result.first_token) continue;  // what was computed is of no use to anyone
-      hand_over(sequence, start);
+      hand_over(sequence, end);
       if (pool_) pool_->store(sequence.blocks, *sequence.state);
     }
   }
@@ -80,17 +80,22 @@ class PrefillWorker {
       for (Sequence& sequence : sequences) timed(sequence, [&] { pool_->take(sequence.blocks, *sequence.state); });
     }
     for (Sequence& sequence : sequences) {
+      // Granted without a pool: payloads are elided, so the state's length is all of it.
+      if (!pool_ && sequence.item->granted_tokens > 0)
+        sequence.state->import_tokens(0, sequence.item->granted_tokens, {});
       sequence.result.hit_tokens = sequence.state->length();
       sequence.result.computed_tokens = static_cast<int>(sequence.uncomputed().size());
     }
   }
 
-  /// The step of the whole batch, in which a die without a request takes part, too.
-  void compute(std::vector<Sequence>& sequences, RunTime start) {
+  /// The step of the whole batch, in which a die without a request takes part, too. @returns its end, where the engine
+  /// knows it
+  RunTime compute(std::vector<Sequence>& sequences, RunTime start) {
     std::vector<StepWork> works;
     std::int64_t computed = 0;
     for (Sequence& sequence : sequences) {
-      works.push_back({sequence.item->request, sequence.state.get(), sequence.uncomputed(), sequence.item->sampler});
+      works.push_back({sequence.item->request, sequence.state.get(), sequence.uncomputed(), sequence.item->sampler,
+                       sequence.item->loads});
       computed += sequence.result.computed_tokens;
     }
     const StepOutcome outcome = context_.engine->step(works, start);
@@ -101,14 +106,19 @@ class PrefillWorker {
       result.exchange = RunSpan(static_cast<RunSpan::rep>(static_cast<double>(outcome.exchange.count()) *
                                                           result.computed_tokens / static_cast<double>(computed)));
     }
+    return outcome.end.value_or(start);
   }
 
   /// Sends the prompt's state to the decode die, in pieces.
   void hand_over(const Sequence& sequence, RunTime stamp) {
     if (sequence.item->max_output == 1) return;
     const int tokens = sequence.state->length();
-    const auto most = static_cast<int>(std::clamp<std::size_t>(
-        static_cast<std::size_t>(context_.config->handover_piece.value) / bytes_per_token_, 1, 1u << 30));
+    // Without payload there is nothing to cut.
+    const auto most =
+        bytes_per_token_ == 0
+            ? tokens
+            : static_cast<int>(std::clamp<std::size_t>(
+                  static_cast<std::size_t>(context_.config->handover_piece.value) / bytes_per_token_, 1, 1u << 30));
     for (int first = 0; first < tokens; first += most) {
       const int count = std::min(most, tokens - first);
       std::span<std::byte> payload;

@@ -32,6 +32,7 @@ struct StepWork {
   EngineState* state = nullptr;
   std::span<const std::int32_t> tokens;  ///< follow those in `state`, which grows by them
   moe::SamplerOptions sampler;
+  std::span<const emulation::PoolLoad> loads = {};  ///< what of the state was read from the pool for this step
 };
 
 struct StepOutcome {
@@ -42,7 +43,7 @@ struct StepOutcome {
   /// What this die did, where the engine keeps records.
   std::optional<emulation::DieStep> record = {};
   /// When this die's part ends on a modelled clock; not set on the wall clock.
-  RunTime end{};
+  std::optional<RunTime> end = {};
 };
 
 class StepEngine {
