@@ -190,6 +190,10 @@ void Scheduler::start_prefills(RunTime now, std::vector<Command>& commands) {
   }
   while (!queue_.empty()) {
     Active& active = active_.at(queue_.front());
+    if (active.request->placed_tokens > 0) {
+      if (!start_placed(active, now, commands)) break;
+      continue;
+    }
     const auto tokens = static_cast<std::int64_t>(active.request->prompt.size());
     FormingBatch* least = nullptr;
     for (FormingBatch& batch : forming)
@@ -218,6 +222,27 @@ void Scheduler::start_prefills(RunTime now, std::vector<Command>& commands) {
       instance.missing_results[die] = batch.command.by_die[die].size();
     commands.push_back(std::move(batch.command));
   }
+}
+
+/// A request whose KV lies on its decode die: no prefill, and no hand-over but for the notice.
+bool Scheduler::start_placed(Active& active, RunTime now, std::vector<Command>& commands) {
+  const std::optional<DieId> room = admission_.place(*active.request, fleet_);
+  if (!room) return false;
+  queue_.pop_front();
+  admission_.reserve(*active.request, *room, fleet_);
+  active.decode = *room;
+  RequestRecord& record = active.record;
+  record.prefill_started = record.first_token = record.decode_joined = now;
+  record.hit_tokens = active.request->placed_tokens;
+  constexpr std::int32_t first_token = 0;  // whatever came before
+  add_token(active, first_token, now);
+  if (active.request->max_output == 1) {
+    end(active.request->id, {EndReason::length}, now);
+    return true;
+  }
+  active.stage = Stage::handed_over;
+  commands.push_back(ExpectKv{active.request, {}, active.decode, first_token});
+  return true;
 }
 
 void Scheduler::start_decode(int index, RunTime now, std::vector<Command>& commands) {

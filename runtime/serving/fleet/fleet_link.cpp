@@ -47,10 +47,10 @@ void FleetLink::give_up_if_overdue(WallTime looked) const {
                                  to_string(overdue->report), deadline_s_));
 }
 
-WorkerStatistics FleetLink::stop(RunTime stamp) {
+WorkerStatistics FleetLink::stop(RunTime stamp, Unfinished unfinished) {
   expect(quiet(), "a fleet is stopped while something is under way");
   // No keep-alives from here on: a worker that has its order to stop waits for no other, and would not take it.
-  send(wire_.encode_for_all(StopOrder{}, stamp));
+  send(wire_.encode_for_all(StopOrder{unfinished}, stamp));
   WorkerStatistics sum;
   SpinWait spin(Idle::sleep);
   while (!liveness_.quiet()) {

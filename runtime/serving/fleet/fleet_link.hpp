@@ -35,7 +35,7 @@ class FleetLink {
   bool quiet() const { return liveness_.quiet(); }
 
   /// Tells all dies to stop. @pre quiet() @returns what they counted, added up. @throws as poll(), give_up_if_overdue()
-  WorkerStatistics stop(RunTime stamp);
+  WorkerStatistics stop(RunTime stamp, Unfinished unfinished);
 
  private:
   const ServingConfig& config_;

@@ -21,7 +21,7 @@ class WallFleet : public Fleet {
   void perform(const Command& command, RunTime time) override { link_.send(command, time); }
   bool quiet() const override { return source_.closed() && link_.quiet(); }
   /// @throws as next(); a message that is not a worker's last one is not taken for it.
-  WorkerStatistics stop() override { return link_.stop(run_time(link_.now())); }
+  WorkerStatistics stop(Unfinished unfinished) override { return link_.stop(run_time(link_.now()), unfinished); }
 
  private:
   RunTime run_time(WallTime wall) const { return RunTime(run_span((wall - start_).value)); }

@@ -60,7 +60,7 @@ bool meets_objectives(const RequestRecord& r, const std::map<std::string, double
 Json request_json(const ServedRequest& served, const MetricsOptions& options) {
   const RequestRecord& r = served.record;
   Json row{{"id", served.request->id},
-           {"input_tokens", served.request->prompt.size()},
+           {"input_tokens", served.request->prompt_tokens()},
            {"output_tokens", r.tokens.size()},
            {"hit_tokens", r.hit_tokens},
            {"computed_tokens", r.computed_tokens},
@@ -87,7 +87,7 @@ struct Totals {
   void add(const ServedRequest& served, const MetricsOptions& options) {
     const RequestRecord& r = served.record;
     ++completed;
-    input += served.request->prompt.size();
+    input += static_cast<std::uint64_t>(served.request->prompt_tokens());
     output += r.tokens.size();
     hits += static_cast<std::uint64_t>(r.hit_tokens);
     computed += static_cast<std::uint64_t>(r.computed_tokens);

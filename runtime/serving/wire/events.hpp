@@ -93,7 +93,8 @@ struct StartPrefill {
 /// The KV of a request is on its way from a prefill die to a decode die, which makes room for it.
 struct ExpectKv {
   std::shared_ptr<const Request> request;
-  DieId prefill, decode;
+  DieId prefill;  ///< unused when the request's KV is in place (Request::placed_tokens)
+  DieId decode;
   std::int32_t first_token = 0;
 };
 
@@ -106,6 +107,12 @@ struct StartDecode {
 using Command = std::variant<StartPrefill, ExpectKv, StartDecode>;
 
 // ---- the end of a run ----
+
+/// What becomes of requests that have not ended when a fleet is told to stop.
+enum class Unfinished : std::uint8_t {
+  none,       ///< there are none; a die that has one is in error
+  abandoned,  ///< the run is over: what was measured is enough
+};
 
 /// What a worker counted; a decode die has nothing of it.
 struct WorkerStatistics {

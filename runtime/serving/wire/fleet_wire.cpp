@@ -27,12 +27,13 @@ void add(std::vector<Outgoing>& messages, const ServingConfig& config, const Sta
 
 void add(std::vector<Outgoing>& messages, const ServingConfig& config, const ExpectKv& command, RunTime stamp) {
   const Request& request = *command.request;
-  const KvNotice notice{request.id,
-                        prefill_rank(config, command.prefill.instance, command.prefill.die),
-                        request.prompt_tokens(),
-                        request.max_output,
-                        command.first_token,
-                        request.sampler};
+  const KvNotice notice{
+      request.id,
+      request.placed_tokens > 0 ? -1 : prefill_rank(config, command.prefill.instance, command.prefill.die),
+      request.prompt_tokens(),
+      request.max_output,
+      command.first_token,
+      request.sampler};
   const int rank = decode_rank(config, command.decode.instance, command.decode.die);
   messages.push_back(outgoing(rank, notice, stamp, OwedReport{MessageKind::kv_arrived, request.id}));
 }

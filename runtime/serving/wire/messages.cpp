@@ -93,7 +93,7 @@ void put_body(ByteWriter& to, const KvNotice& notice) {
 
 void put_body(ByteWriter& to, const IterateOrder& order) { to.put_all(std::span<const RequestId>(order.joins)); }
 void put_body(ByteWriter&, const KeepAlive&) {}
-void put_body(ByteWriter&, const StopOrder&) {}
+void put_body(ByteWriter& to, const StopOrder& order) { to.put(order.unfinished); }
 
 /// Rooms and loops are sized by these.
 void check_lengths(RequestId request, std::int64_t prompt_tokens, std::int32_t max_output) {
@@ -148,7 +148,7 @@ Order get_order(MessageKind kind, ByteReader& from) {
     case MessageKind::keep_alive:
       return KeepAlive{};
     case MessageKind::stop:
-      return StopOrder{};
+      return StopOrder{from.get<Unfinished>()};
     default:
       refuse(kind, "order");
   }

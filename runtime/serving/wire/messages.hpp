@@ -58,7 +58,8 @@ struct PrefillOrder {
 /// Tells a decode die that a request's KV is on its way to it.
 struct KvNotice {
   RequestId request = 0;
-  std::int32_t prefill_rank = 0, prompt_tokens = 0, max_output = 0, first_token = 0;
+  std::int32_t prefill_rank = 0;  ///< -1: nobody sends it, the die makes the state of the prompt by itself
+  std::int32_t prompt_tokens = 0, max_output = 0, first_token = 0;
   moe::SamplerOptions sampler;
 };
 
@@ -70,7 +71,9 @@ struct IterateOrder {
 /// "I am still here": a worker's wait begins anew.
 struct KeepAlive {};
 
-struct StopOrder {};
+struct StopOrder {
+  Unfinished unfinished = Unfinished::none;
+};
 
 using Order = std::variant<PrefillOrder, KvNotice, IterateOrder, KeepAlive, StopOrder>;
 

@@ -25,6 +25,7 @@ class DecodeWorker {
   explicit DecodeWorker(const WorkerContext& context) : context_(context), inbox_(context), intake_(*context.engine) {}
 
   void run() {
+    Unfinished unfinished = Unfinished::none;
     for (;;) {
       const Stamped<Order> order = inbox_.wait([this] { return take_in(); });
       if (const auto* notice = std::get_if<KvNotice>(&order.what)) {
@@ -32,14 +33,17 @@ class DecodeWorker {
         report_complete();
       } else if (const auto* iteration = std::get_if<IterateOrder>(&order.what)) {
         iterate(iteration->joins, order.stamp);
-      } else if (std::holds_alternative<StopOrder>(order.what)) {
+      } else if (const auto* stop = std::get_if<StopOrder>(&order.what)) {
+        unfinished = stop->unfinished;
         break;
       } else {
         inbox_.refuse(order.what);
       }
     }
-    // Every request has ended before the order to stop, so whatever is left came without being asked for.
-    if (!intake_.empty() || !ready_.empty() || !running_.empty())
+    // Unless the run was cut short, every request has ended before the order to stop, so whatever is left came without
+    // being asked for.
+    const bool all_ended = unfinished == Unfinished::none;
+    if (all_ended && (!intake_.empty() || !ready_.empty() || !running_.empty()))
       throw EnvironmentError(fmt::format("{}: told to stop with KV of requests that have not ended", inbox_.where()));
     inbox_.report_stopped({});
   }

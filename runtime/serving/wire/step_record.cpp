@@ -1,0 +1,54 @@
+#include "runtime/serving/wire/step_record.hpp"
+
+#include <fmt/format.h>
+
+#include "runtime/serving/wire/byte_stream.hpp"
+
+namespace supernode::serving {
+namespace {
+
+constexpr std::uint16_t kVersion = 1;
+
+}  // namespace
+
+std::vector<std::byte> encode_step(const StartedStep& started) {
+  const emulation::DieStep& step = started.step;
+  std::size_t rows = 0;
+  for (const emulation::MicrobatchStep& part : step.microbatches) rows += part.rows.size();
+  ByteWriter to;
+  to.reserve(64 + 48 * step.microbatches.size() + 4 * rows + 12 * step.loads.size());
+  to.put(kVersion).put(started.start.time_since_epoch().count());
+  to.put<std::uint64_t>(step.microbatches.size());
+  for (const emulation::MicrobatchStep& part : step.microbatches) {
+    to.put(part.work.sequences).put(part.work.tokens).put(part.work.context).put(part.work.attended);
+    to.put_all(std::span<const std::int32_t>(part.rows));
+  }
+  to.put<std::uint64_t>(step.loads.size());
+  for (const emulation::PoolLoad& load : step.loads) to.put<std::int32_t>(load.owner).put(load.bytes);
+  return to.take();
+}
+
+StartedStep decode_step(std::span<const std::byte> bytes) {
+  ByteReader from(bytes);
+  if (const auto version = from.get<std::uint16_t>(); version != kVersion)
+    throw EnvironmentError(fmt::format("record of a step of version {}, this program has {}", version, kVersion));
+  StartedStep started;
+  started.start = RunTime(RunSpan(from.get<std::int64_t>()));
+  started.step.microbatches.resize(from.get_count(4 * sizeof(double)));
+  for (emulation::MicrobatchStep& part : started.step.microbatches) {
+    part.work.sequences = from.get<double>();
+    part.work.tokens = from.get<double>();
+    part.work.context = from.get<double>();
+    part.work.attended = from.get<double>();
+    part.rows = from.get_all<std::int32_t>();
+  }
+  started.step.loads.resize(from.get_count(sizeof(std::int32_t) + sizeof(double)));
+  for (emulation::PoolLoad& load : started.step.loads) {
+    load.owner = from.get<std::int32_t>();
+    load.bytes = from.get<double>();
+  }
+  from.finish();
+  return started;
+}
+
+}  // namespace supernode::serving
