@@ -5,10 +5,9 @@
 #include <exception>
 #include <utility>
 
-#include "collectives/algorithms.hpp"
 #include "collectives/algorithms/algorithm.hpp"
+#include "collectives/algorithms/choice.hpp"
 #include "collectives/algorithms/find_hosts.hpp"
-#include "collectives/algorithms/window_support.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/silent_ranks.hpp"
 #include "runtime/core/quantise.hpp"

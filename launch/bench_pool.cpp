@@ -5,6 +5,7 @@
 
 #include "launch/commands.hpp"
 #include "launch/curve_plot.hpp"
+#include "launch/rank_places.hpp"
 #include "memory_pool/benchmark.hpp"
 #include "memory_pool/hit_rate.hpp"
 #include "runtime/core/error.hpp"
@@ -55,13 +56,9 @@ class BenchPoolCommand : public Command {
  private:
   int time(const Context& context) {
     const Communicator& world = *context.world;
-    if (block_bytes_.min < 1 || block_bytes_.max < block_bytes_.min)
-      throw UsageError("--block-bytes: MIN:MAX with 1 <= MIN <= MAX");
+    if (block_bytes_.min < 1) throw UsageError("--block-bytes: MIN:MAX with 1 <= MIN <= MAX");
     if (!context.options->given("pool", "capacity")) pool_.capacity = {256u << 20};
-    const Communicator host_ranks = world.split_by_host();
-    ranks_ = world.size();
-    hosts_ = static_cast<int>(world.sum(static_cast<long long>(host_ranks.rank() == 0)));
-    oversubscribed_ = oversubscribed(world, context.host);
+    places_ = rank_places(context);
 
     pool::BenchCase bench;
     bench.operation = pool::parse_bench_operation(op_);
@@ -82,7 +79,7 @@ class BenchPoolCommand : public Command {
     std::vector<Samples> samples;
     std::string rows;
     long long wrong = 0;
-    for (std::uint64_t bytes = block_bytes_.min;; bytes = std::min(bytes * 2, block_bytes_.max)) {
+    for (const std::uint64_t bytes : doubling_sizes(block_bytes_.min, block_bytes_.max)) {
       bench.block_bytes = bytes;
       const pool::BenchResult result = benchmark.run(bench);
       wrong += result.wrong;
@@ -95,7 +92,6 @@ class BenchPoolCommand : public Command {
         samples.push_back({path + "mpi_us", result.mpi_us, {result.mpi_us.size()}});
         samples.push_back({path + "memcpy_us", result.memcpy_us, {result.memcpy_us.size()}});
       }
-      if (bytes == block_bytes_.max) break;
     }
     report(context, "bench pool", results, context.is_root() ? header(bench) + rows : std::string(), samples);
     if (wrong > 0) throw AgreedError(ExitCode::check_failed, fmt::format("bench pool: {} wrong blocks", wrong));
@@ -125,7 +121,7 @@ class BenchPoolCommand : public Command {
               {"mpi_window", r.mpi_us.empty() ? Json() : Json(r.mpi_window)}}},
             {"misses", r.misses},
             {"owners", owners(bench)},
-            {"hosts", hosts_},
+            {"hosts", places_.hosts},
             {"batch", bench.batch},
             {"keys", r.keys},
             {"zipf_alpha", zipf_alpha_},
@@ -134,10 +130,10 @@ class BenchPoolCommand : public Command {
             {"huge_page_bytes", r.huge_page_bytes},
             {"verify_below", pool_.verify_below.value},
             {"verify_every", pool_.verify_every},
-            {"oversubscribed", oversubscribed_}};
+            {"oversubscribed", places_.oversubscribed}};
   }
 
-  int owners(const pool::BenchCase& bench) const { return std::max(1, ranks_ - bench.clients); }
+  int owners(const pool::BenchCase& bench) const { return std::max(1, places_.ranks - bench.clients); }
   static double moved(const pool::BenchCase& bench) {
     return bench.operation == pool::BenchOperation::lookup ? 0 : static_cast<double>(bench.block_bytes);
   }
@@ -149,10 +145,10 @@ class BenchPoolCommand : public Command {
                "# us = 1e-6 s a block, GB/s = 1e9 B/s of all clients from p50; ops/s from total time of the slowest "
                "client\n"
                "# mpi: MPI_{} and flush of the same bytes, the faster kind of window; memcpy: the same bytes, local\n",
-               op_, bench.clients, bench.clients == 1 ? "" : "s", owners(bench), owners(bench) == 1 ? "" : "s", hosts_,
-               hosts_ == 1 ? "" : "s", transport_, oversubscribed_ ? ", more ranks than cores: no timing" : "",
-               bench.batch, zipf_alpha_, seed_, format_size(static_cast<double>(pool_.capacity.value)), sums(),
-               op_ == "put" ? "Put" : "Get") +
+               op_, bench.clients, bench.clients == 1 ? "" : "s", owners(bench), owners(bench) == 1 ? "" : "s",
+               places_.hosts, places_.hosts == 1 ? "" : "s", transport_,
+               places_.oversubscribed ? ", more ranks than cores: no timing" : "", bench.batch, zipf_alpha_, seed_,
+               format_size(static_cast<double>(pool_.capacity.value)), sums(), op_ == "put" ? "Put" : "Get") +
            fmt::format("# huge pages back {} of the owners' memory\n",
                        format_size(static_cast<double>(huge_page_bytes_))) +
            fmt::format(
@@ -247,8 +243,7 @@ class BenchPoolCommand : public Command {
   std::vector<int> curve_blocks_;
   pool::PoolConfig pool_;
   std::uint64_t huge_page_bytes_ = 0;
-  int ranks_ = 1, hosts_ = 1;
-  bool oversubscribed_ = false;
+  RankPlaces places_;
 };
 
 }  // namespace

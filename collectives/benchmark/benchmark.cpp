@@ -8,11 +8,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "collectives/benchmark/benchmark_tokens.hpp"
-#include "collectives/benchmark/figures.hpp"
-#include "collectives/benchmark/local_work.hpp"
-#include "collectives/benchmark/modelled_phase.hpp"
-#include "collectives/benchmark/wait_report.hpp"
+#include "collectives/benchmark/measuring/benchmark_tokens.hpp"
+#include "collectives/benchmark/measuring/figures.hpp"
+#include "collectives/benchmark/measuring/local_work.hpp"
+#include "collectives/benchmark/measuring/modelled_phase.hpp"
+#include "collectives/benchmark/measuring/wait_report.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/memory_use.hpp"

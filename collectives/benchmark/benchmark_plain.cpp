@@ -7,8 +7,8 @@
 #include <thread>
 
 #include "collectives/benchmark/benchmark.hpp"
-#include "collectives/benchmark/figures.hpp"
-#include "collectives/benchmark/wait_report.hpp"
+#include "collectives/benchmark/measuring/figures.hpp"
+#include "collectives/benchmark/measuring/wait_report.hpp"
 #include "runtime/core/buffer.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/memory_use.hpp"

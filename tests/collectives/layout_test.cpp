@@ -8,6 +8,7 @@
 
 #include "collectives/algorithms.hpp"
 #include "collectives/algorithms/bundle.hpp"
+#include "collectives/algorithms/choice.hpp"
 #include "collectives/rows/host_map.hpp"
 #include "collectives/rows/ring.hpp"
 #include "collectives/rows/send_plan.hpp"

@@ -9,7 +9,7 @@
 #include "collectives/algorithms.hpp"
 #include "collectives/algorithms/algorithm.hpp"
 #include "collectives/algorithms/find_hosts.hpp"
-#include "collectives/algorithms/window_support.hpp"
+#include "collectives/algorithms/table.hpp"
 #include "collectives/traffic/routing.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/random.hpp"
@@ -111,7 +111,7 @@ struct Variant {
 };
 std::vector<Variant> all_variants() {
   std::vector<Variant> variants;
-  for (const AlgorithmEntry& entry : algorithms()) {
+  for (const AlgorithmName& entry : algorithms()) {
     const bool sees_hosts = entry.name == "direct" || entry.name == "hierarchical" || entry.name == "pull";
     for (const int hosts : {1, 2, 3})
       if (hosts == 1 || (sees_hosts && hosts <= world().size())) variants.push_back({std::string(entry.name), hosts});
@@ -328,7 +328,8 @@ TEST_CASE("windows that MPI refuses are refused by name") {
   const WindowSupport here = probe_windows(world(), hosts);
   CHECK(here.shared);
   CHECK(here.remote);
-  CHECK(working_algorithms(world(), 2).size() == algorithms().size());
+  CHECK(available_algorithms(world(), 2).working.size() == algorithms().size());
+  CHECK(available_algorithms(world(), 2).left_out.empty());
 }
 
 TEST_CASE("wrong configurations are refused on all ranks alike") {
