@@ -213,7 +213,6 @@ std::size_t TokenExchange::buffer_bytes() const {
   for (const Round& round : impl_->rounds) bytes += round.allocated_bytes();
   return bytes;
 }
-int TokenExchange::hosts() const { return impl_->setup.hosts.hosts(); }
 const std::string& TokenExchange::chosen_by() const { return impl_->selection.rule; }
 const ExchangeStatistics& TokenExchange::statistics() const { return impl_->statistics; }
 

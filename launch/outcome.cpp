@@ -34,8 +34,8 @@ std::string schema_of(std::string_view command) {
 
 /// Numbers and booleans as such, anything else as text.
 Json typed(const std::string& value) {
-  const Json parsed = Json::parse(value, nullptr, false);
-  return parsed.is_number() || parsed.is_boolean() ? parsed : Json(value);
+  const std::optional<Json> parsed = parse_if_json(value);
+  return parsed && (parsed->is_number() || parsed->is_boolean()) ? *parsed : Json(value);
 }
 
 void write_output(const Context& context, const Json& document, const std::vector<Samples>& samples) {
