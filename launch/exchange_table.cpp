@@ -178,7 +178,7 @@ Json left_out_json(std::span<const UnavailableAlgorithm> left_out) {
 std::string left_out_lines(std::span<const UnavailableAlgorithm> left_out) {
   std::string lines;
   for (const UnavailableAlgorithm& algorithm : left_out)
-    lines += fmt::format("# left out: {}, which {}\n", algorithm.name, algorithm.reason);
+    lines += fmt::format("# left out: {}; it {}\n", algorithm.name, algorithm.reason);
   return lines;
 }
 

@@ -100,7 +100,7 @@ TEST_CASE("algorithms that do not work here are left out with a word, and refuse
 
   const Outcome all = supernode_on(2, "bench exchange --algorithm all " + shape, no_shared_windows);
   CHECK(all.code == 0);
-  CHECK_THAT(all.out, Contains("# left out: pull, which " + reason));
+  CHECK_THAT(all.out, Contains("# left out: pull; it " + reason));
   CHECK_THAT(all.err, Contains("bench exchange leaves out exchange algorithm 'pull': it " + reason));
   const Outcome named = supernode_on(2, "bench exchange --algorithm pairwise,pull " + shape, no_shared_windows);
   check_refused(named, 3, "exchange algorithm 'pull' " + reason);
