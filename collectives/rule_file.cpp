@@ -16,7 +16,7 @@ void describe(OptionTable& table, SelectionOptions& options) {
 
 SelectionRules known_rules(std::string_view text, const std::string& source) {
   std::vector<std::string_view> names;
-  for (const AlgorithmEntry& entry : algorithms()) names.push_back(entry.name);
+  for (const AlgorithmName& algorithm : algorithms()) names.push_back(algorithm.name);
   return parse_rules(text, source, names);
 }
 

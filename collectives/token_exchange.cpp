@@ -5,10 +5,9 @@
 #include <exception>
 #include <utility>
 
-#include "collectives/algorithms.hpp"
 #include "collectives/algorithms/algorithm.hpp"
+#include "collectives/algorithms/choice.hpp"
 #include "collectives/algorithms/find_hosts.hpp"
-#include "collectives/algorithms/window_support.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/silent_ranks.hpp"
 #include "runtime/core/quantise.hpp"
@@ -214,7 +213,6 @@ std::size_t TokenExchange::buffer_bytes() const {
   for (const Round& round : impl_->rounds) bytes += round.allocated_bytes();
   return bytes;
 }
-int TokenExchange::hosts() const { return impl_->setup.hosts.hosts(); }
 const std::string& TokenExchange::chosen_by() const { return impl_->selection.rule; }
 const ExchangeStatistics& TokenExchange::statistics() const { return impl_->statistics; }
 

@@ -141,8 +141,6 @@ class TokenExchange {
   const std::string& chosen_by() const;
   /// What this rank allocated, counted in the buffers themselves; exchange_buffer_bytes() tells it beforehand.
   std::size_t buffer_bytes() const;
-  /// Hosts that the ranks span, as the algorithms see them.
-  int hosts() const;
   /// Statistics of the rounds so far: rows and time of the dispatch that ended last, time of the combine that ended
   /// last.
   const ExchangeStatistics& statistics() const;

@@ -6,6 +6,7 @@
 #include "collectives/algorithms.hpp"
 #include "launch/commands.hpp"
 #include "launch/exchange_options.hpp"
+#include "launch/exchange_table.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/mpi/provenance.hpp"
@@ -19,7 +20,8 @@ using namespace collectives;
 /// "direct (plain stores ...)" of each algorithm, for --help.
 std::string algorithm_help() {
   std::string text = "list of algorithms, 'all', or 'auto' (by rules).";
-  for (const AlgorithmEntry& entry : algorithms()) text += fmt::format(" {}: {}.", entry.name, entry.summary);
+  for (const AlgorithmName& algorithm : algorithms())
+    text += fmt::format(" {}: {}.", algorithm.name, algorithm.summary);
   return text;
 }
 
@@ -39,9 +41,8 @@ class BenchExchangeCommand : public Command {
 
   int run(const Context& context) override {
     const Communicator& world = *context.world;
-    const RankPlaces places = rank_places(context);
     const Operation operation = parse_operation(op_);
-    exchange_.resolve(context, places);
+    exchange_.resolve(context);
     options_ = exchange_.bench_options();
     options_.injection = parse_injection(inject_, world.size());
     options_.record_waits = !matrix_.empty() || !inject_.empty();
@@ -59,9 +60,11 @@ class BenchExchangeCommand : public Command {
     } else {
       run_exchange(context, operation);
     }
-    const std::string header =
-        context.is_root() ? exchange_.header("bench exchange", op_, env_) + table_header() : std::string();
-    report(context, "bench exchange", results_, header + rows_ + remarks_, samples_);
+    const std::string head =
+        context.is_root() ? table_head("bench exchange", exchange_.largest_case(operation), exchange_.places(), env_)
+                          : std::string();
+    report(context, "bench exchange", results_, head + rows_ + left_out_lines(left_out_) + remarks_, samples_,
+           left_out_json(left_out_));
     if (!matrix_.empty()) on_root(world, [&] { write_matrices(context); });
     if (wrong_ > 0) throw AgreedError(ExitCode::check_failed, fmt::format("bench exchange: {} wrong elements", wrong_));
     return static_cast<int>(ExitCode::good);
@@ -72,15 +75,15 @@ class BenchExchangeCommand : public Command {
 
   void run_exchange(const Context& context, Operation operation) {
     const std::vector<std::string> wanted = wanted_algorithms(*context.world);
+    if (context.is_root()) warn_of_left_out("bench exchange", left_out_);
     for (const int n : exchange_.token_counts()) {
-      BenchmarkCase bench = exchange_.bench_case(n);
-      bench.operation = operation;
+      BenchmarkCase bench = exchange_.bench_case(operation, n);
       bench.algorithms = wanted;
       bench.options = options_;
       for (const BenchmarkResult& result : run_benchmark(*context.world, bench)) {
         wrong_ += result.wrong;
         if (!context.is_root()) continue;
-        results_.push_back(exchange_.as_json(bench, result));
+        results_.push_back(exchange_json(bench, result, exchange_.places()));
         rows_ += table_row(result.bytes_per_rank, std::to_string(n), result, options_.check);
         keep(result, fmt::format("{}/{}/{}", op_, result.requested, n));
       }
@@ -88,21 +91,18 @@ class BenchExchangeCommand : public Command {
   }
 
   void run_plain(const Context& context) {
-    if (message_bytes_.min < 1 || message_bytes_.max < message_bytes_.min)
-      throw UsageError("--message-bytes: MIN:MAX with 1 <= MIN <= MAX");
-    for (std::uint64_t bytes = message_bytes_.min;; bytes = std::min(bytes * 2, message_bytes_.max)) {
+    if (message_bytes_.min < 1) throw UsageError("--message-bytes: MIN:MAX with 1 <= MIN <= MAX");
+    for (const std::uint64_t bytes : doubling_sizes(message_bytes_.min, message_bytes_.max)) {
       const BenchmarkResult result = run_plain_alltoallv(*context.world, bytes, options_, context.run.deadline);
       wrong_ += result.wrong;
-      if (context.is_root()) {
-        Json row = measured_json(result, op_, exchange_.places(), options_.check);
-        row["message_bytes"] = bytes;
-        for (const char* key : {"num_tokens", "hidden", "num_topk", "num_experts", "payload", "routing"})
-          row[key] = nullptr;
-        results_.push_back(row);
-        rows_ += table_row(bytes, "-", result, options_.check);
-        keep(result, fmt::format("{}/{}", op_, bytes));
-      }
-      if (bytes == message_bytes_.max) break;
+      if (!context.is_root()) continue;
+      Json row = measured_json(result, Operation::alltoallv, exchange_.places(), options_.check);
+      row["message_bytes"] = bytes;
+      for (const char* key : {"num_tokens", "hidden", "num_topk", "num_experts", "payload", "routing"})
+        row[key] = nullptr;
+      results_.push_back(row);
+      rows_ += table_row(bytes, "-", result, options_.check);
+      keep(result, fmt::format("{}/{}", op_, bytes));
     }
   }
 
@@ -136,20 +136,20 @@ class BenchExchangeCommand : public Command {
     file.close();
   }
 
-  /// Names of the list, once each; "all" stands for the whole table.
-  /// What does not work on these ranks is left out of "all". Collective.
+  /// Names of the list, once each; "all" stands for the whole table, but for what does not work on these ranks: that is
+  /// kept in left_out_. Whether a named one works is seen when it is built. Collective.
   std::vector<std::string> wanted_algorithms(const Communicator& world) {
     std::vector<std::string> names;
-    const std::vector<const AlgorithmEntry*> working = working_algorithms(world, exchange_.fake_hosts());
     const auto want = [&](const std::string& name) {
       if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
     };
     for (const std::string& name : algorithms_) {
       if (name == "all") {
-        for (const AlgorithmEntry* entry : working) want(std::string(entry->name));
-        if (working.size() < algorithms().size()) remarks_ += left_out(working);
+        AvailableAlgorithms available = available_algorithms(world, exchange_.fake_hosts());
+        for (const std::string& working : available.working) want(working);
+        left_out_ = std::move(available.left_out);
       } else {
-        if (name != "auto") find_algorithm(name);
+        if (name != "auto") check_algorithm_name(name);
         want(name);
       }
     }
@@ -167,6 +167,7 @@ class BenchExchangeCommand : public Command {
   std::string rows_, remarks_;
   std::vector<Samples> samples_;
   std::vector<std::pair<std::string, Waits>> matrices_;
+  std::vector<UnavailableAlgorithm> left_out_;
   long long wrong_ = 0;
 };
 

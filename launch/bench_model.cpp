@@ -155,23 +155,31 @@ class BenchModelCommand : public Command {
     return tokens;
   }
 
-  /// One step of all ranks in which each of this rank's sequences gets `count` tokens; adds its times to the phase.
-  void step(const Communicator& world, moe::Transformer& model, std::size_t sequences, std::size_t count,
-            std::uint64_t stream, Phase* phase) {
+  /// What a step computes.
+  struct Step {
+    std::size_t sequences = 0;  ///< of this rank, the first ones; no more than it has
+    std::size_t tokens = 1;     ///< of each
+    std::uint64_t stream = 0;   ///< of random numbers, from which the tokens are drawn
+  };
+
+  /// One step of all ranks. Returns the seconds of the slowest one. Collective.
+  double run_step(const Communicator& world, moe::Transformer& model, const Step& step) {
     std::vector<std::vector<std::int32_t>> tokens;
     std::vector<moe::SequenceChunk> chunks;
-    for (std::size_t i = 0; i < std::min(sequences, caches_.size()); ++i)
-      tokens.push_back(random_tokens(
-          count, mix64(stream) + i * static_cast<std::size_t>(world.size()) + static_cast<std::size_t>(world.rank())));
+    for (std::size_t i = 0; i < std::min(step.sequences, caches_.size()); ++i)
+      tokens.push_back(random_tokens(step.tokens, mix64(step.stream) + i * static_cast<std::size_t>(world.size()) +
+                                                      static_cast<std::size_t>(world.rank())));
     for (std::size_t i = 0; i < tokens.size(); ++i) chunks.push_back({&caches_[i], tokens[i]});
     world.barrier();
     model.forward(chunks);
-    const moe::StepStatistics& spent = model.last_step();
-    const double slowest = world.max(spent.total());
-    if (!phase) return;
-    phase->step_ms.push_back(slowest * 1e3);
+    return world.max(model.last_step().total());
+  }
+
+  /// Likewise, and adds its times to `phase`.
+  void time_step(const Communicator& world, moe::Transformer& model, const Step& step, Phase& phase) {
+    phase.step_ms.push_back(run_step(world, model, step) * 1e3);
     for (std::size_t i = 0; i < operators.size(); ++i)
-      phase->ms[i] += world.sum(spent.*operators[i].seconds) * 1e3 / world.size();
+      phase.ms[i] += world.sum(model.last_step().*operators[i].seconds) * 1e3 / world.size();
   }
 
   /// Times the products of the recorded step; all ranks at once, as in the step.
@@ -199,10 +207,10 @@ class BenchModelCommand : public Command {
     phase.name = "prefill";
     phase.tokens = static_cast<double>(batch_) * kv_tokens_;
     const auto count = static_cast<std::size_t>(kv_tokens_);
-    step(world, model, 1, count, 1, nullptr);  // buffers grow to this length
+    run_step(world, model, {.sequences = 1, .tokens = count, .stream = 1});  // buffers grow to this length
     if (!caches_.empty()) caches_.front().truncate(0);
     model.record_products();
-    step(world, model, caches_.size(), count, 2, &phase);
+    time_step(world, model, {.sequences = caches_.size(), .tokens = count, .stream = 2}, phase);
     replay(world, model, 1, phase);
     return phase;
   }
@@ -213,13 +221,13 @@ class BenchModelCommand : public Command {
     phase.tokens = batch_;
     for (moe::KvCache& cache : caches_)
       if (cache.length() == 0) fill(cache);
-    for (int i = 0; i < warmup_; ++i)
-      step(world, model, caches_.size(), 1, mix64(3) + static_cast<std::uint64_t>(i), nullptr);
+    const auto step = [&](std::uint64_t stream) { return Step{.sequences = caches_.size(), .stream = stream}; };
+    for (int i = 0; i < warmup_; ++i) run_step(world, model, step(mix64(3) + static_cast<std::uint64_t>(i)));
     for (int i = 0; i < iterations_; ++i)
-      step(world, model, caches_.size(), 1, mix64(4) + static_cast<std::uint64_t>(i), &phase);
+      time_step(world, model, step(mix64(4) + static_cast<std::uint64_t>(i)), phase);
     for (double& ms : phase.ms) ms /= iterations_;
     model.record_products();
-    step(world, model, caches_.size(), 1, 5, nullptr);
+    run_step(world, model, step(5));
     replay(world, model, std::max(3, iterations_ / 2), phase);
     return phase;
   }

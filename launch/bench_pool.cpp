@@ -5,6 +5,7 @@
 
 #include "launch/commands.hpp"
 #include "launch/curve_plot.hpp"
+#include "launch/rank_places.hpp"
 #include "memory_pool/benchmark.hpp"
 #include "memory_pool/hit_rate.hpp"
 #include "runtime/core/error.hpp"
@@ -55,13 +56,9 @@ class BenchPoolCommand : public Command {
  private:
   int time(const Context& context) {
     const Communicator& world = *context.world;
-    if (block_bytes_.min < 1 || block_bytes_.max < block_bytes_.min)
-      throw UsageError("--block-bytes: MIN:MAX with 1 <= MIN <= MAX");
+    if (block_bytes_.min < 1) throw UsageError("--block-bytes: MIN:MAX with 1 <= MIN <= MAX");
     if (!context.options->given("pool", "capacity")) pool_.capacity = {256u << 20};
-    const Communicator host_ranks = world.split_by_host();
-    ranks_ = world.size();
-    hosts_ = static_cast<int>(world.sum(static_cast<long long>(host_ranks.rank() == 0)));
-    oversubscribed_ = oversubscribed(world, context.host);
+    places_ = rank_places(context);
 
     pool::BenchCase bench;
     bench.operation = pool::parse_bench_operation(op_);
@@ -82,7 +79,7 @@ class BenchPoolCommand : public Command {
     std::vector<Samples> samples;
     std::string rows;
     long long wrong = 0;
-    for (std::uint64_t bytes = block_bytes_.min;; bytes = std::min(bytes * 2, block_bytes_.max)) {
+    for (const std::uint64_t bytes : doubling_sizes(block_bytes_.min, block_bytes_.max)) {
       bench.block_bytes = bytes;
       const pool::BenchResult result = benchmark.run(bench);
       wrong += result.wrong;
@@ -95,7 +92,6 @@ class BenchPoolCommand : public Command {
         samples.push_back({path + "mpi_us", result.mpi_us, {result.mpi_us.size()}});
         samples.push_back({path + "memcpy_us", result.memcpy_us, {result.memcpy_us.size()}});
       }
-      if (bytes == block_bytes_.max) break;
     }
     report(context, "bench pool", results, context.is_root() ? header(bench) + rows : std::string(), samples);
     if (wrong > 0) throw AgreedError(ExitCode::check_failed, fmt::format("bench pool: {} wrong blocks", wrong));
@@ -125,7 +121,7 @@ class BenchPoolCommand : public Command {
               {"mpi_window", r.mpi_us.empty() ? Json() : Json(r.mpi_window)}}},
             {"misses", r.misses},
             {"owners", owners(bench)},
-            {"hosts", hosts_},
+            {"hosts", places_.hosts},
             {"batch", bench.batch},
             {"keys", r.keys},
             {"zipf_alpha", zipf_alpha_},
@@ -134,10 +130,10 @@ class BenchPoolCommand : public Command {
             {"huge_page_bytes", r.huge_page_bytes},
             {"verify_below", pool_.verify_below.value},
             {"verify_every", pool_.verify_every},
-            {"oversubscribed", oversubscribed_}};
+            {"oversubscribed", places_.oversubscribed}};
   }
 
-  int owners(const pool::BenchCase& bench) const { return std::max(1, ranks_ - bench.clients); }
+  int owners(const pool::BenchCase& bench) const { return std::max(1, places_.ranks - bench.clients); }
   static double moved(const pool::BenchCase& bench) {
     return bench.operation == pool::BenchOperation::lookup ? 0 : static_cast<double>(bench.block_bytes);
   }
@@ -149,10 +145,10 @@ class BenchPoolCommand : public Command {
                "# us = 1e-6 s a block, GB/s = 1e9 B/s of all clients from p50; ops/s from total time of the slowest "
                "client\n"
                "# mpi: MPI_{} and flush of the same bytes, the faster kind of window; memcpy: the same bytes, local\n",
-               op_, bench.clients, bench.clients == 1 ? "" : "s", owners(bench), owners(bench) == 1 ? "" : "s", hosts_,
-               hosts_ == 1 ? "" : "s", transport_, oversubscribed_ ? ", more ranks than cores: no timing" : "",
-               bench.batch, zipf_alpha_, seed_, format_size(static_cast<double>(pool_.capacity.value)), sums(),
-               op_ == "put" ? "Put" : "Get") +
+               op_, bench.clients, bench.clients == 1 ? "" : "s", owners(bench), owners(bench) == 1 ? "" : "s",
+               places_.hosts, places_.hosts == 1 ? "" : "s", transport_,
+               places_.oversubscribed ? ", more ranks than cores: no timing" : "", bench.batch, zipf_alpha_, seed_,
+               format_size(static_cast<double>(pool_.capacity.value)), sums(), op_ == "put" ? "Put" : "Get") +
            fmt::format("# huge pages back {} of the owners' memory\n",
                        format_size(static_cast<double>(huge_page_bytes_))) +
            fmt::format(
@@ -179,6 +175,38 @@ class BenchPoolCommand : public Command {
         bench.check ? std::to_string(r.wrong) : "-", r.misses);
   }
 
+  /// The blocks that the requests of a trace ask for.
+  struct AskedBlocks {
+    std::vector<std::vector<std::int64_t>> requests;
+    std::size_t asked = 0, distinct = 0;
+    /// The share of hits of a memory that holds all.
+    double ideal_hit_rate() const {
+      return asked > 0 ? 1 - static_cast<double>(distinct) / static_cast<double>(asked) : 0;
+    }
+  };
+
+  static AskedBlocks blocks_of(const serving::Trace& trace) {
+    AskedBlocks blocks;
+    std::vector<std::int64_t> all;
+    for (const serving::TraceRequest& request : trace.requests) {
+      blocks.requests.push_back(request.hash_ids);
+      all.insert(all.end(), request.hash_ids.begin(), request.hash_ids.end());
+    }
+    blocks.asked = all.size();
+    std::sort(all.begin(), all.end());
+    blocks.distinct = static_cast<std::size_t>(std::unique(all.begin(), all.end()) - all.begin());
+    return blocks;
+  }
+
+  /// The capacities of the curve, blocks.
+  std::vector<int> capacities_for(std::size_t distinct) const {
+    if (!curve_blocks_.empty()) return curve_blocks_;
+    std::vector<int> capacities;
+    for (int blocks = 64; static_cast<std::size_t>(blocks) < distinct; blocks *= 4) capacities.push_back(blocks);
+    capacities.push_back(static_cast<int>(distinct * 5 / 4 + 64));
+    return capacities;
+  }
+
   /// Rank 0 replays; the others wait for the outcome.
   int replay(const Context& context) {
     const Communicator& world = *context.world;
@@ -192,51 +220,39 @@ class BenchPoolCommand : public Command {
       if (blocks < 1) throw UsageError("--curve-blocks: at least 1 block");
     Json results = Json::array();
     std::string rows;
-    on_root(world, [&] {
-      std::vector<std::vector<std::int64_t>> requests;
-      std::vector<std::int64_t> distinct;
-      for (const serving::TraceRequest& request : trace.requests) {
-        requests.push_back(request.hash_ids);
-        distinct.insert(distinct.end(), request.hash_ids.begin(), request.hash_ids.end());
-      }
-      const std::size_t asked = distinct.size();
-      std::sort(distinct.begin(), distinct.end());
-      distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
-      const double ideal = asked > 0 ? 1 - static_cast<double>(distinct.size()) / static_cast<double>(asked) : 0;
-      std::vector<int> capacities = curve_blocks_;
-      if (capacities.empty()) {
-        for (int blocks = 64; static_cast<std::size_t>(blocks) < distinct.size(); blocks *= 4)
-          capacities.push_back(blocks);
-        capacities.push_back(static_cast<int>(distinct.size() * 5 / 4 + 64));
-      }
-      rows = fmt::format(
-          "# supernode bench pool: {} requests of {}, {} blocks of {} tokens, {} distinct; ideal hit rate {:.2f} %\n"
-          "# least recently used goes first; a block hits when its whole prefix does\n"
-          "{:<12} {:>10} {:>10} {:>10} {:>10}\n",
-          requests.size(), trace_, asked, trace.block_tokens, distinct.size(), ideal * 100, "#blocks", "asked", "hits",
-          "hit_pct", "evictions");
-      std::vector<CurvePoint> curve;
-      for (const int blocks : capacities) {
-        const pool::HitRate rate = pool::replay_blocks(self, requests, static_cast<std::uint64_t>(blocks));
-        const double share = rate.asked > 0 ? static_cast<double>(rate.hits) / static_cast<double>(rate.asked) : 0;
-        rows += fmt::format("{:<12} {:>10} {:>10} {:>10.2f} {:>10}\n", blocks, rate.asked, rate.hits, share * 100,
-                            rate.evictions);
-        curve.push_back({static_cast<double>(blocks), share * 100});
-        results.push_back({{"op", "trace"},
-                           {"capacity_blocks", blocks},
-                           {"asked", rate.asked},
-                           {"hits", rate.hits},
-                           {"hit_rate", share},
-                           {"ideal_hit_rate", ideal},
-                           {"evictions", rate.evictions}});
-      }
-      if (!plot_.empty())
-        rows +=
-            "# plotted: " + plot_curve(plot_, curve, ideal * 100, "hit rate of " + trace_, context.run.if_exists()) +
-            "\n";
-    });
+    on_root(world, [&] { replay_alone(self, trace, context.run.if_exists(), results, rows); });
     report(context, "bench pool", results, rows);
     return static_cast<int>(ExitCode::good);
+  }
+
+  /// Fills in the rows of the document and of the table, and plots. @param self a communicator of this rank alone
+  void replay_alone(const Communicator& self, const serving::Trace& trace, IfExists if_exists, Json& results,
+                    std::string& rows) const {
+    const AskedBlocks blocks = blocks_of(trace);
+    const double ideal = blocks.ideal_hit_rate();
+    rows = fmt::format(
+        "# supernode bench pool: {} requests of {}, {} blocks of {} tokens, {} distinct; ideal hit rate {:.2f} %\n"
+        "# least recently used goes first; a block hits when its whole prefix does\n"
+        "{:<12} {:>10} {:>10} {:>10} {:>10}\n",
+        blocks.requests.size(), trace_, blocks.asked, trace.block_tokens, blocks.distinct, ideal * 100, "#blocks",
+        "asked", "hits", "hit_pct", "evictions");
+    std::vector<CurvePoint> curve;
+    for (const int capacity : capacities_for(blocks.distinct)) {
+      const pool::HitRate rate = pool::replay_blocks(self, blocks.requests, static_cast<std::uint64_t>(capacity));
+      const double share = rate.asked > 0 ? static_cast<double>(rate.hits) / static_cast<double>(rate.asked) : 0;
+      rows += fmt::format("{:<12} {:>10} {:>10} {:>10.2f} {:>10}\n", capacity, rate.asked, rate.hits, share * 100,
+                          rate.evictions);
+      curve.push_back({static_cast<double>(capacity), share * 100});
+      results.push_back({{"op", "trace"},
+                         {"capacity_blocks", capacity},
+                         {"asked", rate.asked},
+                         {"hits", rate.hits},
+                         {"hit_rate", share},
+                         {"ideal_hit_rate", ideal},
+                         {"evictions", rate.evictions}});
+    }
+    if (!plot_.empty())
+      rows += "# plotted: " + plot_curve(plot_, curve, ideal * 100, "hit rate of " + trace_, if_exists) + "\n";
   }
 
   std::string op_ = "get", trace_, plot_, transport_;
@@ -247,8 +263,7 @@ class BenchPoolCommand : public Command {
   std::vector<int> curve_blocks_;
   pool::PoolConfig pool_;
   std::uint64_t huge_page_bytes_ = 0;
-  int ranks_ = 1, hosts_ = 1;
-  bool oversubscribed_ = false;
+  RankPlaces places_;
 };
 
 }  // namespace

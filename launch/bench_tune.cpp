@@ -10,6 +10,7 @@
 #include "collectives/selection/tuning.hpp"
 #include "launch/commands.hpp"
 #include "launch/exchange_options.hpp"
+#include "launch/exchange_table.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/files.hpp"
 #include "runtime/core/mpi/agreement.hpp"
@@ -32,7 +33,8 @@ class BenchTuneCommand : public Command {
 
   int run(const Context& context) override {
     const Communicator& world = *context.world;
-    exchange_.resolve(context, rank_places(context));
+    operation_ = parse_operation(op_);
+    exchange_.resolve(context);
     std::vector<int> counts = exchange_.token_counts();
     std::sort(counts.begin(), counts.end());
     counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
@@ -40,6 +42,8 @@ class BenchTuneCommand : public Command {
     // What stands in the file is kept, so it must be readable; better to know before minutes of measuring.
     on_root(world, [&] { read_old(); });
     const Json env = run_provenance(world, context.host, context.command_line);
+    available_ = available_algorithms(world, exchange_.fake_hosts());
+    if (context.is_root()) warn_of_left_out("bench tune", available_.left_out);
 
     for (const int n : counts) measure(context, n);
     std::string text;
@@ -52,12 +56,13 @@ class BenchTuneCommand : public Command {
         unwritten = std::current_exception();
       }
       written_ = wrong_ == 0 && !unwritten;
-      text = exchange_.header("bench tune", op_, env) + table_header() + rows_ + choices(counts);
+      text = table_head("bench tune", exchange_.largest_case(operation_), exchange_.places(), env) + rows_ +
+             left_out_lines(available_.left_out) + choices(counts);
     });
     for (Json& row : results_)
       row["chosen"] = chosen_[row["size"].get<std::size_t>()] == row["algorithm"].get<std::string>();
     for (Json& row : results_) row.erase("size");
-    report(context, "bench tune", results_, text, samples_);
+    report(context, "bench tune", results_, text, samples_, left_out_json(available_.left_out));
     on_root(world, [&] {
       if (unwritten) std::rethrow_exception(unwritten);
     });
@@ -72,11 +77,8 @@ class BenchTuneCommand : public Command {
   static constexpr double tie = 0.02;
 
   void measure(const Context& context, int n_tokens) {
-    BenchmarkCase bench = exchange_.bench_case(n_tokens);
-    bench.operation = parse_operation(op_);
-    bench.algorithms.clear();
-    for (const AlgorithmEntry* entry : working_algorithms(*context.world, exchange_.fake_hosts()))
-      bench.algorithms.emplace_back(entry->name);
+    BenchmarkCase bench = exchange_.bench_case(operation_, n_tokens);
+    bench.algorithms = available_.working;
     const ExchangeConfig& config = bench.exchange;
     MeasuredSize size{
         static_cast<double>(n_tokens) * config.hidden * static_cast<double>(element_bytes(config.dispatch_payload)),
@@ -85,7 +87,7 @@ class BenchTuneCommand : public Command {
       wrong_ += result.wrong;
       size.times.emplace_back(result.algorithm, result.to_best->ratio);
       if (!context.is_root()) continue;
-      Json row = exchange_.as_json(bench, result);
+      Json row = exchange_json(bench, result, exchange_.places());
       row["size"] = sizes_.size();
       results_.push_back(row);
       rows_ += table_row(result.bytes_per_rank, std::to_string(n_tokens), result, bench.options.check);
@@ -118,15 +120,19 @@ class BenchTuneCommand : public Command {
   }
 
   void write(const Json& env) const {
-    const BenchmarkCase bench = exchange_.bench_case(1);
+    const BenchmarkCase bench = exchange_.bench_case(operation_, 1);
+    std::string without;
+    for (const UnavailableAlgorithm& algorithm : available_.left_out)
+      without += fmt::format("{} {}", without.empty() ? ", without" : " and", algorithm.name);
     const std::string comment =
         "Rules by which --algorithm auto takes an exchange algorithm: the first that fits. Written by supernode bench\n"
         "tune, which replaces the rules for its number of hosts and ranks and keeps all others. Use it by the option\n"
         "--exchange.rules FILE or the variable SUPERNODE_EXCHANGE__RULES.\n" +
-        fmt::format("{} {}, supernode {}, {}, {}, hidden {}, topk {}, experts {}, payload {}, skew {:.3g}\n",
+        fmt::format("{} {}, supernode {}, {}, {}, hidden {}, topk {}, experts {}, payload {}, skew {:.3g}{}\n",
                     this_shape(), env["started"].get<std::string>(), version(),
                     env["mpi"]["library"].get<std::string>(), op_, bench.exchange.hidden, bench.exchange.topk,
-                    bench.exchange.num_experts, name_of(bench.exchange.dispatch_payload), bench.exchange.typical_skew) +
+                    bench.exchange.num_experts, name_of(bench.exchange.dispatch_payload), bench.exchange.typical_skew,
+                    without) +
         origins_;
     const std::vector<SelectionRule> tuned =
         tuned_rules(sizes_, chosen_, exchange_.places().hosts, exchange_.places().ranks, bench.exchange.typical_skew);
@@ -153,7 +159,9 @@ class BenchTuneCommand : public Command {
   static constexpr std::string_view tuned_for = "tuned for";
 
   std::string op_ = "roundtrip", rules_file_ = "exchange.rules";
+  Operation operation_ = Operation::roundtrip;
   ExchangeOptions exchange_{section, "1:1024"};
+  AvailableAlgorithms available_;
 
   std::vector<MeasuredSize> sizes_;
   std::vector<std::string> chosen_;

@@ -80,10 +80,12 @@ struct Samples {
 
 /// Ends a command: prints `text` or the JSON document {"schema","version","args","env","results"} on the root's stdout
 /// and writes --output. Collective over context.world where there is one.
-/// @param command as in the table; @param results and @param text matter on the root only
+/// @param command as in the table; @param results, @param text and @param left_out matter on the root only
+/// @param left_out what the command should have measured but could not, [{"algorithm", "reason"}]: the key "left_out" of
+/// the document. Null for commands that leave nothing out.
 /// @throws AgreedError (EnvironmentError without a world) when stdout or the output file cannot be written.
 void report(const Context& context, std::string_view command, const Json& results, const std::string& text,
-            const std::vector<Samples>& samples = {});
+            const std::vector<Samples>& samples = {}, const Json& left_out = {});
 
 /// @throws EnvironmentError when stdout does not take what was printed: a full disk, a reader that has gone.
 void flush_stdout();

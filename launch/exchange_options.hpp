@@ -1,25 +1,18 @@
 #pragma once
-// What `bench exchange` and `bench tune` have in common: the exchange that is measured, and how its results are shown.
+// The options that `bench exchange` and `bench tune` have in common: which exchange is measured, and how often.
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "collectives/algorithms.hpp"
 #include "collectives/benchmark/benchmark.hpp"
 #include "collectives/rule_file.hpp"
 #include "launch/command.hpp"
+#include "launch/rank_places.hpp"
 #include "runtime/emulation/machine/machine.hpp"
 
 namespace supernode::launch {
-
-/// Where a benchmark runs; equal on all ranks.
-struct RankPlaces {
-  int ranks = 1, hosts = 1;
-  bool oversubscribed = false;  ///< ranks share cores, see share_cores()
-};
-/// Collective.
-RankPlaces rank_places(const Context& context);
 
 /// The exchange, its traffic, and how often it is repeated.
 class ExchangeOptions {
@@ -29,23 +22,24 @@ class ExchangeOptions {
       : section_(std::move(section)), num_tokens_{std::move(num_tokens)} {}
   void describe(OptionTable& table);
   /// Checks what belongs together and reads the files that options name. Collective. @throws UsageError, AgreedError
-  void resolve(const Context& context, const RankPlaces& places);
+  void resolve(const Context& context);
 
-  /// The measurement of one size; its algorithms are "auto".
-  collectives::BenchmarkCase bench_case(int num_tokens) const;
+  /// The measurement of one size; its algorithms are "auto". It refers to this object.
+  collectives::BenchmarkCase bench_case(collectives::Operation operation, int num_tokens) const;
+  /// That of the size with the most tokens.
+  collectives::BenchmarkCase largest_case(collectives::Operation operation) const;
+  /// The sizes, in the order of the option; at least one.
   const std::vector<int>& token_counts() const { return token_counts_; }
+  /// The ranks, on as many hosts as the exchange sees.
   const RankPlaces& places() const { return places_; }
   int fake_hosts() const { return fake_hosts_; }
   /// How often, and whether results are compared; the rest is the command's.
   const collectives::BenchmarkOptions& bench_options() const { return bench_options_; }
 
-  /// A row of results[] that measured an exchange.
-  Json as_json(const collectives::BenchmarkCase& bench, const collectives::BenchmarkResult& result) const;
-  /// Lines above the table: what was measured, and where.
-  std::string header(std::string_view command, std::string_view operation, const Json& env) const;
-
  private:
+  void resolve_repetition(const OptionTable& options);
   void read_routing(const Context& context);
+  void read_machine(const Communicator& world);
 
   std::string section_, payload_ = "int8", routing_file_, machine_name_;
   std::vector<std::string> num_tokens_;
@@ -60,17 +54,6 @@ class ExchangeOptions {
   int fake_hosts_ = 1;
   RankPlaces places_;
 };
-
-/// The keys that every row of results[] has, of any operation.
-Json measured_json(const collectives::BenchmarkResult& result, std::string_view operation, const RankPlaces& places,
-                   bool checked);
-/// Names of the table's columns, and a row of it. `bytes` is its first column.
-std::string table_header();
-std::string table_row(std::uint64_t bytes, const std::string& tokens, const collectives::BenchmarkResult& result,
-                      bool checked);
-
-/// A line that names the algorithms which are not among `working`.
-std::string left_out(const std::vector<const collectives::AlgorithmEntry*>& working);
 
 /// "8", "8,128" or ranges that double, "1:4096" (the end is always in). @throws UsageError naming `option`.
 std::vector<int> parse_token_counts(const std::vector<std::string>& texts, std::string_view option);

@@ -34,8 +34,8 @@ std::string schema_of(std::string_view command) {
 
 /// Numbers and booleans as such, anything else as text.
 Json typed(const std::string& value) {
-  const Json parsed = Json::parse(value, nullptr, false);
-  return parsed.is_number() || parsed.is_boolean() ? parsed : Json(value);
+  const std::optional<Json> parsed = parse_if_json(value);
+  return parsed && (parsed->is_number() || parsed->is_boolean()) ? *parsed : Json(value);
 }
 
 void write_output(const Context& context, const Json& document, const std::vector<Samples>& samples) {
@@ -56,7 +56,7 @@ void flush_stdout() {
 }
 
 void report(const Context& context, std::string_view command, const Json& results, const std::string& text,
-            const std::vector<Samples>& samples) {
+            const std::vector<Samples>& samples, const Json& left_out) {
   const bool wants_document = context.run.format == "json" || !context.run.output.empty();
   Json env;
   if (wants_document)
@@ -71,6 +71,7 @@ void report(const Context& context, std::string_view command, const Json& result
         document["args"][option->key()] = typed(option->value());
       document["env"] = env;
       document["results"] = results;
+      if (!left_out.is_null()) document["left_out"] = left_out;
     }
     // When one of stdout and the file fails, the other still gets what was measured.
     std::exception_ptr unprinted;

@@ -42,6 +42,7 @@ MODULES = {
 ROOMS = {
     "runtime/core": ["hdf5"],
     "collectives": ["benchmark", "algorithms", "rows"],
+    "collectives/benchmark": ["measuring"],
     "memory_pool": ["client", "transport", "owner", "files", "format"],
     "moe": ["model", "operators", "products", "checkpoint"],
     "runtime/serving": ["fleet", "workers coordinator", "wire"],

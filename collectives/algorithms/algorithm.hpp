@@ -4,10 +4,10 @@
 
 #include <memory>
 
-#include "collectives/algorithms.hpp"
 #include "collectives/algorithms/buffer_plan.hpp"
 #include "collectives/algorithms/packing.hpp"
 #include "collectives/algorithms/round.hpp"
+#include "runtime/core/mpi/communicator.hpp"
 
 namespace supernode::collectives {
 

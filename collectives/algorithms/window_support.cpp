@@ -27,19 +27,18 @@ WindowSupport probe_windows(const Communicator& comm, const HostMap& hosts) {
   return support;
 }
 
-void require_windows(const AlgorithmEntry& entry, int hosts, const WindowSupport& support) {
-  if (works(entry, hosts, support)) return;
+bool sufficient(Windows needed, int hosts, const WindowSupport& support) {
+  if (needed == Windows::none) return true;
+  return support.shared && (needed == Windows::shared || hosts == 1 || support.remote);
+}
+
+std::string what_is_missing(Windows needed, int hosts, const WindowSupport& support) {
+  expect(!sufficient(needed, hosts, support), "nothing is missing");
   const std::string component = mpi_control_variable("osc");
-  std::string others;
-  for (const AlgorithmEntry& other : algorithms())
-    if (works(other, hosts, support)) others += fmt::format(", {}", other.name);
-  throw EnvironmentError(fmt::format(
-      "exchange algorithm '{}' needs {}, which this MPI refuses{}; choose another one-sided component, or an algorithm "
-      "that works here: auto{}",
-      entry.name,
-      support.shared ? "one-sided windows between hosts (MPI_Win_create)"
-                     : "memory that the ranks of a host share (MPI_Win_allocate_shared)",
-      component.empty() ? std::string() : fmt::format(" with its one-sided component osc '{}'", component), others));
+  return fmt::format("needs {}, which this MPI refuses{}",
+                     support.shared ? "one-sided windows between hosts (MPI_Win_create)"
+                                    : "memory that the ranks of a host share (MPI_Win_allocate_shared)",
+                     component.empty() ? "" : fmt::format(" with its one-sided component osc '{}'", component));
 }
 
 }  // namespace supernode::collectives

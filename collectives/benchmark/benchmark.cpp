@@ -8,11 +8,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "collectives/benchmark/benchmark_tokens.hpp"
-#include "collectives/benchmark/figures.hpp"
-#include "collectives/benchmark/local_work.hpp"
-#include "collectives/benchmark/modelled_phase.hpp"
-#include "collectives/benchmark/wait_report.hpp"
+#include "collectives/benchmark/measuring/benchmark_tokens.hpp"
+#include "collectives/benchmark/measuring/figures.hpp"
+#include "collectives/benchmark/measuring/injected_fault.hpp"
+#include "collectives/benchmark/measuring/local_work.hpp"
+#include "collectives/benchmark/measuring/modelled_phase.hpp"
+#include "collectives/benchmark/measuring/wait_report.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/memory_use.hpp"
@@ -98,36 +99,16 @@ class Candidate {
     if (shared_.expected) wrong_ += shared_.expected->wrong_sums(shared_.out);
   }
 
+  /// One round. @param iteration from 0; below 0: a round that does not count
   double round(int iteration) {
-    const Operation operation = shared_.bench.operation;
-    const Injection& fault = shared_.bench.options.injection;
-    const bool faulty = iteration >= 0 && fault.kind != Injection::Kind::none && iteration == fault.iteration;
-    const bool record = iteration >= 0 && shared_.bench.options.record_waits;
-    const WaitTimes& waits = exchange_.statistics().waits;
-    const auto timed = [&](auto&& step) {
-      if (record) before_ = waits.for_peer_s;
-      start_ = {};
-      const double seconds = timed_together(shared_.comm, shared_.bench.exchange.deadline_s, [&] {
-        start_ = wall_now();
-        if (faulty) delay_rank(fault, shared_.comm.rank());
-        step();
-      });
-      if (record)
-        for (int peer = 0; peer < shared_.comm.size(); ++peer) waits_.add(peer, waits.for_peer_s[peer] - before_[peer]);
-      start_ = {};
-      return seconds;
-    };
-    const auto common_wait = [&](auto&& step) {
-      const WallTime arrival = wall_now();
-      const double waited = waits.for_group_s;
-      step();
-      if (record && start_ > WallTime{}) waits_.add_common((arrival - start_).value, waits.for_group_s - waited);
-    };
+    const BenchmarkOptions& options = shared_.bench.options;
+    record_ = iteration >= 0 && options.record_waits;
+    const Injection fault = fault_in(iteration, options.injection);
     std::vector<float>& sums = shared_.sums;
-    const bool corrupt = faulty && corrupts(fault, shared_.comm.rank()) && !sums.empty();
+    const bool corrupt = corrupts(fault, shared_.comm.rank()) && !sums.empty();
     const float kept = corrupt ? std::exchange(sums[0], sums[0] + 1) : 0;
     const double seconds = round_of(
-        operation, timed,
+        shared_.bench.operation, [&](auto&& step) { return timed(fault, step); },
         [&] {
           exchange_.dispatch_begin(shared_.rows, shared_.mine.expert_ids, shared_.mine.weights);
           common_wait([&] { tokens_ = exchange_.dispatch_end(); });
@@ -136,7 +117,7 @@ class Candidate {
           exchange_.combine_begin(std::move(tokens_), sums);
           common_wait([&] { exchange_.combine_end(shared_.out); });
         });
-    if (faulty) check_sums();
+    if (fault.kind != Injection::Kind::none) check_sums();
     if (corrupt) sums[0] = kept;
     return seconds;
   }
@@ -175,6 +156,33 @@ class Candidate {
   }
 
  private:
+  /// The part of a round that is timed, late by the fault. Books the waits of the step that tell for whom.
+  template <class Step>
+  double timed(const Injection& fault, Step&& step) {
+    const std::vector<double>& for_peer_s = exchange_.statistics().waits.for_peer_s;
+    if (record_) before_ = for_peer_s;
+    start_ = {};
+    const double seconds = timed_together(shared_.comm, shared_.bench.exchange.deadline_s, [&] {
+      start_ = wall_now();
+      delay_rank(fault, shared_.comm.rank());
+      step();
+    });
+    if (record_)
+      for (int peer = 0; peer < shared_.comm.size(); ++peer) waits_.add(peer, for_peer_s[peer] - before_[peer]);
+    start_ = {};
+    return seconds;
+  }
+
+  /// The end of a phase, where MPI's own all-to-all waits without telling for whom. Booked while the timed part runs.
+  template <class Step>
+  void common_wait(Step&& step) {
+    const double& for_group_s = exchange_.statistics().waits.for_group_s;
+    const WallTime arrival = wall_now();
+    const double waited = for_group_s;
+    step();
+    if (record_ && start_ > WallTime{}) waits_.add_common((arrival - start_).value, for_group_s - waited);
+  }
+
   void receive_for_all(const DispatchedTokens& tokens) {
     const auto hidden = static_cast<std::size_t>(tokens.hidden());
     for (int rank = 0; rank < shared_.comm.size(); ++rank)
@@ -189,11 +197,23 @@ class Candidate {
   TokenExchange exchange_;
   DispatchedTokens tokens_;
   WaitReport waits_;
-  std::vector<double> before_;
-  WallTime start_;
+  bool record_ = false;         ///< the waits of the round at hand
+  std::vector<double> before_;  ///< [ranks] seconds waited when its timed part began
+  WallTime start_;              ///< of the timed part while it runs, else 0
   long long wrong_ = 0;
   BenchmarkResult result_;
 };
+
+/// A round of the same work without communication.
+double local_round(Shared& shared, LocalWork& local) {
+  return round_of(
+      shared.bench.operation,
+      [&](auto&& step) { return timed_together(shared.comm, shared.bench.exchange.deadline_s, step); },
+      [&] {
+        local.dispatch({shared.rows, shared.mine.expert_ids, shared.mine.weights});
+      },
+      [&] { local.combine(shared.sums, shared.out); });
+}
 
 /// Sets to_best of all.
 void compare(std::vector<BenchmarkResult>& results) {
@@ -252,14 +272,7 @@ std::vector<BenchmarkResult> run_benchmark(const Communicator& comm, const Bench
   LocalWork streaming(bench.exchange, comm.rank(), shared.rows_from, Stores::streaming);
   for (LocalWork* local : {&ordinary, &streaming}) {
     Contender& contender = contenders.emplace_back();
-    contender.round = [&, local](int) {
-      return round_of(
-          bench.operation, [&](auto&& step) { return timed_together(comm, bench.exchange.deadline_s, step); },
-          [&] {
-            local->dispatch({shared.rows, shared.mine.expert_ids, shared.mine.weights});
-          },
-          [&] { local->combine(shared.sums, shared.out); });
-    };
+    contender.round = [&shared, local](int) { return local_round(shared, *local); };
     warm_up(comm, repetition, bench.exchange.deadline_s, contender);
   }
   repeat(comm, repetition, bench.exchange.deadline_s, contenders);

@@ -46,7 +46,7 @@ struct BenchmarkOptions {
 
 /// One size of the exchange, for all the algorithms that are compared.
 struct BenchmarkCase {
-  Operation operation = Operation::dispatch;  ///< not alltoallv
+  Operation operation = Operation::dispatch;  ///< run_benchmark() takes any but alltoallv
   ExchangeConfig exchange;                    ///< but for the algorithm
   std::vector<std::string> algorithms = {"auto"};
   RoutingConfig routing;

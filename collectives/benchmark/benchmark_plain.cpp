@@ -7,8 +7,9 @@
 #include <thread>
 
 #include "collectives/benchmark/benchmark.hpp"
-#include "collectives/benchmark/figures.hpp"
-#include "collectives/benchmark/wait_report.hpp"
+#include "collectives/benchmark/measuring/figures.hpp"
+#include "collectives/benchmark/measuring/injected_fault.hpp"
+#include "collectives/benchmark/measuring/wait_report.hpp"
 #include "runtime/core/buffer.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/memory_use.hpp"
@@ -46,9 +47,9 @@ class Plain {
   }
 
   double round(int iteration) {
-    const Injection& fault = options_.injection;
-    const bool faulty = iteration >= 0 && fault.kind != Injection::Kind::none && iteration == fault.iteration;
-    const bool corrupt = faulty && bytes_ > 0 && corrupts(fault, comm_.rank());
+    const Injection fault = fault_in(iteration, options_.injection);
+    const bool faulty = fault.kind != Injection::Kind::none;
+    const bool corrupt = bytes_ > 0 && corrupts(fault, comm_.rank());
     if (corrupt) out_[0] ^= std::byte{1};
     double arrival = 0;
     const double seconds = timed([&] {

@@ -1,8 +1,6 @@
 #include "collectives/benchmark/injection.hpp"
 
-#include <chrono>
 #include <cmath>
-#include <thread>
 
 #include <fmt/format.h>
 
@@ -16,13 +14,6 @@ namespace {
 constexpr std::string_view forms = "stall:RANK:MS[:ITERATION], stop:RANK[:ITERATION], corrupt:RANK[:ITERATION]";
 
 }  // namespace
-
-void delay_rank(const Injection& fault, int rank) {
-  if (fault.rank != rank) return;
-  if (fault.kind == Injection::Kind::stall)
-    std::this_thread::sleep_for(std::chrono::duration<double, std::milli>(fault.ms));
-  while (fault.kind == Injection::Kind::stop) std::this_thread::sleep_for(std::chrono::seconds(1));
-}
 
 Injection parse_injection(std::string_view text, int ranks) {
   Injection injection;

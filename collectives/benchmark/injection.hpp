@@ -1,5 +1,5 @@
 #pragma once
-// Faults that a benchmark makes on purpose, to see what becomes of them.
+// Faults that a benchmark makes on purpose, to see what becomes of them. Pure.
 
 #include <string>
 #include <string_view>
@@ -19,13 +19,6 @@ struct Injection {
   double ms = 0;
   int iteration = 0;  ///< timed round, from 0; each algorithm has its own
 };
-
-/// Sleeps on the rank of the fault, as long as a stall says; a stopped rank sleeps until the run is aborted.
-void delay_rank(const Injection& fault, int rank);
-
-inline bool corrupts(const Injection& fault, int rank) {
-  return fault.kind == Injection::Kind::corrupt && fault.rank == rank;
-}
 
 /// "stall:RANK:MS[:ITERATION]", "stop:RANK[:ITERATION]", "corrupt:RANK[:ITERATION]", "" for none.
 /// @throws UsageError with the forms, and for a rank outside [0, ranks)

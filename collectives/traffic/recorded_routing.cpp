@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -43,7 +44,7 @@ RecordedRouting parse_tokens(std::string_view text, const std::string& source, i
   const auto bad = [&](const std::string& why) { return lines.error(why); };
   while (lines.next()) {
     if (lines.blank()) continue;
-    const Json json = Json::parse(lines.line(), nullptr, false);
+    const Json json = parse_if_json(lines.line()).value_or(Json());
     if (!json.is_object()) throw bad("not a JSON object (is the file truncated?)");
     // Experts that no recorded token chose count too.
     if (json.contains("provenance") && json["provenance"].is_object())
@@ -81,8 +82,8 @@ RecordedRouting parse_tokens(std::string_view text, const std::string& source, i
 }  // namespace
 
 RecordedRouting parse_recorded_routing(std::string_view text, const std::string& source, int layer) {
-  const Json whole = Json::parse(text, nullptr, false);
-  if (whole.is_object() && whole.contains("logical_count")) return parse_counts(whole, source, layer);
+  const std::optional<Json> whole = parse_if_json(text);  // lines of JSON are none together
+  if (whole && whole->is_object() && whole->contains("logical_count")) return parse_counts(*whole, source, layer);
   return parse_tokens(text, source, layer);
 }
 

@@ -28,6 +28,26 @@ void draw_weights(Random& random, std::span<float> weights) {
   for (float& weight : weights) weight /= sum;
 }
 
+/// Distinct experts for each token, and weights. A function of (popularity, seed, rank, token) only.
+/// O(n_tokens * experts).
+void draw_routing(std::span<const double> popularity, std::uint64_t seed, int rank, int topk,
+                  std::span<std::int32_t> expert_ids, std::span<float> weights) {
+  const std::size_t n_experts = popularity.size(), k = static_cast<std::size_t>(topk);
+  if (k > n_experts)
+    throw UsageError("topk " + std::to_string(topk) + " exceeds the " + std::to_string(n_experts) + " experts");
+  std::vector<std::pair<double, std::int32_t>> arrival(n_experts);
+  for (std::size_t token = 0; token * k < expert_ids.size(); ++token) {
+    Random random(seed, mix64(static_cast<std::uint64_t>(rank)) + token);
+    // Each expert "arrives" after an exponential time of rate popularity; the order of arrivals is a draw without
+    // replacement. An impossible expert arrives last, but does arrive when the others do not fill topk.
+    for (std::size_t e = 0; e < n_experts; ++e)
+      arrival[e] = {-std::log1p(-random.uniform()) / std::max(popularity[e], 1e-30), static_cast<std::int32_t>(e)};
+    std::partial_sort(arrival.begin(), arrival.begin() + static_cast<std::ptrdiff_t>(k), arrival.end());
+    for (std::size_t i = 0; i < k; ++i) expert_ids[token * k + i] = arrival[i].second;
+    draw_weights(random, weights.subspan(token * k, k));
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> routing_patterns() { return {"uniform", "zipf", "k_hot"}; }
@@ -52,24 +72,6 @@ std::vector<double> expert_popularity(const RoutingConfig& config, int num_exper
   const double sum = std::accumulate(popularity.begin(), popularity.end(), 0.0);
   for (double& p : popularity) p /= sum;
   return popularity;
-}
-
-void draw_routing(std::span<const double> popularity, std::uint64_t seed, int rank, int topk,
-                  std::span<std::int32_t> expert_ids, std::span<float> weights) {
-  const std::size_t n_experts = popularity.size(), k = static_cast<std::size_t>(topk);
-  if (k > n_experts)
-    throw UsageError("topk " + std::to_string(topk) + " exceeds the " + std::to_string(n_experts) + " experts");
-  std::vector<std::pair<double, std::int32_t>> arrival(n_experts);
-  for (std::size_t token = 0; token * k < expert_ids.size(); ++token) {
-    Random random(seed, mix64(static_cast<std::uint64_t>(rank)) + token);
-    // Each expert "arrives" after an exponential time of rate popularity; the order of arrivals is a draw without
-    // replacement. An impossible expert arrives last, but does arrive when the others do not fill topk.
-    for (std::size_t e = 0; e < n_experts; ++e)
-      arrival[e] = {-std::log1p(-random.uniform()) / std::max(popularity[e], 1e-30), static_cast<std::int32_t>(e)};
-    std::partial_sort(arrival.begin(), arrival.begin() + static_cast<std::ptrdiff_t>(k), arrival.end());
-    for (std::size_t i = 0; i < k; ++i) expert_ids[token * k + i] = arrival[i].second;
-    draw_weights(random, weights.subspan(token * k, k));
-  }
 }
 
 double routing_skew(std::span<const double> popularity, int topk, int ranks) {

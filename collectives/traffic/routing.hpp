@@ -37,15 +37,11 @@ std::vector<double> expert_popularity(const RoutingConfig& config, int num_exper
 /// rank that holds any of them. Pure; ignores that a token's experts are distinct.
 double routing_skew(std::span<const double> popularity, int topk, int ranks);
 
-/// The experts and weights of the tokens that `rank` dispatches, by config's pattern: draw_routing(), or what was
-/// recorded (with drawn weights). @throws UsageError as the functions here do, and for a topk that was not recorded.
+/// The experts [n_tokens, topk] of the tokens that `rank` dispatches, as drawn or recorded, and their weights [n_tokens,
+/// topk], which are always drawn: positive, and 1 together for each token. Drawn experts of a token are distinct. A
+/// function of (config, rank, token) only. Drawing is O(n_tokens * experts).
+/// @throws UsageError as expert_popularity() does, for a topk above the experts, and for one that was not recorded.
 void route_tokens(const RoutingConfig& config, int num_experts, int rank, int topk, std::span<std::int32_t> expert_ids,
                   std::span<float> weights);
-
-/// Draws for the tokens of `rank`: distinct ids [n_tokens, topk], and weights [n_tokens, topk], positive, summing to 1
-/// for each token. A function of (popularity, seed, rank, token) only. O(n_tokens * experts).
-/// @throws UsageError when topk exceeds the experts.
-void draw_routing(std::span<const double> popularity, std::uint64_t seed, int rank, int topk,
-                  std::span<std::int32_t> expert_ids, std::span<float> weights);
 
 }  // namespace supernode::collectives

@@ -19,6 +19,13 @@ Json parse_json(std::string_view text, const std::string& source) {
   }
 }
 
+std::optional<Json> parse_if_json(std::string_view text) {
+  constexpr bool may_throw = false;
+  Json json = Json::parse(text, nullptr, may_throw);
+  if (json.is_discarded()) return std::nullopt;
+  return json;
+}
+
 std::string to_text(const Json& json, int indent) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }

@@ -1,6 +1,7 @@
 #pragma once
 // The JSON type of the project, parsing with errors that name the file, and text that may hold any bytes.
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -15,6 +16,9 @@ using Json = nlohmann::ordered_json;  ///< keys keep the order in which they wer
 
 /// @param source what the text is, for the message: usually a path. @throws UsageError "<source>: ... at byte N".
 Json parse_json(std::string_view text, const std::string& source);
+
+/// For text that may be something else: nothing when it is not valid JSON.
+std::optional<Json> parse_if_json(std::string_view text);
 
 /// `json` as text; `indent` < 0: in one line. Its texts are the user's and may hold any bytes: what is no UTF-8 is
 /// replaced as valid_utf8() does.

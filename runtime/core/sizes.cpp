@@ -40,4 +40,12 @@ std::string format_size(double bytes) {
   return fmt::format("{:.4g} {}", bytes, units[unit]);
 }
 
+std::vector<std::uint64_t> doubling_sizes(std::uint64_t first, std::uint64_t last) {
+  expect(1 <= first && first <= last, "doubling_sizes: 1 <= first <= last");
+  std::vector<std::uint64_t> sizes;
+  for (std::uint64_t size = first; size<last; size = size> last / 2 ? last : 2 * size) sizes.push_back(size);
+  sizes.push_back(last);
+  return sizes;
+}
+
 }  // namespace supernode

@@ -21,7 +21,7 @@ BenchmarkCase small_case() {
   bench.exchange = {.max_tokens = 6, .hidden = 70, .topk = 3, .num_experts = 10};
   bench.num_tokens = 6;
   bench.algorithms.clear();
-  for (const AlgorithmEntry& entry : algorithms()) bench.algorithms.emplace_back(entry.name);
+  for (const AlgorithmName& algorithm : algorithms()) bench.algorithms.emplace_back(algorithm.name);
   bench.options.repetition = {.warmup = 1, .least = 3, .ci_width = 0};
   return bench;
 }

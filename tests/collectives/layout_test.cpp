@@ -8,6 +8,7 @@
 
 #include "collectives/algorithms.hpp"
 #include "collectives/algorithms/bundle.hpp"
+#include "collectives/algorithms/choice.hpp"
 #include "collectives/rows/host_map.hpp"
 #include "collectives/rows/ring.hpp"
 #include "collectives/rows/send_plan.hpp"
@@ -57,7 +58,7 @@ TEST_CASE("a plan sends each token once to each rank that holds one of its exper
   constexpr int n_tokens = 33, topk = 4, n_experts = 70;
   std::vector<std::int32_t> ids(n_tokens * topk);
   std::vector<float> weights(ids.size());
-  draw_routing(expert_popularity({}, n_experts), 7, 0, topk, ids, weights);
+  route_tokens({.seed = 7}, n_experts, 0, topk, ids, weights);
   for (std::size_t i = 0; i < ids.size(); i += 5) ids[i] = -1;
   for (int k = 0; k < topk; ++k) ids[2 * topk + k] = -1;
   for (int ranks = 1; ranks <= 64; ++ranks) {
@@ -163,7 +164,7 @@ TEST_CASE("bundles bring every row once to a host, and each member its own") {
   const ExchangeConfig config{.max_tokens = 10, .hidden = hidden, .topk = topk, .num_experts = n_experts};
   std::vector<std::int32_t> ids(n_tokens * topk);
   std::vector<float> weights(ids.size()), rows(n_tokens * hidden);
-  draw_routing(expert_popularity({}, n_experts), 3, 0, topk, ids, weights);
+  route_tokens({.seed = 3}, n_experts, 0, topk, ids, weights);
   for (std::size_t i = 0; i < ids.size(); i += 4) ids[i] = -1;
   for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i);
   for (int ranks = 1; ranks <= 64; ranks += ranks < 9 ? 1 : 11)

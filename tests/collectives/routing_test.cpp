@@ -20,7 +20,7 @@ struct Drawn {
 
 Drawn draw(const RoutingConfig& config, int n_experts, int topk, int n_tokens, int rank = 0) {
   Drawn drawn{std::vector<std::int32_t>(n_tokens * topk), std::vector<float>(n_tokens * topk)};
-  draw_routing(expert_popularity(config, n_experts), config.seed, rank, topk, drawn.ids, drawn.weights);
+  route_tokens(config, n_experts, rank, topk, drawn.ids, drawn.weights);
   return drawn;
 }
 

@@ -20,6 +20,15 @@
 using namespace supernode;
 using Catch::Matchers::Contains;
 
+TEST_CASE("ranges of sizes double, and end where they are told to") {
+  using Sizes = std::vector<std::uint64_t>;
+  CHECK(doubling_sizes(1, 1) == Sizes{1});
+  CHECK(doubling_sizes(3, 24) == Sizes{3, 6, 12, 24});
+  CHECK(doubling_sizes(4, 10) == Sizes{4, 8, 10});
+  constexpr std::uint64_t most = UINT64_MAX;
+  CHECK(doubling_sizes(most / 2 + 1, most) == Sizes{most / 2 + 1, most});
+}
+
 TEST_CASE("sizes are IEC") {
   CHECK(parse_size("0") == 0);
   CHECK(parse_size("64k") == 65536);

@@ -16,6 +16,7 @@ TEST_CASE("bench exchange fills in every key, and its table begins with bytes") 
                                                         "--format json --matrix " +
                                                         matrix));
   CHECK(document["schema"] == "supernode.bench.exchange/1");
+  CHECK(document["left_out"] == Json::array());
   const Json& results = document["results"];
   CHECK(results.size() % 3 == 0);
   CHECK(fs::file_size(matrix) > 1000);
@@ -72,6 +73,38 @@ TEST_CASE("bench tune writes rules that auto obeys") {
   const Json& row = document["results"][0];
   CHECK(row["requested_algorithm"] == "auto");
   CHECK_THAT(row["rule"].get<std::string>(), Contains(rules + ":"));
+}
+
+TEST_CASE("algorithms that do not work here are left out with a word, and refused where they are named") {
+  // This component of Open MPI has no windows in shared memory.
+  const std::string no_shared_windows = "OMPI_MCA_osc=pt2pt";
+  const std::string shape = "--hidden 64 --num-experts 8 --num-topk 2 -i 6 --num-tokens 2 ";
+  const std::string reason = "needs memory that the ranks of a host share (MPI_Win_allocate_shared)";
+  const std::string rules = scratch_path("without.rules");
+  const Outcome tuned =
+      supernode_on(2, "bench tune " + shape + "--format json --rules-file " + rules, no_shared_windows);
+  const Json document = document_of(tuned);
+  if (!document["env"]["mpi"]["library"].get<std::string>().starts_with("Open MPI")) {
+    WARN("skipped: this MPI library has no component to choose");
+    return;
+  }
+  const std::vector<std::string> lacking{"direct", "hierarchical", "pull"};
+  REQUIRE(document["left_out"].size() == lacking.size());
+  for (std::size_t i = 0; i < lacking.size(); ++i) {
+    CHECK(document["left_out"][i]["algorithm"] == lacking[i]);
+    CHECK_THAT(document["left_out"][i]["reason"].get<std::string>(), Contains(reason) && Contains("osc 'pt2pt'"));
+    CHECK_THAT(tuned.err, Contains("bench tune leaves out exchange algorithm '" + lacking[i] + "': it " + reason));
+  }
+  CHECK(document["results"].size() == 3);
+  CHECK_THAT(read_file(rules), Contains(", without direct and hierarchical and pull"));
+
+  const Outcome all = supernode_on(2, "bench exchange --algorithm all " + shape, no_shared_windows);
+  CHECK(all.code == 0);
+  CHECK_THAT(all.out, Contains("# left out: pull; it " + reason));
+  CHECK_THAT(all.err, Contains("bench exchange leaves out exchange algorithm 'pull': it " + reason));
+  const Outcome named = supernode_on(2, "bench exchange --algorithm pairwise,pull " + shape, no_shared_windows);
+  check_refused(named, 3, "exchange algorithm 'pull' " + reason);
+  CHECK(named.out.empty());
 }
 
 TEST_CASE("bench pool explains itself, measures, and draws the hit rate of a trace") {

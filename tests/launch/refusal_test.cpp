@@ -113,6 +113,7 @@ TEST_CASE("settings of the exchange") {
       {2, "bench exchange --algorithm fastest", "fastest"},
       {2, "bench exchange --num-tokens 8:4", "--num-tokens '8:4': a range is MIN:MAX"},
       {2, "bench exchange --num-tokens many", "--num-tokens 'many'"},
+      {2, "bench exchange --num-tokens 1:2:3", "--num-tokens '1:2:3': a number from 0 to 16777216"},
       {2, "bench exchange --inject crash:1", "injection 'crash:1' unknown; known: stall:RANK:MS"},
       {2, "bench exchange --inject stop:2", "ranks are 0 to 1"},
       {2, "bench exchange --op alltoallv --algorithm direct", "--algorithm is not for --op alltoallv"},

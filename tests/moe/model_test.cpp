@@ -32,7 +32,7 @@ TEST_CASE("logits equal the reference's, by every exchange algorithm with the sa
   for (const char* name : {"tiny", "yarn"}) {
     const Golden golden(name);
     std::vector<std::vector<float>> first;
-    for (const collectives::AlgorithmEntry& algorithm : collectives::algorithms()) {
+    for (const collectives::AlgorithmName& algorithm : collectives::algorithms()) {
       INFO(name << ", " << algorithm.name);
       Transformer model(golden.directory(), options_with(std::string(algorithm.name)), world());
       const Forced forced = force(model, golden);
@@ -159,7 +159,7 @@ TEST_CASE("a cache handed over as bytes continues with the same bits") {
 TEST_CASE("a plan of the exchange is what the model allocates") {
   const Golden golden("tiny");
   for (const ComputeType type : {ComputeType::f32, ComputeType::bf16, ComputeType::int8}) {
-    for (const collectives::AlgorithmEntry& algorithm : collectives::algorithms()) {
+    for (const collectives::AlgorithmName& algorithm : collectives::algorithms()) {
       INFO(name_of(type) << ", " << algorithm.name);
       TransformerOptions options = options_with(std::string(algorithm.name));
       options.type = type;

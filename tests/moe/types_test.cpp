@@ -111,7 +111,7 @@ TEST_CASE("bf16 and int8: the same bits by every exchange algorithm") {
   const Golden golden("tiny");
   for (const ComputeType type : {ComputeType::bf16, ComputeType::int8}) {
     std::vector<std::vector<float>> first;
-    for (const collectives::AlgorithmEntry& algorithm : collectives::algorithms()) {
+    for (const collectives::AlgorithmName& algorithm : collectives::algorithms()) {
       INFO(name_of(type) << ", " << algorithm.name);
       TransformerOptions options = options_with(std::string(algorithm.name));
       options.type = type;

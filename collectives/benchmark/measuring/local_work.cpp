@@ -1,4 +1,4 @@
-#include "collectives/benchmark/local_work.hpp"
+#include "collectives/benchmark/measuring/local_work.hpp"
 
 #include <algorithm>
 #include <numeric>

@@ -1,4 +1,4 @@
-#include "collectives/benchmark/wait_report.hpp"
+#include "collectives/benchmark/measuring/wait_report.hpp"
 
 #include <algorithm>
 #include <numeric>

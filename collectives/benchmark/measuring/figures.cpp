@@ -1,4 +1,4 @@
-#include "collectives/benchmark/figures.hpp"
+#include "collectives/benchmark/measuring/figures.hpp"
 
 #include <algorithm>
 #include <numeric>

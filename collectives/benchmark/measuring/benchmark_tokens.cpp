@@ -1,4 +1,4 @@
-#include "collectives/benchmark/benchmark_tokens.hpp"
+#include "collectives/benchmark/measuring/benchmark_tokens.hpp"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "collectives/benchmark/modelled_phase.hpp"
+#include "collectives/benchmark/measuring/modelled_phase.hpp"
 
 #include <numeric>
 #include <vector>
