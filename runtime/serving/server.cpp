@@ -16,24 +16,13 @@
 #include "runtime/serving/coordinator/coordinate.hpp"
 #include "runtime/serving/fleet/wall_fleet.hpp"
 #include "runtime/serving/roles.hpp"
+#include "runtime/serving/runs/shape_run.hpp"
 #include "runtime/serving/workers/model_source.hpp"
 #include "runtime/serving/workers/real_engine.hpp"
 #include "runtime/serving/workers/worker.hpp"
 
 namespace supernode::serving {
 namespace {
-
-/// One color an instance; the coordinator and the cache ranks hold no model.
-int instance_color(const ServingConfig& config, const Part& part) {
-  switch (part.role) {
-    case Role::prefill:
-      return part.instance;
-    case Role::decode:
-      return config.prefill_instances + part.instance;
-    default:
-      return MPI_UNDEFINED;
-  }
-}
 
 std::unique_ptr<pool::Pool> make_pool(const Communicator& world, const ServeOptions& options) {
   const ServingConfig& config = options.serving;
@@ -67,11 +56,7 @@ ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& opt
   const WorkerStatistics counts = coordinate(scheduler, fleet);
   ServeOutcome outcome;
   outcome.requests = served.take();
-  outcome.pool.lookups = counts.lookups;
-  outcome.pool.hits = counts.hits;
-  outcome.pool.stored_blocks = counts.stored_blocks;
-  outcome.pool.dropped_blocks = counts.dropped_blocks;
-  outcome.pool.miss_reasons = counts.miss_reasons;
+  outcome.pool = pool_figures(counts);
   return outcome;
 }
 
@@ -116,8 +101,11 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
     if (options.model_from_pool && config.cache_ranks == 0)
       throw UsageError("--model-from-pool needs a pool: serving.cache_ranks is 0");
   });
+  if (options.modelled && options.modelled->compute == Compute::shape)
+    return run_shape(world, options, std::move(requests));
   const Part part = part_of(config, world.rank());
-  const Communicator instance = world.split(instance_color(config, part), world.rank());
+  const int color = instance_color(config, part);
+  const Communicator instance = world.split(color < 0 ? MPI_UNDEFINED : color, world.rank());
   const Communicator control = world.duplicate();
   const Communicator transfer = world.duplicate();
   const std::string identity = model_identity(world, options.checkpoint);

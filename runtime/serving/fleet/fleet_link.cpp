@@ -10,12 +10,13 @@
 
 namespace supernode::serving {
 
-FleetLink::FleetLink(const ServingConfig& config, MessagePort& port, double deadline_s, WallTime (*clock)())
+FleetLink::FleetLink(const ServingConfig& config, MessagePort& port, double deadline_s, WallTime (*clock)(),
+                     CacheOrders cache)
     : config_(config),
       port_(port),
       deadline_s_(deadline_s),
       clock_(clock),
-      wire_(config),
+      wire_(config, cache),
       liveness_(deadline_s, clock().value) {}
 
 void FleetLink::send(std::vector<Outgoing> messages) {

@@ -16,7 +16,8 @@ namespace supernode::serving {
 class FleetLink {
  public:
   /// The references outlive it. @param deadline_s longest that a die may owe a report @param clock tests have their own
-  FleetLink(const ServingConfig& config, MessagePort& port, double deadline_s, WallTime (*clock)());
+  FleetLink(const ServingConfig& config, MessagePort& port, double deadline_s, WallTime (*clock)(),
+            CacheOrders cache = CacheOrders::pool);
 
   WallTime now() const { return clock_(); }
   void send(std::vector<Outgoing> messages);

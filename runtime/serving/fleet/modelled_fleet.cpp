@@ -15,7 +15,7 @@ ModelledFleet::ModelledFleet(const ServingConfig& config, RequestSource& source,
                              const ModelledFleetOptions& options, WallTime (*clock)())
     : config_(config),
       source_(source),
-      link_(config, port, deadline_s, clock),
+      link_(config, port, deadline_s, clock, options.cache),
       options_(options),
       ports_(options.machine, options.network,
              config.prefill_instances * config.prefill_dies + config.decode_instances * config.decode_dies,

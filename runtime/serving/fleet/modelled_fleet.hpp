@@ -28,6 +28,7 @@ struct ModelledFleetOptions {
   double kv_bytes_per_token = 0;           ///< on the emulated machine
   std::optional<ModelledPoolConfig> pool;  ///< none: no context caching
   std::string model_name;                  ///< part of the keys of blocks
+  CacheOrders cache = CacheOrders::coordinator;
 };
 
 /// Rank 0 only.

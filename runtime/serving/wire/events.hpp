@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/emulation/die_step.hpp"
+#include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/load/request.hpp"
 #include "runtime/serving/load/run_time.hpp"
 
@@ -118,6 +119,7 @@ enum class Unfinished : std::uint8_t {
 struct WorkerStatistics {
   std::uint64_t lookups = 0, hits = 0, stored_blocks = 0, dropped_blocks = 0;
   std::map<std::string, std::uint64_t> miss_reasons;
+  std::map<std::string, double> modelled_s;  ///< of the first die of an instance: where the modelled time went
 
   WorkerStatistics& operator+=(const WorkerStatistics& other) {
     lookups += other.lookups;
@@ -125,9 +127,21 @@ struct WorkerStatistics {
     stored_blocks += other.stored_blocks;
     dropped_blocks += other.dropped_blocks;
     for (const auto& [reason, count] : other.miss_reasons) miss_reasons[reason] += count;
+    for (const auto& [part, seconds] : other.modelled_s) modelled_s[part] += seconds;
     return *this;
   }
   friend bool operator==(const WorkerStatistics&, const WorkerStatistics&) = default;
 };
+
+/// The part of it that results show.
+inline PoolFigures pool_figures(const WorkerStatistics& counts) {
+  PoolFigures figures;
+  figures.lookups = counts.lookups;
+  figures.hits = counts.hits;
+  figures.stored_blocks = counts.stored_blocks;
+  figures.dropped_blocks = counts.dropped_blocks;
+  figures.miss_reasons = counts.miss_reasons;
+  return figures;
+}
 
 }  // namespace supernode::serving

@@ -184,6 +184,8 @@ void put_body(ByteWriter& to, const StoppedReport& report) {
   to.put(s.lookups).put(s.hits).put(s.stored_blocks).put(s.dropped_blocks);
   to.put<std::uint64_t>(s.miss_reasons.size());
   for (const auto& [reason, count] : s.miss_reasons) to.put_text(reason).put(count);
+  to.put<std::uint64_t>(s.modelled_s.size());
+  for (const auto& [part, seconds] : s.modelled_s) to.put_text(part).put(seconds);
 }
 
 PrefillReport get_prefill_report(ByteReader& from) {
@@ -222,6 +224,10 @@ StoppedReport get_stopped_report(ByteReader& from) {
   for (std::size_t left = from.get_count(sizeof(std::uint64_t)); left > 0; --left) {
     std::string reason = from.get_text();
     s.miss_reasons[std::move(reason)] = from.get<std::uint64_t>();
+  }
+  for (std::size_t left = from.get_count(sizeof(double)); left > 0; --left) {
+    std::string part = from.get_text();
+    s.modelled_s[std::move(part)] = from.get<double>();
   }
   return report;
 }

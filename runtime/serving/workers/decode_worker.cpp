@@ -45,7 +45,9 @@ class DecodeWorker {
     const bool all_ended = unfinished == Unfinished::none;
     if (all_ended && (!intake_.empty() || !ready_.empty() || !running_.empty()))
       throw EnvironmentError(fmt::format("{}: told to stop with KV of requests that have not ended", inbox_.where()));
-    inbox_.report_stopped({});
+    WorkerStatistics counts;
+    counts.modelled_s = context_.engine->modelled_s();
+    inbox_.report_stopped(counts);
   }
 
  private:

@@ -20,9 +20,6 @@ struct ModelledInstance {
   std::vector<int> dies;  ///< of the machine, one for each die of the instance
 };
 
-/// Where the modelled time of an instance's steps went, all steps added up, s; "steps" counts them.
-using ModelledTotals = std::map<std::string, double>;
-
 class ModelledEngine : public StepEngine {
  public:
   /// @param inner keeps records; borrowed @param instance all dies of the instance, borrowed
@@ -36,8 +33,7 @@ class ModelledEngine : public StepEngine {
   /// @throws TimeoutError naming the dies that did not come.
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
 
-  /// On the first die; empty on the others.
-  const ModelledTotals& totals() const { return totals_; }
+  std::map<std::string, double> modelled_s() const override { return totals_; }
 
  private:
   /// The ends of all dies and what exchanges took on the way to the last of them, each in ns. [dies x 2]
@@ -48,7 +44,7 @@ class ModelledEngine : public StepEngine {
   const ModelledInstance modelled_;
   const double deadline_s_;
   std::unique_ptr<emulation::StepPricer> pricer_;  ///< on the first die
-  ModelledTotals totals_;
+  std::map<std::string, double> totals_;  ///< by "stage: part", s; "stage: steps" counts them
 };
 
 }  // namespace supernode::serving

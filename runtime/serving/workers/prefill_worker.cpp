@@ -38,7 +38,9 @@ class PrefillWorker {
     }
     context_.transfer->flush(context_.deadline_s);
     if (pool_) pool_->finish(context_.deadline_s);
-    inbox_.report_stopped(pool_ ? pool_->statistics() : WorkerStatistics{});
+    WorkerStatistics counts = pool_ ? pool_->statistics() : WorkerStatistics{};
+    counts.modelled_s = context_.engine->modelled_s();
+    inbox_.report_stopped(counts);
   }
 
  private:

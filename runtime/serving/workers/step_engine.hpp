@@ -3,9 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "runtime/emulation/die_step.hpp"
@@ -56,6 +58,8 @@ class StepEngine {
   /// A step for the sequences of this die. Collective over the dies of the instance; a die may have no work.
   /// @param start when it begins, on the run's clock
   virtual StepOutcome step(std::span<const StepWork> works, RunTime start) = 0;
+  /// Where the modelled time of all steps went, s; empty on the wall clock and on all dies but the instance's first.
+  virtual std::map<std::string, double> modelled_s() const { return {}; }
 };
 
 }  // namespace supernode::serving
