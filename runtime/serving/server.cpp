@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -16,6 +17,7 @@
 #include "runtime/serving/coordinator/coordinate.hpp"
 #include "runtime/serving/fleet/wall_fleet.hpp"
 #include "runtime/serving/roles.hpp"
+#include "runtime/serving/runs/modelled_run.hpp"
 #include "runtime/serving/runs/shape_run.hpp"
 #include "runtime/serving/workers/model_source.hpp"
 #include "runtime/serving/workers/real_engine.hpp"
@@ -53,16 +55,19 @@ ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& opt
   WallFleet fleet(options.serving, arrivals, mailbox, options.deadline_s);
   ServedLog served;
   Scheduler scheduler(options.serving, served, options.max_concurrency);
+  const WallTime start = wall_now();
   const WorkerStatistics counts = coordinate(scheduler, fleet);
   ServeOutcome outcome;
+  outcome.wall = wall_now() - start;
   outcome.requests = served.take();
   outcome.pool = pool_figures(counts);
   return outcome;
 }
 
 /// Any other rank's.
-void work(const Communicator& control, const Communicator& transfer, const ServeOptions& options,
-          const std::string& identity, moe::Transformer* model, pool::Pool* shared_pool, const Part& part) {
+void work(const Communicator& control, const Communicator& transfer, const Communicator& instance,
+          const ServeOptions& options, const std::string& identity, moe::Transformer* model, pool::Pool* shared_pool,
+          const Part& part) {
   Mailbox control_box(control), transfer_box(transfer);
   WorkerContext context;
   context.config = &options.serving;
@@ -77,8 +82,10 @@ void work(const Communicator& control, const Communicator& transfer, const Serve
     run_cache_worker(context, options.injections);
     return;
   }
-  RealEngine engine(*model);
-  context.engine = &engine;
+  RealEngine real(*model, options.modelled ? StepRecords::kept : StepRecords::none);
+  std::optional<ModelledEngine> modelled;
+  if (options.modelled) modelled.emplace(real, instance, modelled_instance(options, part), options.deadline_s);
+  context.engine = modelled ? static_cast<StepEngine*>(&*modelled) : &real;
   if (part.role == Role::prefill) {
     run_prefill_worker(context);
   } else {
@@ -117,10 +124,12 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
   world.barrier();  // so that no request is charged for a rank that starts late
 
   if (part.role != Role::coordinator) {
-    work(control, transfer, options, identity, built.model.get(), shared_pool.get(), part);
+    work(control, transfer, instance, options, identity, built.model.get(), shared_pool.get(), part);
     return {};
   }
-  ServeOutcome outcome = coordinate_run(control, options, std::move(requests));
+  ServeOutcome outcome = options.modelled
+                             ? coordinate_modelled(control, options, CacheOrders::pool, std::move(requests))
+                             : coordinate_run(control, options, std::move(requests));
   outcome.pool.model_bytes = built.bytes;
   outcome.pool.model_bytes_read = built.bytes_read;
   if (shared_pool && !shared_pool->stop()) log(LogLevel::warning, "a cache rank did not take the order to stop");

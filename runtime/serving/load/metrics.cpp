@@ -116,6 +116,22 @@ Json pool_json(const PoolFigures& pool, const Totals& totals) {
   return json;
 }
 
+Json steady_json(const RunDescription& run) {
+  const SteadyFigures& f = run.steady;
+  const double npus = static_cast<double>(run.steady_dies) / run.dies_per_npu;
+  const double batch = run.steady_options->requests * run.dies_per_npu;
+  Json json{{"batch_per_npu", batch}, {"iterations", f.steps}};
+  if (run.steady_options->stage == SteadyOptions::Stage::decode) {
+    json["tpot_ms"] = f.tpot_ms;
+    json["iteration_ms"] = f.step_ms;
+    json["output_tokens_per_s_per_npu"] = f.tokens_per_s / npus;
+  } else {
+    json["iteration_ms"] = f.step_ms;
+    json["prefill_tokens_per_s_per_npu"] = f.tokens_per_s / npus;
+  }
+  return json;
+}
+
 }  // namespace
 
 std::map<std::string, double> parse_goodput(const std::vector<std::string>& items) {
@@ -164,6 +180,13 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
   results["parts_ms"] = parts_json(totals.parts, totals.completed > 0 ? static_cast<double>(totals.completed) : 1);
   results["npus"] = npus;
   results["output_tokens_per_s_per_npu"] = rate(totals.output) / npus;
+  if (run.clock == "modelled") {
+    results["machine"] = run.machine;
+    results["wall_s"] = run.wall.value;
+    results["modelled_over_wall"] = run.wall.value > 0 ? Json(duration / run.wall.value) : Json(nullptr);
+    results["step_terms_s"] = run.modelled_s;
+  }
+  if (run.steady_options) results["steady"] = steady_json(run);
   if (!failures.empty()) results["failures"] = std::move(failures);
   if (options.save_detailed) results["requests"] = std::move(detailed);
   return results;

@@ -24,10 +24,18 @@ ModelledFleetOptions fleet_options(const ServeOptions& options, CacheOrders cach
   ModelledPoolConfig pool;
   for (int i = 0; i < serving.cache_ranks; ++i) pool.owners.push_back(cache_rank(serving, i));
   pool.virtual_nodes = options.pool.virtual_nodes;
-  const double gigabytes = run.config.pool_gb > 0 ? run.config.pool_gb : run.machine.host_path.dram_gb;
-  pool.capacity_bytes = static_cast<std::int64_t>(gigabytes * 1e9);
   pool.block_tokens = serving.context_block_tokens;
   pool.block_bytes = static_cast<std::int64_t>(run.model.kv_bytes_per_token() * serving.context_block_tokens);
+  if (run.config.pool_gb > 0) {
+    pool.capacity_bytes = static_cast<std::int64_t>(run.config.pool_gb * 1e9);
+  } else if (run.compute == Compute::real) {
+    // The pool must hold every block that the directory has, and it also keeps some that the directory has given up.
+    const double held = 0.75 * static_cast<double>(options.pool.capacity.value) /
+                        (static_cast<double>(run.real_bytes_per_token) * serving.context_block_tokens);
+    pool.capacity_bytes = static_cast<std::int64_t>(held) * pool.block_bytes;
+  } else {
+    pool.capacity_bytes = static_cast<std::int64_t>(run.machine.host_path.dram_gb * 1e9);
+  }
   pool.pieces_per_block = run.model.layers;
   fleet.pool = std::move(pool);
   return fleet;

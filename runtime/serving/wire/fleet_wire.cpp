@@ -55,7 +55,8 @@ std::optional<FleetWire::Incoming> to_event(const Part& part, int rank, CacheOrd
   if (const auto* kv = std::get_if<KvReport>(&report); kv && decode) return KvArrived{die, kv->request};
   if (auto* iteration = std::get_if<DecodeReport>(&report); iteration && decode)
     return DecodeReported{die, iteration->exchange, std::move(iteration->tokens)};
-  if (auto* stopped = std::get_if<StoppedReport>(&report); stopped && (prefill || decode || cache == CacheOrders::coordinator))
+  if (auto* stopped = std::get_if<StoppedReport>(&report);
+      stopped && (prefill || decode || cache == CacheOrders::coordinator))
     return Stopped{rank, std::move(stopped->statistics)};
   return std::nullopt;
 }

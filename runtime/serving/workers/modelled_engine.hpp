@@ -44,7 +44,7 @@ class ModelledEngine : public StepEngine {
   const ModelledInstance modelled_;
   const double deadline_s_;
   std::unique_ptr<emulation::StepPricer> pricer_;  ///< on the first die
-  std::map<std::string, double> totals_;  ///< by "stage: part", s; "stage: steps" counts them
+  std::map<std::string, double> totals_;           ///< by "stage: part", s; "stage: steps" counts them
 };
 
 }  // namespace supernode::serving

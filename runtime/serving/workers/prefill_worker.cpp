@@ -47,15 +47,28 @@ class PrefillWorker {
   void prefill(const PrefillOrder& batch, RunTime start) {
     std::vector<Sequence> sequences = make_sequences(batch);
     load_prefixes(sequences);
-    const RunTime end = compute(sequences, start);
+    const std::optional<RunTime> end = compute(sequences, start);
     PrefillReport report;
     for (const Sequence& sequence : sequences) report.results.push_back(sequence.result);
-    inbox_.report(report, end);
-    // The tokens are on their way; what follows is off the path of the first token.
+    if (end) {
+      // On a modelled clock the report says when, however late it is. Once the coordinator has it, it may send others to
+      // the new blocks.
+      pass_on(sequences, *end);
+      if (pool_) pool_->finish(context_.deadline_s);
+      inbox_.report(report, *end);
+    } else {
+      // What follows the report is off the path of the first token.
+      inbox_.report(report, start);
+      pass_on(sequences, start);
+    }
+  }
+
+  /// KV to the decode dies, new blocks to the pool.
+  void pass_on(const std::vector<Sequence>& sequences, RunTime stamp) {
     for (const Sequence& sequence : sequences) {
       if (!sequence.result.first_token) continue;  // what was computed is of no use to anyone
-      hand_over(sequence, end);
-      if (pool_) pool_->store(sequence.blocks, *sequence.state);
+      hand_over(sequence, stamp);
+      if (pool_) pool_->store(sequence.blocks, *sequence.state, context_.deadline_s);
     }
   }
 
@@ -78,7 +91,7 @@ class PrefillWorker {
     };
     if (pool_) {
       for (Sequence& sequence : sequences)
-        timed(sequence, [&] { pool_->start(sequence.item->prompt, sequence.blocks); });
+        timed(sequence, [&] { pool_->start(sequence.item->prompt, sequence.item->granted_tokens, sequence.blocks); });
       for (Sequence& sequence : sequences) timed(sequence, [&] { pool_->take(sequence.blocks, *sequence.state); });
     }
     for (Sequence& sequence : sequences) {
@@ -90,9 +103,8 @@ class PrefillWorker {
     }
   }
 
-  /// The step of the whole batch, in which a die without a request takes part, too. @returns its end, where the engine
-  /// knows it
-  RunTime compute(std::vector<Sequence>& sequences, RunTime start) {
+  /// The step of the whole batch, in which a die without a request takes part, too. @returns its end on a modelled clock
+  std::optional<RunTime> compute(std::vector<Sequence>& sequences, RunTime start) {
     std::vector<StepWork> works;
     std::int64_t computed = 0;
     for (Sequence& sequence : sequences) {
@@ -108,7 +120,7 @@ class PrefillWorker {
       result.exchange = RunSpan(static_cast<RunSpan::rep>(static_cast<double>(outcome.exchange.count()) *
                                                           result.computed_tokens / static_cast<double>(computed)));
     }
-    return outcome.end.value_or(start);
+    return outcome.end;
   }
 
   /// Sends the prompt's state to the decode die, in pieces.
