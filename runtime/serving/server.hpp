@@ -23,6 +23,7 @@ struct ModelledRun {
   emulation::ModelShape model;
   std::string model_name;  ///< part of the keys of context blocks
   int vocabulary = 0;
+  std::uint64_t seed = 0;                ///< of drawn tokens and routing
   std::size_t real_bytes_per_token = 0;  ///< KV of the model that really computes
   ModelledConfig config;
   Compute compute = Compute::shape;

@@ -17,6 +17,7 @@ ModelledFleet::ModelledFleet(const ServingConfig& config, RequestSource& source,
       source_(source),
       link_(config, port, deadline_s, clock, options.cache),
       options_(options),
+      root_(pool::chain_root("default", options.model_name, config.context_block_tokens)),
       ports_(options.machine, options.network,
              config.prefill_instances * config.prefill_dies + config.decode_instances * config.decode_dies,
              config.cache_ranks) {
@@ -70,7 +71,7 @@ StartPrefill ModelledFleet::grant(StartPrefill command, RunTime now) {
       granted.ordered = granted.ready = now;
       item.granted_tokens = 0;
       if (!pool_) continue;
-      granted.keys = pool::chain_keys(options_.model_name, item.request->prompt, config_.context_block_tokens);
+      granted.keys = pool::chain_keys(root_, item.request->prompt, config_.context_block_tokens);
       const PrefixHit hit = pool_->lookup(granted.keys, item.request->prompt_tokens(), now);
       item.granted_tokens = granted.tokens = hit.tokens;
       for (const OwnerShare& share : hit.loads) {

@@ -69,6 +69,7 @@ class ModelledFleet : public Fleet {
   RequestSource& source_;
   FleetLink link_;
   const ModelledFleetOptions options_;
+  const pool::Key root_;  ///< of the keys of blocks
   std::optional<ModelledPool> pool_;
   SharedPorts ports_;
   std::map<Key, What> calendar_;                   ///< reported, not yet handed out

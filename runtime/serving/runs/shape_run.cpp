@@ -27,17 +27,14 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
     return;
   }
   ModelledInstance modelled = modelled_instance(options, part);
-  ShapeEngineOptions wanted;
-  wanted.model = run.model;
-  wanted.layout = modelled.setup.layout;
-  wanted.stage = modelled.setup.stage;
-  wanted.load = expert_load(run.config, run.model.experts);
-  wanted.die = part.die;
-  wanted.microbatches = run.config.microbatches;
-  wanted.mtp = modelled.setup.mtp;
-  wanted.acceptance = run.config.acceptance;
-  wanted.vocabulary = run.vocabulary;
-  ShapeEngine shape(wanted);
+  ShapeEngine shape({.model = run.model,
+                     .setup = modelled.setup,
+                     .load = expert_load(run.config, run.model.experts),
+                     .seed = run.seed,
+                     .die = part.die,
+                     .microbatches = run.config.microbatches,
+                     .acceptance = run.config.acceptance,
+                     .vocabulary = run.vocabulary});
   ModelledEngine engine(shape, instance, std::move(modelled), options.deadline_s);
   context.engine = &engine;
   if (part.role == Role::prefill)

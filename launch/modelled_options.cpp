@@ -1,0 +1,93 @@
+#include "launch/modelled_options.hpp"
+
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "moe/model_shape.hpp"
+#include "moe/sequence_state.hpp"
+#include "runtime/core/error.hpp"
+
+namespace supernode::launch {
+
+void ModelledOptions::describe(OptionTable& t) {
+  t.add("serve", "machine", machine_, "clock: wall, or a machine file or name in configs/machines for a modelled one");
+  t.add("serve", "compute", compute_,
+        "real: the model computes every token; shape: nothing is computed, routing and tokens are drawn (with a "
+        "machine)")
+      .choices({"real", "shape"});
+  t.add("serve", "payload", payload_,
+        "carried: KV and blocks move as bytes; elided: as messages without them; auto: carried where a model computes")
+      .choices({"auto", "carried", "elided"});
+  t.add("serve", "workload", workload_,
+        "trace, or a closed loop that keeps instances full: steady (decode) or steady-prefill (with --compute shape)")
+      .choices({"trace", "steady", "steady-prefill"});
+  t.add("serve", "batch_per_npu", batch_per_npu_, "steady: requests of an NPU at a time").range(1e-3, 1e6);
+  t.add("serve", "prompt_tokens", prompt_tokens_, "steady: tokens of a prompt").range(1, 1 << 24);
+  t.add("serve", "output_tokens", output_tokens_,
+        "steady: tokens of an answer; contexts spread over prompt to prompt + output")
+      .range(2, 1 << 24);
+  t.add("serve", "steps", steps_, "steady: iterations or batches of an instance; the middle half is measured")
+      .range(4, 1e6);
+  serving::describe(t, config_);
+}
+
+std::optional<serving::ModelledRun> ModelledOptions::make(const serving::ServingConfig& serving,
+                                                          const moe::ModelConfig& model, const std::string& name,
+                                                          std::uint64_t seed) const {
+  if (!chosen()) {
+    if (compute_ == "shape") throw UsageError("--compute shape needs --machine: nothing is computed on the wall clock");
+    if (payload_ == "elided") throw UsageError("--payload elided needs --compute shape");
+    if (steady()) throw UsageError("--workload steady needs --machine and --compute shape");
+    return std::nullopt;
+  }
+  serving::ModelledRun run;
+  run.machine = emulation::load_machine(machine_);
+  run.model = moe::shape_of(model);
+  run.model_name = name;
+  run.vocabulary = model.vocab_size;
+  run.seed = seed;
+  run.config = config_;
+  run.compute = compute_ == "shape" ? serving::Compute::shape : serving::Compute::real;
+  if (run.compute == serving::Compute::shape) {
+    if (payload_ == "carried") throw UsageError("--payload carried needs --compute real");
+    static_cast<void>(serving::expert_load(config_, run.model.experts));  // names a file that is wrong
+  } else {
+    if (payload_ == "elided") throw UsageError("--payload elided needs --compute shape");
+    if (steady()) throw UsageError("--workload steady needs --compute shape");
+    run.config.microbatches = 1;
+    run.config.mtp = false;
+    run.config.decode_shared_dies = run.config.decode_redundant = run.config.prefill_redundant = 0;
+    run.payload = serving::Payload::carried;
+    run.real_bytes_per_token = moe::state_bytes_per_token(model, moe::DraftCache::none);
+  }
+  serving::check_deployment(run.config, serving, run.machine, run.model);
+  if (steady()) run.steady = steady_options(run.machine, serving);
+  if (run.steady) run.steady->vocabulary = run.vocabulary;
+  return run;
+}
+
+serving::SteadyOptions ModelledOptions::steady_options(const emulation::Machine& machine,
+                                                       const serving::ServingConfig& serving) const {
+  serving::SteadyOptions steady;
+  steady.stage = workload_ == "steady" ? serving::SteadyOptions::Stage::decode : serving::SteadyOptions::Stage::prefill;
+  const double each = batch_per_npu_ / machine.dies_per_npu;
+  steady.requests = static_cast<int>(std::lround(each));
+  if (steady.requests < 1 || std::abs(each - steady.requests) > 1e-9)
+    throw UsageError(fmt::format("--batch-per-npu: {} requests do not divide over the {} dies of an NPU",
+                                 batch_per_npu_, machine.dies_per_npu));
+  steady.prompt_tokens = prompt_tokens_;
+  steady.output_tokens = output_tokens_;
+  steady.steps = steps_;
+  if (steady.stage == serving::SteadyOptions::Stage::prefill) return steady;
+  if (steady.requests > serving.max_decode_batch)
+    throw UsageError(fmt::format("--batch-per-npu: {} requests a die, serving.max_decode_batch is {}", steady.requests,
+                                 serving.max_decode_batch));
+  const double room = 1.0 * steady.requests * (prompt_tokens_ + output_tokens_);
+  if (room > serving.decode_kv_tokens)
+    throw UsageError(fmt::format("a decode die needs room for {} tokens, serving.decode_kv_tokens is {}", room,
+                                 serving.decode_kv_tokens));
+  return steady;
+}
+
+}  // namespace supernode::launch
