@@ -19,6 +19,7 @@
 #include "runtime/serving/coordinator/request_source.hpp"
 #include "runtime/serving/coordinator/shared_ports.hpp"
 #include "runtime/serving/fleet/fleet_link.hpp"
+#include "runtime/serving/roles.hpp"
 
 namespace supernode::serving {
 
