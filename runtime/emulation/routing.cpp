@@ -48,7 +48,7 @@ Slots placed_slots(std::span<const double> loads, int count, int dies) {
   return slots;
 }
 
-void drift_from(std::vector<double>& shares, double drift, std::uint64_t key) {
+void apply_drift(std::vector<double>& shares, double drift, std::uint64_t key) {
   if (!(drift > 0)) return;
   const std::vector<double> before = shares;
   Random random(key);
@@ -182,7 +182,7 @@ Routing::Routing(const ModelShape& model, const ExpertLayout& layout, const Expe
     Slots slots = load.layers.empty() ? equal_slots(slots_)
                                       : placed_slots(load.layers[layer % load.layers.size()], layout.slots(model),
                                                      layout.routed_dies());
-    drift_from(slots.shares, load.drift, key(key(seed, Purpose::drift), layer));
+    apply_drift(slots.shares, load.drift, key(key(seed, Purpose::drift), layer));
     layers_.push_back({.choices = key(key(seed, Purpose::choices), layer),
                        .preferences = key(key(seed, Purpose::preferences), layer),
                        .slots = AliasTable(draw_weights(slots, topk_, spread_)),
@@ -229,7 +229,7 @@ void Routing::draw(std::span<const TokenRange> tokens, std::span<std::int32_t> r
 void Routing::add_shared(int sender, int tokens, std::span<std::int32_t> rows) const {
   expect(rows.size() == record_size(), "rows of a record are of all its layers and slots");
   if (shared_dies_ == 0 || tokens == 0) return;
-  // Each shared die gets as many, and what is left goes on where the die before `sender` ended, had it as many tokens.
+  // All shared dies get equally many. What is left begins where it would end for the sender before, with as many tokens.
   const auto count = static_cast<std::size_t>(tokens);
   const std::size_t each = count / shared_dies_, left = count % shared_dies_;
   const std::size_t first = static_cast<std::size_t>(sender) * left % shared_dies_;

@@ -39,7 +39,8 @@ class Routing {
 
   /// Adds one row for each choice of each token: in every layer topk a token, or one for each expert where there are
   /// fewer. @param rows [layers][record_slots]
-  /// Cost: a few nanoseconds a choice; many ranges in one call are faster than many calls.
+  /// Cost: about 4 ns a choice, with request_spread 1.2 about 11: it takes 1 + s^2 draws. Many ranges in one call are
+  /// faster than many calls.
   void draw(std::span<const TokenRange> tokens, std::span<std::int32_t> rows) const;
 
   /// Adds the rows that `tokens` tokens of die `sender` give to the dies that hold nothing but shared experts: in every
