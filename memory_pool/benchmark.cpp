@@ -8,10 +8,9 @@
 #include <optional>
 
 #include "memory_pool/client.hpp"
-#include "memory_pool/transport/pool_core.hpp"
+#include "memory_pool/transport/pool_access.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
-#include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
 #include "runtime/core/mpi/shared_window.hpp"
 #include "runtime/core/random.hpp"
@@ -144,12 +143,13 @@ struct Benchmark::Impl {
       : clients(n_clients),
         comm(communicator.duplicate()),
         pool(comm, owners_of(comm, clients), config),
-        allocated(comm, pool.is_owner() ? pool.core().layout.capacity : 0, false) {
-    if (pool.core().segment.shared()) shared.emplace(comm, pool.is_owner() ? pool.core().layout.capacity : 0, true);
+        allocated(comm, pool.is_owner() ? internal::PoolAccess::core(pool).layout.capacity : 0, false) {
+    if (internal::PoolAccess::core(pool).segment.shared())
+      shared.emplace(comm, pool.is_owner() ? internal::PoolAccess::core(pool).layout.capacity : 0, true);
     is_client = comm.rank() < clients;
     meet(120);
     if (is_client) {
-      local.resize(pool.core().layout.capacity, std::byte{1});
+      local.resize(internal::PoolAccess::core(pool).layout.capacity, std::byte{1});
       touch(allocated);
       if (shared) touch(*shared);
     }
@@ -170,16 +170,7 @@ struct Benchmark::Impl {
   }
 
   /// Waits for all ranks; owners go on serving.
-  void meet(double deadline_s) {
-    MPI_Request everyone = MPI_REQUEST_NULL;
-    SUPERNODE_MPI(MPI_Ibarrier(comm.get(), &everyone));
-    wait_until(
-        [&] {
-          pool.progress();
-          return completed(everyone);
-        },
-        deadline_s, [&] { return "bench pool: rank " + std::to_string(comm.rank()) + " misses another"; });
-  }
+  void meet(double deadline_s) { pool.serve_until_all(comm, {}, {.deadline_s = deadline_s, .may_sleep = false}); }
 
   /// One client's part of a case.
   struct Work {
@@ -189,7 +180,7 @@ struct Benchmark::Impl {
     long long wrong = 0, misses = 0;
   };
   std::uint64_t key_count(const BenchCase& bench) {
-    const std::uint64_t room = pool.core().layout.capacity / 2 * pool.owners().size();
+    const std::uint64_t room = internal::PoolAccess::core(pool).layout.capacity / 2 * pool.owners().size();
     const std::uint64_t granule = pool.config().granule.value;
     const std::uint64_t block = (bench.block_bytes + granule - 1) / granule * granule;
     const std::uint64_t fitting = std::min<std::uint64_t>(65536, std::max<std::uint64_t>(1, room / block));
@@ -347,13 +338,15 @@ Benchmark::Benchmark(const Communicator& world, int clients, const PoolConfig& c
     : impl_(std::make_unique<Impl>(world, clients, config)) {}
 Benchmark::~Benchmark() = default;
 
-std::string Benchmark::transport() const { return impl_->pool.core().segment.shared() ? "shared" : "rma"; }
+std::string Benchmark::transport() const {
+  return internal::PoolAccess::core(impl_->pool).segment.shared() ? "shared" : "rma";
+}
 
 BenchResult Benchmark::run(const BenchCase& bench) {
-  if (bench.block_bytes < 1 || bench.block_bytes > impl_->pool.core().layout.capacity / 2)
+  if (bench.block_bytes < 1 || bench.block_bytes > internal::PoolAccess::core(impl_->pool).layout.capacity / 2)
     throw UsageError("bench pool: blocks of " + std::to_string(bench.block_bytes) +
                      " bytes: at least two must fit into pool.capacity (" +
-                     std::to_string(impl_->pool.core().layout.capacity) + ")");
+                     std::to_string(internal::PoolAccess::core(impl_->pool).layout.capacity) + ")");
   if (bench.keys > 0 && bench.keys < static_cast<std::uint64_t>(impl_->clients))
     throw UsageError("bench pool: fewer keys than clients");
   Impl::Work work = impl_->measure(bench);

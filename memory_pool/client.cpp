@@ -2,7 +2,7 @@
 
 #include "memory_pool/client/read_context.hpp"
 #include "memory_pool/client/store_queue.hpp"
-#include "memory_pool/transport/pool_core.hpp"
+#include "memory_pool/transport/pool_access.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/stopwatch.hpp"
 
@@ -25,7 +25,9 @@ struct Client::Impl {
 };
 
 Client::Client(Pool& pool, const std::string& name_space)
-    : pool_(pool), name_space_(name_space), impl_(std::make_unique<Impl>(pool.core(), namespace_id(name_space))) {}
+    : pool_(pool),
+      name_space_(name_space),
+      impl_(std::make_unique<Impl>(internal::PoolAccess::core(pool), namespace_id(name_space))) {}
 
 Client::~Client() = default;
 

@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 
 #include "memory_pool/owner/model_directory.hpp"
-#include "memory_pool/transport/pool_core.hpp"
+#include "memory_pool/transport/pool_access.hpp"
 #include "runtime/core/clock.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/json.hpp"
@@ -105,7 +105,10 @@ bool is_there(Client& client, const Key& model) {
 
 struct ModelCache::Impl {
   Impl(Pool& its_pool, std::uint64_t bytes)
-      : pool(its_pool), core(its_pool.core()), block_bytes(bytes), claimant(core.unique_number()) {}
+      : pool(its_pool),
+        core(internal::PoolAccess::core(its_pool)),
+        block_bytes(bytes),
+        claimant(core.unique_number()) {}
 
   internal::ModelDirectory::Answer ask(ModelStep step, const Key& model) {
     return ask_directory(core, step, model, claimant);
@@ -267,7 +270,7 @@ Status ModelCache::remove(const ModelId& id) {
 PooledModel::PooledModel(Pool& pool, const ModelId& id, std::unique_ptr<Contents> contents)
     : pool_(pool), id_(id), contents_(std::move(contents)), client_(pool, namespace_of(contents_->model)) {}
 
-PooledModel::~PooledModel() { ask_directory(pool_.core(), ModelStep::unpin, contents_->model, 0); }
+PooledModel::~PooledModel() { ask_directory(internal::PoolAccess::core(pool_), ModelStep::unpin, contents_->model, 0); }
 
 std::uint64_t PooledModel::total_bytes() const { return contents_->total_bytes(); }
 

@@ -7,6 +7,7 @@
 #include "runtime/core/log.hpp"
 #include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
 
 namespace supernode::pool::internal {
 namespace {
@@ -79,6 +80,23 @@ bool PoolCore::progress() {
       handle_request(message->source, message->bytes);
   }
   return handled > 0;
+}
+
+bool PoolCore::serve_until_all(const Communicator& everyone, const ServeWait& wait) {
+  const Deadline deadline(wait.deadline_s);
+  SpinWait spin(wait.may_sleep);
+  MPI_Request all_here = MPI_REQUEST_NULL;
+  while (true) {
+    if (progress()) spin.reset();
+    if (all_here == MPI_REQUEST_NULL) {
+      if (mailbox.unsent() == 0 && !segment.abandoned_in_flight())
+        SUPERNODE_MPI(MPI_Ibarrier(everyone.get(), &all_here));
+    } else if (completed(all_here)) {
+      return true;
+    }
+    if (deadline.expired()) return false;
+    spin.turn();
+  }
 }
 
 void PoolCore::handle_reply(int source, std::span<const std::byte> bytes) {

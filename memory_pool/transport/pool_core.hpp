@@ -13,6 +13,7 @@
 #include "memory_pool/format/messages.hpp"
 #include "memory_pool/owner/layout.hpp"
 #include "memory_pool/owner/shard.hpp"
+#include "memory_pool/pool.hpp"
 #include "memory_pool/ring.hpp"
 #include "memory_pool/transport/segment.hpp"
 #include "runtime/core/mpi/communicator.hpp"
@@ -25,6 +26,10 @@ struct PoolCore {
 
   /// Serves what has arrived and takes in replies; never waits.
   bool progress();
+
+  /// Serves until every rank of `everyone` is here, and nothing that this rank has sent, or has given up, is in MPI's
+  /// hands. Collective over `everyone`. @returns false after the deadline.
+  bool serve_until_all(const Communicator& everyone, const ServeWait& wait);
 
   /// Sends a request and expects a reply, which take() will find. A request of a rank to itself is served at once.
   std::uint64_t ask(int owner, Request request);

@@ -128,7 +128,7 @@ TEST_CASE("a torn get is made again until the block is whole, or the attempts ar
       const internal::Entry* entry = entry_of(pool, key, client.name_space());
       CHECK(entry != nullptr);
       if (!entry) return;
-      std::byte& victim = pool.core().segment.local()[pool.core().layout.payload_offset + entry->offset + 1234];
+      std::byte& victim = core_of(pool).segment.local()[core_of(pool).layout.payload_offset + entry->offset + 1234];
       victim ^= std::byte{8};
       std::vector<std::byte> buffer(block_bytes);
       PendingGet get = client.start_get(std::vector<GetItem>{{key, buffer}});
@@ -171,11 +171,11 @@ TEST_CASE("gets under way end as misses when their owner goes, and the others' d
     }
     meet(pool);
     const std::uint64_t view = pool.view().version();
-    if (world().rank() == 0) pool.core().shard->lose_memory();
+    if (world().rank() == 0) core_of(pool).shard->lose_memory();
     meet(pool);
     if (world().rank() == 0) {
       flag.wait();
-      pool.core().start_shard();
+      core_of(pool).start_shard();
     } else if (is_client) {
       {
         std::vector<std::byte> one(block_bytes), two(block_bytes);

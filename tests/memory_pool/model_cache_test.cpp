@@ -2,7 +2,6 @@
 #include "memory_pool/model_cache.hpp"
 
 #include "memory_pool/owner/model_directory.hpp"
-#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/error.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
@@ -105,7 +104,7 @@ TEST_CASE("a model that all ask for is read once, held once, and read by all") {
             CHECK(total(brought) == 1);
             CHECK(total(asked) >= 1);
             meet(pool);
-            if (pool.is_owner()) CHECK(pool.core().shard->consistent());
+            if (pool.is_owner()) CHECK(core_of(pool).shard->consistent());
           });
     }
 }
@@ -169,7 +168,7 @@ TEST_CASE("models give way as wholes, unless they are open, and never to blocks"
         },
         [](Pool& pool) {
           meet(pool);
-          CHECK(pool.core().shard->consistent());
+          CHECK(core_of(pool).shard->consistent());
         });
 }
 

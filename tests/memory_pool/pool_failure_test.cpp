@@ -3,7 +3,6 @@
 #include <thread>
 
 #include "memory_pool/ring.hpp"
-#include "memory_pool/transport/pool_core.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
 using namespace supernode;
@@ -63,7 +62,7 @@ TEST_CASE("a silent owner costs its keys, not the job") {
       flag.raise();
     }
     meet(pool);
-    if (world().rank() == 0) CHECK(pool.core().shard->consistent());
+    if (world().rank() == 0) CHECK(core_of(pool).shard->consistent());
     meet(pool);
   }
 }
@@ -124,7 +123,7 @@ TEST_CASE("an owner that has left comes back: as it was, empty, or with its file
         client.reset();
       }
       meet(pool);
-      if (pool.is_owner()) CHECK(pool.core().shard->consistent());
+      if (pool.is_owner()) CHECK(core_of(pool).shard->consistent());
       meet(pool);
     }
 }
@@ -183,8 +182,8 @@ TEST_CASE("an owner that comes back shows nothing older than what others have be
   }
   meet(pool);
   if (pool.is_owner()) {
-    CHECK(pool.core().shard->stats().entries == (world().rank() == 0 ? 1 : 0));
-    CHECK(pool.core().shard->consistent());
+    CHECK(core_of(pool).shard->stats().entries == (world().rank() == 0 ? 1 : 0));
+    CHECK(core_of(pool).shard->consistent());
   }
   meet(pool);
 }

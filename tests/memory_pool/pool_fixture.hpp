@@ -14,25 +14,18 @@
 #include <unistd.h>
 
 #include "memory_pool/client.hpp"
-#include "memory_pool/transport/pool_core.hpp"
+#include "memory_pool/transport/pool_access.hpp"
 #include "runtime/core/mpi/deadline.hpp"
-#include "runtime/core/mpi/mpi_call.hpp"
 #include "tests/memory_pool/payload.hpp"
 #include "tests/support/mpi_fixture.hpp"
 
 namespace supernode::test {
 
-/// Waits for all ranks of the world without leaving the pool: owners must go on serving.
-inline void meet(pool::Pool& pool) {
-  MPI_Request everyone = MPI_REQUEST_NULL;
-  SUPERNODE_MPI(MPI_Ibarrier(world().get(), &everyone));
-  wait_until(
-      [&] {
-        pool.progress();
-        return completed(everyone);
-      },
-      60, [] { return std::string("a rank of the test is missing"); });
-}
+/// The pool behind its face.
+inline pool::internal::PoolCore& core_of(pool::Pool& pool) { return pool::internal::PoolAccess::core(pool); }
+
+/// Waits for all ranks of the world without leaving the pool: owners go on serving.
+inline void meet(pool::Pool& pool) { pool.serve_until_all(world(), {}, {.deadline_s = 60, .may_sleep = false}); }
 
 /// One directory for all ranks, which goes with the test.
 class Folder {
@@ -100,8 +93,8 @@ inline std::vector<Roles> all_roles() {
 
 /// The entry of a key that this rank owns, in its own memory; null when there is none.
 inline pool::internal::Entry* entry_of(pool::Pool& pool, const pool::Key& key, const std::string& name_space) {
-  auto* buckets = reinterpret_cast<pool::internal::Bucket*>(pool.core().segment.local().data());
-  for (auto& candidate : buckets[pool::internal::bucket_of(key, pool.core().layout.buckets)].entries)
+  auto* buckets = reinterpret_cast<pool::internal::Bucket*>(core_of(pool).segment.local().data());
+  for (auto& candidate : buckets[pool::internal::bucket_of(key, core_of(pool).layout.buckets)].entries)
     if (candidate.key == key && candidate.name_space == pool::namespace_id(name_space)) return &candidate;
   return nullptr;
 }

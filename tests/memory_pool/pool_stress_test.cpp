@@ -3,7 +3,6 @@
 #include <cstdlib>
 #include <map>
 
-#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/clock.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
@@ -157,7 +156,7 @@ TEST_CASE("random work on a full pool returns no wrong byte, and loses none") {
           meet(pool);
           OwnerStats stats;
           if (pool.is_owner()) {
-            CHECK(pool.core().shard->consistent());
+            CHECK(core_of(pool).shard->consistent());
             stats = pool.owner_stats();
             check_owner(stats);
             CHECK(stats.writing == 0);
@@ -182,7 +181,7 @@ TEST_CASE("random work on a full pool returns no wrong byte, and loses none") {
           }
           meet(pool);
           if (!pool.is_owner()) return;
-          CHECK(pool.core().shard->consistent());
+          CHECK(core_of(pool).shard->consistent());
           stats = pool.owner_stats();
           CHECK(stats.live + stats.reserved + stats.entries + stats.tombstones + stats.writing == 0);
           CHECK(stats.file_records == 0);

@@ -4,7 +4,6 @@
 
 #include <sys/resource.h>
 
-#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/error.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
@@ -65,7 +64,7 @@ TEST_CASE("blocks that DRAM cannot hold come back from the files, now and after 
                 if (roles.owners_use) meet(pool);
               },
               [](Pool& pool) {
-                if (pool.is_owner()) CHECK(pool.core().shard->consistent());
+                if (pool.is_owner()) CHECK(core_of(pool).shard->consistent());
               });
       }
 }
