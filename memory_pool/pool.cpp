@@ -82,11 +82,11 @@ Status Pool::create_namespace(const std::string& name, std::uint64_t quota_per_o
 
 Status Pool::delete_namespace(const std::string& name) { return core_->delete_namespace(name); }
 
-void Pool::simulate_silence(double seconds, bool memory_lost) {
+void Pool::simulate_silence(double seconds, MemoryFate memory) {
   expect(is_owner(), "simulate_silence() on a rank that owns nothing");
-  if (memory_lost) core_->shard->lose_memory();
+  if (memory == MemoryFate::lost) core_->shard->lose_memory();
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
-  if (memory_lost) core_->start_shard();
+  if (memory == MemoryFate::lost) core_->start_shard();
 }
 
 OwnerStats Pool::owner_stats() const {

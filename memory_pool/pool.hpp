@@ -19,6 +19,9 @@ struct PoolAccess;
 struct PoolCore;
 }  // namespace internal
 
+/// What becomes of an owner's memory while it is silent.
+enum class MemoryFate { kept, lost };
+
 /// How Pool::serve_until_all() waits for the other ranks.
 struct ServeWait {
   double deadline_s = 120;
@@ -77,9 +80,9 @@ class Pool {
   /// @returns removed, not_there when it neither was created nor held anything, or owner_down.
   Status delete_namespace(const std::string& name);
 
-  /// Owners only, to try failures: stays silent, out of MPI, for so many seconds. With `memory_lost` what it holds is
+  /// Owners only, to try failures: stays silent, out of MPI, for so many seconds. With MemoryFate::lost what it holds is
   /// gone at once, as after a crash; it then comes back empty, or, with a file tier, with what is in its files.
-  void simulate_silence(double seconds, bool memory_lost);
+  void simulate_silence(double seconds, MemoryFate memory);
 
   /// Owners only: what this rank holds now.
   OwnerStats owner_stats() const;

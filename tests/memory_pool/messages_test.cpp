@@ -18,7 +18,7 @@ namespace {
 OwnerStats some_stats() {
   OwnerStats stats;
   stats.capacity = 11;
-  stats.file_direct_refused = 12;
+  stats.files.direct_refused = 12;
   return stats;
 }
 
@@ -87,7 +87,7 @@ TEST_CASE("every request and reply comes back as it was") {
   CHECK(created.name == std::string("a name with a zero\0", 19));
   const auto stats = std::get<StatsReply>(decode_reply(encode(1, all_replies()[3])).body).stats;
   CHECK(stats.capacity == 11);
-  CHECK(stats.file_direct_refused == 12);
+  CHECK(stats.files.direct_refused == 12);
 }
 
 TEST_CASE("a message cut at any byte is refused") {

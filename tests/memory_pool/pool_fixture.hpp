@@ -2,10 +2,12 @@
 // Pools for MPI tests: ranks in the roles of owners and clients, and meeting points at which owners go on serving.
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <thread>
@@ -14,7 +16,9 @@
 #include <unistd.h>
 
 #include "memory_pool/client.hpp"
+#include "memory_pool/ring.hpp"
 #include "memory_pool/transport/pool_access.hpp"
+#include "runtime/core/clock.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 #include "tests/memory_pool/payload.hpp"
 #include "tests/support/mpi_fixture.hpp"
@@ -76,6 +80,50 @@ inline std::vector<int> first_ranks(int count) {
   std::vector<int> ranks(static_cast<std::size_t>(count));
   std::iota(ranks.begin(), ranks.end(), 0);
   return ranks;
+}
+
+/// A key whose owner is `rank`; the `number`-th of them.
+inline pool::Key key_at(const pool::Pool& pool, int rank, int number = 0) {
+  for (std::uint64_t i = 0;; ++i)
+    if (pool.view().owner_of(key_number(i)) == rank && number-- == 0) return key_number(i);
+}
+
+/// The time of this rank's part of a pool, which stands still at first: then no deadline ends, however slow the machine
+/// is, and while it runs, those of silent owners end after a few looks for messages.
+class TestClock {
+ public:
+  explicit TestClock(pool::Pool& pool) : state_(std::make_shared<State>()) {
+    state_->seconds = wall_now().value;
+    core_of(pool).now = [state = state_] { return state->seconds += state->step; };
+  }
+  void stand() { state_->step = 0; }
+  void run() { state_->step = 0.05; }  ///< so many seconds at each look
+  void pass(double seconds) { state_->seconds += seconds; }
+
+ private:
+  struct State {
+    double seconds = 0, step = 0;
+  };
+  std::shared_ptr<State> state_;
+};
+
+/// Owners: silent, out of MPI, until the flag is raised. With MemoryFate::lost they lose what they hold, and then have a
+/// new shard.
+inline void stay_silent(pool::Pool& pool, const Flag& flag, pool::MemoryFate memory) {
+  if (memory == pool::MemoryFate::lost) core_of(pool).shard->lose_memory();
+  flag.wait();
+  if (memory == pool::MemoryFate::lost) core_of(pool).start_shard();
+}
+
+/// Whether the memory of `owner`, which is silent, can be read. That depends on the MPI library and the fabric.
+inline bool reads_need_no_owner(pool::Pool& pool, int owner) {
+  pool::internal::Transfers transfer(core_of(pool).segment);
+  std::array<std::byte, 8> word{};
+  transfer.get(owner, 0, word);
+  const Deadline deadline(2);
+  while (!transfer.test())
+    if (deadline.expired()) return false;
+  return true;
 }
 
 /// Every way to give out the roles that this world allows: number of owners (the first ranks), and whether they use the

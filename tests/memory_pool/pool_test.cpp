@@ -119,7 +119,7 @@ TEST_CASE("batched reads answer in order, hits and misses mixed") {
       });
 }
 
-TEST_CASE("under pressure the oldest give way and say so, touched ones stay") {
+TEST_CASE("under pressure the oldest are evicted and say so, touched ones stay") {
   for (const std::string transport : {"auto", "rma"}) {
     with_pool(small_pool(transport), {world().size(), true}, [&](Pool& pool) {
       // Each rank fills the pool with its own tenant's blocks; 4 x the capacity in all.
