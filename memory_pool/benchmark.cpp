@@ -73,7 +73,7 @@ struct Benchmark::Impl {
   /// Runs `step` on the clients while the owners serve; then all are there. Collective.
   void on_clients(double deadline_s, const std::function<void()>& step) {
     const std::function<void()> nothing;
-    pool.serve_until_all(comm, is_client ? step : nothing, {.deadline_s = deadline_s, .may_sleep = false});
+    pool.serve_until_all(comm, is_client ? step : nothing, {.deadline_s = deadline_s, .idle = Idle::spin});
   }
 
   int clients;

@@ -10,6 +10,7 @@
 #include "memory_pool/config.hpp"
 #include "memory_pool/status.hpp"
 #include "runtime/core/mpi/communicator.hpp"
+#include "runtime/core/mpi/deadline.hpp"
 
 namespace supernode::pool {
 
@@ -25,7 +26,7 @@ enum class MemoryFate { kept, lost };
 /// How Pool::serve_until_all() waits for the other ranks.
 struct ServeWait {
   double deadline_s = 120;
-  bool may_sleep = true;  ///< false: polls all the time, which a measurement may want of its owners
+  Idle idle = Idle::sleep;  ///< Idle::spin polls all the time, which a measurement may want of its owners
 };
 
 /// This rank's part of the pool. Ranks listed as owners lend memory and answer requests; every rank, owners too, may

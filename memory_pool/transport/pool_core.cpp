@@ -83,7 +83,7 @@ bool PoolCore::progress() {
 
 bool PoolCore::serve_until_all(const Communicator& everyone, const ServeWait& wait) {
   const Deadline deadline(wait.deadline_s);
-  SpinWait spin(wait.may_sleep);
+  SpinWait spin(wait.idle);
   MPI_Request all_here = MPI_REQUEST_NULL;
   while (true) {
     if (progress()) spin.reset();

@@ -29,7 +29,7 @@ namespace supernode::test {
 inline pool::internal::PoolCore& core_of(pool::Pool& pool) { return pool::internal::PoolAccess::core(pool); }
 
 /// Waits for all ranks of the world without leaving the pool: owners go on serving.
-inline void meet(pool::Pool& pool) { pool.serve_until_all(world(), {}, {.deadline_s = 60, .may_sleep = false}); }
+inline void meet(pool::Pool& pool) { pool.serve_until_all(world(), {}, {.deadline_s = 60, .idle = Idle::spin}); }
 
 /// One directory for all ranks, which goes with the test.
 class Folder {
