@@ -53,8 +53,8 @@ class Benchmark {
   Benchmark(const Communicator& world, int clients, const PoolConfig& config);
   ~Benchmark();
 
-  /// Stores the blocks, runs pool, MPI and memcpy in turns of a few calls each, so that all meet the same noise,
-  /// checks, and removes the blocks. @throws UsageError for a block larger than an owner's memory.
+  /// Stores the blocks, runs pool, MPI and memcpy in turns (core's mpi/repeat), so that all meet the same noise, checks,
+  /// and removes the blocks. In a round each client makes one call, and then all ranks meet. Collective. @throws UsageError for a block larger than an owner's memory.
   BenchResult run(const BenchCase& bench);
 
   /// "shared" or "rma".

@@ -2,7 +2,7 @@
 
 #include "memory_pool/client/read_context.hpp"
 #include "memory_pool/client/store_queue.hpp"
-#include "memory_pool/transport/pool_core.hpp"
+#include "memory_pool/transport/pool_access.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/stopwatch.hpp"
 
@@ -25,7 +25,9 @@ struct Client::Impl {
 };
 
 Client::Client(Pool& pool, const std::string& name_space)
-    : pool_(pool), name_space_(name_space), impl_(std::make_unique<Impl>(pool.core(), namespace_id(name_space))) {}
+    : pool_(pool),
+      name_space_(name_space),
+      impl_(std::make_unique<Impl>(internal::PoolAccess::core(pool), namespace_id(name_space))) {}
 
 Client::~Client() = default;
 
@@ -33,7 +35,7 @@ std::vector<Found> Client::lookup(std::span<const Key> keys) {
   const Stopwatch watch(impl_->stats.lookup_seconds);
   std::vector<GetItem> items(keys.size());
   for (std::size_t i = 0; i < keys.size(); ++i) items[i].key = keys[i];
-  return impl_->context.read(std::move(items), false);
+  return impl_->context.read(std::move(items), internal::Wanted::entry);
 }
 
 Found Client::get(const Key& key, std::span<std::byte> destination) {
@@ -43,12 +45,13 @@ Found Client::get(const Key& key, std::span<std::byte> destination) {
 
 std::vector<Found> Client::get_batch(std::span<const GetItem> items) {
   const Stopwatch watch(impl_->stats.get_seconds);
-  return impl_->context.read({items.begin(), items.end()}, true);
+  return impl_->context.read({items.begin(), items.end()}, internal::Wanted::payload);
 }
 
 PendingGet Client::start_get(std::span<const GetItem> items) {
   const Stopwatch watch(impl_->stats.get_seconds);
-  auto read = std::make_unique<internal::Read>(impl_->context, std::vector(items.begin(), items.end()), true);
+  auto read = std::make_unique<internal::Read>(impl_->context, std::vector(items.begin(), items.end()),
+                                               internal::Wanted::payload);
   // In shared memory to begin is to copy.
   if (!impl_->core.segment.shared()) read->advance(copy_budget);
   return PendingGet(std::move(read));
@@ -103,7 +106,7 @@ bool Client::progress() {
   const bool heard = impl_->core.progress();
   const bool moved = impl_->stores.advance();
   const bool read = impl_->context.advance(copy_budget);
-  impl_->context.flush_touches(false);
+  impl_->context.flush_touches_now_and_then();
   return heard || moved || read;
 }
 
@@ -126,7 +129,7 @@ Status Client::remove(const Key& key) {
   return reply ? reply->status : Status::owner_down;
 }
 
-void Client::flush_touches() { impl_->context.flush_touches(true); }
+void Client::flush_touches() { impl_->context.flush_touches(); }
 
 const ClientStats& Client::stats() const { return impl_->stats; }
 

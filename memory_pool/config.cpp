@@ -41,10 +41,9 @@ void describe(OptionTable& table, PoolConfig& config) {
       .range(4096, 1e12);
   table.add(section, "directory_direct", config.directory_direct,
             "blocks from this size on are written and read past the page cache, where the file system can; 0: none");
-  table
-      .add(section, "directory_sync", config.directory_sync,
-           "a store is acknowledged when it is published, written to its file, or synced to the disk")
-      .choices({"none", "write", "disk"});
+  table.add(section, "directory_sync", config.directory_sync,
+            "a store is acknowledged when it is published, written to its file, or synced to the disk",
+            {"none", "write", "disk"});
   table.add(section, "transport", config.transport, "how payload moves: plain loads of shared memory, or MPI_Rget/Rput")
       .choices({"auto", "shared", "rma"});
 }

@@ -8,6 +8,13 @@
 
 namespace supernode::pool {
 
+/// When a store is acknowledged.
+enum class DirectorySync {
+  none,   ///< when it is published
+  write,  ///< when it is written to its file: it survives the job
+  disk,   ///< when it is synced: it survives the machine's power
+};
+
 /// Equal on all ranks.
 struct PoolConfig {
   Bytes capacity{64u << 20};          ///< payload bytes each owner lends; the index comes on top, see window_bytes()
@@ -27,11 +34,10 @@ struct PoolConfig {
   double close_deadline = 120;        ///< s the destructor waits for the other ranks
   std::string directory;              ///< of the file tier, created; owner i uses <directory>/owner-<i>. Empty: none
   Bytes directory_limit{4ull << 30};  ///< bytes of files each owner may fill
-  Bytes directory_segment{64u << 20};    ///< bytes of one file, at most a quarter of the limit
-  Bytes directory_direct{256u << 10};    ///< blocks from this size on pass by the page cache (O_DIRECT); 0: none
-  std::string directory_sync = "write";  ///< when a store is acknowledged: "none" published, "write" written to the
-                                         ///< file (survives the job), "disk" synced (survives the machine's power)
-  std::string transport = "auto";        ///< "shared" (one host: plain loads), "rma" (MPI_Rget / MPI_Rput), or "auto"
+  Bytes directory_segment{64u << 20};  ///< bytes of one file, at most a quarter of the limit
+  Bytes directory_direct{256u << 10};  ///< blocks from this size on pass by the page cache (O_DIRECT); 0: none
+  DirectorySync directory_sync = DirectorySync::write;
+  std::string transport = "auto";  ///< "shared" (one host: plain loads), "rma" (MPI_Rget / MPI_Rput), or "auto"
 };
 
 void describe(OptionTable& table, PoolConfig& config);

@@ -5,11 +5,10 @@
 
 #include <fmt/format.h>
 
+#include "memory_pool/client/model_contents.hpp"
 #include "memory_pool/owner/model_directory.hpp"
-#include "memory_pool/transport/pool_core.hpp"
-#include "runtime/core/clock.hpp"
+#include "memory_pool/transport/pool_access.hpp"
 #include "runtime/core/error.hpp"
-#include "runtime/core/json.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 
 namespace supernode::pool {
@@ -17,49 +16,10 @@ namespace {
 
 using internal::ModelStep;
 
-Key key_of_model(const ModelId& id) {
-  return key_of(fmt::format("model {}:{}{}", id.model.size(), id.model, id.version));
-}
-
-/// A name that follows from the key alone: whoever has to delete a model knows no more of it.
-std::string namespace_of(const Key& model) { return fmt::format("model-{:016x}{:016x}", model.high, model.low); }
-
-Key key_of_contents(const Key& model) { return key_of(fmt::format("{} contents", namespace_of(model))); }
-
-}  // namespace
-
-/// What a model consists of; in the pool it is a block of its own, stored last.
-struct PooledModel::Contents {
-  Key model;
-  std::uint64_t block_bytes = 1;
-  std::map<std::string, std::uint64_t> files;  ///< sizes
-
-  Key block(const std::string& file, std::uint64_t number) const {
-    return key_of(fmt::format("{} {} {} {}", namespace_of(model), block_bytes, number, file));
-  }
-  std::uint64_t blocks(const std::string& file) const { return (files.at(file) + block_bytes - 1) / block_bytes; }
-  std::uint64_t bytes_of_block(const std::string& file, std::uint64_t number) const {
-    return std::min(block_bytes, files.at(file) - number * block_bytes);
-  }
-  std::uint64_t total_bytes() const {
-    std::uint64_t sum = 0;
-    for (const auto& [name, bytes] : files) sum += bytes;
-    return sum;
-  }
-  std::vector<std::byte> text() const {
-    const std::string json = Json{{"block_bytes", block_bytes}, {"files", files}}.dump();
-    const auto bytes = std::as_bytes(std::span(json));
-    return {bytes.begin(), bytes.end()};
-  }
-  static Contents parse(const Key& model, std::span<const std::byte> text) {
-    const Json json = Json::parse(std::string(reinterpret_cast<const char*>(text.data()), text.size()));
-    return {model, json["block_bytes"].get<std::uint64_t>(), json["files"].get<std::map<std::string, std::uint64_t>>()};
-  }
-};
-
-namespace {
-
-using Contents = PooledModel::Contents;
+using internal::key_of_contents;
+using internal::key_of_model;
+using internal::namespace_of_model;
+using Contents = internal::ModelContents;
 
 /// The first owner in the view keeps the directory.
 int directory_owner(const internal::PoolCore& core) {
@@ -88,11 +48,7 @@ std::optional<Contents> read_contents(Client& client, const Key& model) {
 }
 
 bool all_there(Client& client, const Contents& contents) {
-  std::vector<Key> keys;
-  for (const auto& [file, bytes] : contents.files)
-    for (std::uint64_t number = 0; number < contents.blocks(file); ++number)
-      keys.push_back(contents.block(file, number));
-  const std::vector<Found> found = client.lookup(keys);
+  const std::vector<Found> found = client.lookup(contents.all_blocks());
   return std::all_of(found.begin(), found.end(), [](const Found& block) { return block.hit(); });
 }
 
@@ -105,13 +61,16 @@ bool is_there(Client& client, const Key& model) {
 
 struct ModelCache::Impl {
   Impl(Pool& its_pool, std::uint64_t bytes)
-      : pool(its_pool), core(its_pool.core()), block_bytes(bytes), claimant(core.unique_number()) {}
+      : pool(its_pool),
+        core(internal::PoolAccess::core(its_pool)),
+        block_bytes(bytes),
+        claimant(core.unique_number()) {}
 
   internal::ModelDirectory::Answer ask(ModelStep step, const Key& model) {
     return ask_directory(core, step, model, claimant);
   }
   /// Takes a model's blocks off all owners.
-  Status erase(const Key& model) { return core.delete_namespace(namespace_of(model)); }
+  Status erase(const Key& model) { return core.delete_namespace(namespace_of_model(model)); }
   Status promise_room(const Contents& contents);
   Status bring_in(Client& client, const Contents& contents, FileSource& source, std::uint64_t& bytes_read);
   Status store(Client& client, const Contents& contents, FileSource& source, std::uint64_t& bytes_read);
@@ -122,7 +81,7 @@ struct ModelCache::Impl {
   std::uint64_t claimant;
 };
 
-/// A namespace for just these blocks; models that nobody uses give way to it.
+/// A namespace for just these blocks; models that nobody uses are evicted for it.
 Status ModelCache::Impl::promise_room(const Contents& contents) {
   const std::uint64_t granule = core.config.granule.value;
   std::map<int, std::uint64_t> quotas;
@@ -135,7 +94,8 @@ Status ModelCache::Impl::promise_room(const Contents& contents) {
       add(contents.block(file, number), contents.bytes_of_block(file, number));
   add(key_of_contents(contents.model), contents.text().size());
   while (true) {
-    const Status status = core.create_namespace(namespace_of(contents.model), quotas, internal::NamespaceKind::whole);
+    const Status status =
+        core.create_namespace(namespace_of_model(contents.model), quotas, internal::NamespaceKind::whole);
     if (status != Status::quota) return status;
     const internal::ModelDirectory::Answer victim = ask(ModelStep::make_room, contents.model);
     if (victim.status != Status::removed) return victim.status == Status::owner_down ? victim.status : Status::quota;
@@ -146,7 +106,7 @@ Status ModelCache::Impl::promise_room(const Contents& contents) {
 /// All blocks, then the contents. stored, or what went wrong.
 Status ModelCache::Impl::store(Client& client, const Contents& contents, FileSource& source,
                                std::uint64_t& bytes_read) {
-  double renewed = wall_now().value;
+  double renewed = core.now();
   const auto fits = [](Status status) {
     return status == Status::stored || status == Status::already_there || status == Status::not_durable;
   };
@@ -171,8 +131,8 @@ Status ModelCache::Impl::store(Client& client, const Contents& contents, FileSou
       bytes_read += blocks.back().size();
       if (keys.size() < at_once) continue;
       if (const Status status = flush(); status != Status::stored) return status;
-      if (wall_now().value - renewed < core.config.lease / 4) continue;
-      renewed = wall_now().value;
+      if (core.now() - renewed < core.config.lease / 4) continue;
+      renewed = core.now();
       ask(ModelStep::claim, contents.model);
     }
   if (const Status status = flush(); status != Status::stored) return status;
@@ -210,7 +170,7 @@ ModelCache::~ModelCache() = default;
 
 bool ModelCache::contains(const ModelId& id) {
   const Key model = key_of_model(id);
-  Client client(impl_->pool, namespace_of(model));
+  Client client(impl_->pool, namespace_of_model(model));
   return is_there(client, model);
 }
 
@@ -219,7 +179,7 @@ ModelCache::Outcome ModelCache::prefetch(const ModelId& id, FileSource& source) 
   for (const std::string& name : source.names()) contents.files[name] = *source.size(name);
   Outcome outcome;
   outcome.bytes = contents.total_bytes();
-  Client client(impl_->pool, namespace_of(contents.model));
+  Client client(impl_->pool, namespace_of_model(contents.model));
   SpinWait spin(Idle::sleep);
   while (true) {
     outcome.status = impl_->ask(ModelStep::claim, contents.model).status;
@@ -244,7 +204,7 @@ ModelCache::Outcome ModelCache::prefetch(const ModelId& id, FileSource& source) 
 std::shared_ptr<PooledModel> ModelCache::open(const ModelId& id) {
   const Key model = key_of_model(id);
   if (impl_->ask(ModelStep::pin, model).status != Status::stored) return nullptr;
-  Client client(impl_->pool, namespace_of(model));
+  Client client(impl_->pool, namespace_of_model(model));
   std::optional<Contents> contents = read_contents(client, model);
   if (contents) return std::make_shared<PooledModel>(impl_->pool, id, std::make_unique<Contents>(std::move(*contents)));
   impl_->ask(ModelStep::unpin, model);
@@ -264,10 +224,10 @@ Status ModelCache::remove(const ModelId& id) {
   return impl_->erase(model);
 }
 
-PooledModel::PooledModel(Pool& pool, const ModelId& id, std::unique_ptr<Contents> contents)
-    : pool_(pool), id_(id), contents_(std::move(contents)), client_(pool, namespace_of(contents_->model)) {}
+PooledModel::PooledModel(Pool& pool, const ModelId& id, std::unique_ptr<internal::ModelContents> contents)
+    : pool_(pool), id_(id), contents_(std::move(contents)), client_(pool, namespace_of_model(contents_->model)) {}
 
-PooledModel::~PooledModel() { ask_directory(pool_.core(), ModelStep::unpin, contents_->model, 0); }
+PooledModel::~PooledModel() { ask_directory(internal::PoolAccess::core(pool_), ModelStep::unpin, contents_->model, 0); }
 
 std::uint64_t PooledModel::total_bytes() const { return contents_->total_bytes(); }
 

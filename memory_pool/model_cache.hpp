@@ -11,6 +11,10 @@
 
 namespace supernode::pool {
 
+namespace internal {
+struct ModelContents;
+}
+
 struct ModelId {
   std::string model, version;
   friend bool operator==(const ModelId&, const ModelId&) = default;
@@ -20,8 +24,8 @@ class PooledModel;
 
 /// Not collective; a rank may have several. Must not outlive its pool; one thread.
 ///
-/// A model is a namespace of its own, with a quota on each owner for exactly its blocks: they never give way one by
-/// one, to nobody. When there is no room for a model that is wanted, the least recently used one that is not open
+/// A model is a namespace of its own, with a quota on each owner for exactly its blocks: none of them is evicted
+/// alone, for anybody. When there is no room for a model that is wanted, the least recently used one that is not open
 /// anywhere goes as a whole. Which models there are is known to the first owner in the view, `ModelDirectory`; if that
 /// owner is lost, models are found again by their blocks when they are prefetched next.
 class ModelCache {
@@ -44,7 +48,7 @@ class ModelCache {
   /// @throws what source.read() throws; nothing of the model stays then.
   Outcome prefetch(const ModelId& id, FileSource& source);
 
-  /// The files of a model that is there, for reading; null when it is not. As long as it is open, it does not give way.
+  /// The files of a model that is there, for reading; null when it is not. As long as it is open, it is not evicted.
   std::shared_ptr<PooledModel> open(const ModelId& id);
   /// Opens `to`, and closes `current` when that has worked: a change between models that are both there costs no file
   /// access and no second copy. @returns false, and changes nothing, when `to` is not there.
@@ -62,9 +66,8 @@ class ModelCache {
 /// outlive the pool.
 class PooledModel : public FileSource {
  public:
-  struct Contents;
   /// By ModelCache::open(), which has pinned the model.
-  PooledModel(Pool& pool, const ModelId& id, std::unique_ptr<Contents> contents);
+  PooledModel(Pool& pool, const ModelId& id, std::unique_ptr<internal::ModelContents> contents);
   ~PooledModel() override;
   PooledModel(const PooledModel&) = delete;
   PooledModel& operator=(const PooledModel&) = delete;
@@ -81,7 +84,7 @@ class PooledModel : public FileSource {
  private:
   Pool& pool_;
   ModelId id_;
-  std::unique_ptr<Contents> contents_;
+  std::unique_ptr<internal::ModelContents> contents_;
   Client client_;
 };
 

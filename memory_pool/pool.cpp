@@ -4,34 +4,16 @@
 #include <exception>
 #include <thread>
 
+#include <fmt/format.h>
+
 #include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/memory_pages.hpp"
+#include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/mpi/deadline.hpp"
-#include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/mpi/silent_ranks.hpp"
 
 namespace supernode::pool {
-namespace {
-
-/// Serves others until nothing of this rank is in flight and every rank is here. False after the deadline.
-bool leave_together(internal::PoolCore& core) {
-  const Deadline deadline(core.config.close_deadline);
-  SpinWait spin(Idle::sleep);
-  MPI_Request everyone = MPI_REQUEST_NULL;
-  while (true) {
-    if (core.progress()) spin.reset();
-    if (everyone == MPI_REQUEST_NULL) {
-      if (core.mailbox.unsent() == 0 && !core.segment.abandoned_in_flight())
-        SUPERNODE_MPI(MPI_Ibarrier(core.comm.get(), &everyone));
-    } else if (completed(everyone)) {
-      return true;
-    }
-    if (deadline.expired()) return false;
-    spin.turn();
-  }
-}
-
-}  // namespace
 
 Pool::Pool(const Communicator& comm, std::vector<int> owners, const PoolConfig& config)
     : core_(std::make_unique<internal::PoolCore>(comm, std::move(owners), config)) {}
@@ -43,7 +25,7 @@ Pool::~Pool() {
     return;
   }
   try {
-    if (leave_together(*core_)) return;
+    if (core_->serve_until_all(core_->comm, {.deadline_s = core_->config.close_deadline})) return;
     log(LogLevel::error, "rank {} closed its pool, but others did not within {} s", core_->comm.rank(),
         core_->config.close_deadline);
   } catch (const std::exception& failure) {
@@ -71,6 +53,21 @@ void Pool::serve_until_stopped(const std::function<void()>& between) {
   }
 }
 
+void Pool::serve_until_all(const Communicator& comm, const std::function<void()>& work, const ServeWait& wait) {
+  std::exception_ptr failure;
+  try {
+    if (work) work();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  if (!core_->serve_until_all(comm, wait)) {
+    if (failure) std::rethrow_exception(failure);
+    throw TimeoutError(fmt::format("rank {} serves the pool: not all ranks came within {:g} s{}", comm.rank(),
+                                   wait.deadline_s, find_silent_ranks(comm)));
+  }
+  agree(comm, failure);
+}
+
 bool Pool::stop() {
   bool all = true;
   for (const int owner : core_->owners) all &= core_->call(owner, internal::Stop{}).has_value();
@@ -85,11 +82,11 @@ Status Pool::create_namespace(const std::string& name, std::uint64_t quota_per_o
 
 Status Pool::delete_namespace(const std::string& name) { return core_->delete_namespace(name); }
 
-void Pool::simulate_silence(double seconds, bool memory_lost) {
+void Pool::simulate_silence(double seconds, MemoryFate memory) {
   expect(is_owner(), "simulate_silence() on a rank that owns nothing");
-  if (memory_lost) core_->shard->lose_memory();
+  if (memory == MemoryFate::lost) core_->shard->lose_memory();
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
-  if (memory_lost) core_->start_shard();
+  if (memory == MemoryFate::lost) core_->start_shard();
 }
 
 OwnerStats Pool::owner_stats() const {

@@ -10,13 +10,24 @@
 #include "memory_pool/config.hpp"
 #include "memory_pool/status.hpp"
 #include "runtime/core/mpi/communicator.hpp"
+#include "runtime/core/mpi/deadline.hpp"
 
 namespace supernode::pool {
 
 class Ring;
 namespace internal {
+struct PoolAccess;
 struct PoolCore;
-}
+}  // namespace internal
+
+/// What becomes of an owner's memory while it is silent.
+enum class MemoryFate { kept, lost };
+
+/// How Pool::serve_until_all() waits for the other ranks.
+struct ServeWait {
+  double deadline_s = 120;
+  Idle idle = Idle::sleep;  ///< Idle::spin polls all the time, which a measurement may want of its owners
+};
 
 /// This rank's part of the pool. Ranks listed as owners lend memory and answer requests; every rank, owners too, may
 /// open clients (client.hpp). One thread per rank.
@@ -51,6 +62,12 @@ class Pool {
   /// Returns when the messages have left. @returns false when an owner did not take its message within the deadline.
   bool stop();
   bool stopped() const;  ///< owners: a stop has arrived
+  /// Runs `work`, then serves until every rank of `comm` has run its own and what this rank has sent has left: who is
+  /// done early stays for those who still need its memory. `work` may be another one on each rank, and may be empty.
+  /// Collective over `comm`, whose ranks all have this pool.
+  /// @throws AgreedError on every rank when `work` has thrown on any; TimeoutError, naming the ranks that are missing,
+  /// when they do not come within `wait.deadline_s` of this rank's arrival.
+  void serve_until_all(const Communicator& comm, const std::function<void()>& work, const ServeWait& wait);
 
   /// Creates a namespace on all owners: it may fill `quota_per_owner` bytes of each, and is promised that much: only
   /// its own stores evict its blocks. 0: no promise, and PoolConfig::namespace_quota is its limit. Local; waits for the
@@ -64,9 +81,9 @@ class Pool {
   /// @returns removed, not_there when it neither was created nor held anything, or owner_down.
   Status delete_namespace(const std::string& name);
 
-  /// Owners only, to try failures: stays silent, out of MPI, for so many seconds. With `memory_lost` what it holds is
+  /// Owners only, to try failures: stays silent, out of MPI, for so many seconds. With MemoryFate::lost what it holds is
   /// gone at once, as after a crash; it then comes back empty, or, with a file tier, with what is in its files.
-  void simulate_silence(double seconds, bool memory_lost);
+  void simulate_silence(double seconds, MemoryFate memory);
 
   /// Owners only: what this rank holds now.
   OwnerStats owner_stats() const;
@@ -76,9 +93,8 @@ class Pool {
   /// Asks `owner` (a rank of the communicator). Empty when it does not answer within the deadline.
   std::optional<OwnerStats> fetch_stats(int owner);
 
-  internal::PoolCore& core() { return *core_; }  ///< for the clients
-
  private:
+  friend struct internal::PoolAccess;
   std::unique_ptr<internal::PoolCore> core_;
 };
 

@@ -30,7 +30,7 @@ enum class MissReason : std::uint32_t {
   none = 0,             ///< a hit
   never_stored = 1,     ///< the owner has no trace of the key (never stored, removed, or evicted so long ago that its
                         ///< tombstone has been overwritten)
-  evicted = 2,          ///< it was there and gave way to others
+  evicted = 2,          ///< it was there, and went to make room for others
   other_namespace = 3,  ///< the key exists, in a namespace that is not the client's
   torn = 4,             ///< every attempt met a write in progress, or data that fail their checksum
   owner_down = 5,       ///< the key's owner has left this client's view
@@ -76,6 +76,21 @@ struct ClientStats {
   double put_seconds = 0;                            ///< wall s inside put(), progress() and drain()
 };
 
+/// What the files of one owner hold, and what was done to them.
+struct LogStats {
+  std::uint64_t records = 0, live_bytes = 0;   ///< blocks that can be read, with their headers
+  std::uint64_t bytes = 0;                     ///< of all segments
+  std::uint64_t recovered = 0;                 ///< records found intact at the start
+  std::uint64_t cut = 0;                       ///< stretches of a file that were no intact record, at the start
+  std::uint64_t corrupt = 0;                   ///< records whose payload failed its checksum, at the start or when read
+  std::uint64_t foreign = 0;                   ///< files that are not the pool's, left alone
+  std::uint64_t forgotten = 0, cleanings = 0;  ///< blocks forgotten because of the limit; segments rewritten
+  std::uint64_t write_errors = 0;              ///< records that could not be written
+  std::uint64_t syncs = 0;                     ///< fdatasync of the file that is being filled
+  std::uint64_t direct = 0;                    ///< records written or read past the page cache
+  std::uint64_t direct_refused = 0;            ///< 1: it was asked for, and the file system does not do it
+};
+
 /// What one owner holds. live <= reserved <= capacity, and reserved <= high_watermark <= capacity.
 struct OwnerStats {
   std::uint64_t capacity = 0;        ///< bytes for payload
@@ -90,16 +105,8 @@ struct OwnerStats {
   std::uint64_t expired = 0;    ///< blocks taken back from writers that never published
   std::uint64_t requests = 0;   ///< messages served
   std::uint64_t namespaces = 0, promised = 0;  ///< namespaces created; the sum of their quotas
-  // The file tier; all 0 without one.
-  std::uint64_t promotions = 0;                          ///< blocks brought back to DRAM
-  std::uint64_t file_records = 0, file_bytes = 0;        ///< blocks that can be brought back; bytes of all files
-  std::uint64_t file_recovered = 0, file_cut = 0;        ///< at the start: intact records; stretches that were none
-  std::uint64_t file_corrupt = 0;                        ///< records dropped because of a wrong checksum
-  std::uint64_t file_foreign = 0;                        ///< files in the directory that are not the pool's
-  std::uint64_t file_forgotten = 0, file_cleanings = 0;  ///< blocks that gave way to the limit; files rewritten
-  std::uint64_t file_errors = 0;                         ///< blocks that could not be written
-  std::uint64_t file_direct = 0;                         ///< blocks written or read past the page cache
-  std::uint64_t file_direct_refused = 0;                 ///< 1: the file system refuses O_DIRECT
+  std::uint64_t promotions = 0;                ///< blocks brought back from the files to DRAM
+  LogStats files;                              ///< of the file tier; all 0 without one
 };
 
 }  // namespace supernode::pool

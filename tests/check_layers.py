@@ -43,7 +43,7 @@ ROOMS = {
     "runtime/core": ["hdf5"],
     "collectives": ["benchmark", "algorithms", "rows"],
     "collectives/benchmark": ["measuring"],
-    "memory_pool": ["client", "transport", "owner", "files", "format"],
+    "memory_pool": ["benchmark", "client", "transport", "owner", "files", "format"],
     "moe": ["model", "operators", "products", "checkpoint"],
     "runtime/serving": ["runs", "fleet", "workers coordinator", "wire"],
 }

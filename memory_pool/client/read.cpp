@@ -11,7 +11,7 @@
 namespace supernode::pool::internal {
 namespace {
 
-constexpr std::size_t most_slots = 256;                // items in flight together: 256 KiB of buckets
+constexpr std::size_t most_lanes = 256;                // items in flight together: 256 KiB of buckets
 constexpr std::uint64_t most_in_flight = 64ull << 20;  // bytes of payload in MPI's hands, through buffers of ours
 
 bool not_in_dram(MissReason reason) {
@@ -20,24 +20,23 @@ bool not_in_dram(MissReason reason) {
 
 }  // namespace
 
-Read::Read(ReadContext& context, std::vector<GetItem> items, bool payload)
+Read::Read(ReadContext& context, std::vector<GetItem> items, Wanted wanted)
     : context_(context),
       core_(context.core()),
       items_(std::move(items)),
-      payload_(payload),
+      wanted_(wanted),
       results_(items_.size()),
       has_ended_(items_.size()),
       todo_(items_.size()) {
   std::iota(todo_.begin(), todo_.end(), 0);
-  // In shared memory a transfer ends where it begins: one slot takes all items in turn, and its bucket stays in cache.
-  const std::size_t slots = std::min(core_.segment.shared() ? 1 : most_slots, items_.size());
-  slots_.reserve(slots);
-  for (std::size_t i = 0; i < slots; ++i) slots_.emplace_back(core_.segment);
+  // In shared memory a transfer ends where it begins: one lane takes all items in turn, and its bucket stays in cache.
+  lanes_ = context_.take_lanes(std::min(core_.segment.shared() ? 1 : most_lanes, items_.size()));
   context_.enter(*this);
 }
 
 Read::~Read() {
   context_.leave(*this);
+  context_.give_back(std::move(lanes_));
   for (const Question& question : questions_) core_.forget(question.id);
 }
 
@@ -52,9 +51,9 @@ bool Read::advance(std::uint64_t budget) {
   copied_ = 0;
   while (true) {
     bool idle = true;
-    for (Slot& slot : slots_) {
-      while (copied_ < budget && step(slot)) moved = true;
-      idle &= slot.stage == Stage::idle;
+    for (ReadLane& lane : lanes_) {
+      while (copied_ < budget && step(lane)) moved = true;
+      idle &= lane.stage == Stage::idle;
     }
     if (!idle || next_ < todo_.size()) return moved;
     // The round is over. What is not in DRAM may be in the files.
@@ -74,121 +73,121 @@ void Read::finish() {
     if (!advance(std::numeric_limits<std::uint64_t>::max()) && !core_.progress()) spin.turn();
 }
 
-bool Read::step(Slot& slot) {
-  switch (slot.stage) {
+bool Read::step(ReadLane& lane) {
+  switch (lane.stage) {
     case Stage::idle:
       if (next_ == todo_.size()) return false;
-      slot.item = todo_[next_++];
-      slot.attempt = 0;
-      return start(slot);
+      lane.item = todo_[next_++];
+      lane.attempt = 0;
+      return start(lane);
     case Stage::start:
-      return start(slot);
+      return start(lane);
     case Stage::bucket:
-      return slot.transfer.test() ? judge(slot) : expire(slot);
+      return lane.transfer.test() ? judge(lane) : expire(lane);
     case Stage::ready:
-      return load(slot);
+      return load(lane);
     case Stage::data:
-      return slot.transfer.test() ? check(slot) : expire(slot);
+      return lane.transfer.test() ? check(lane) : expire(lane);
   }
   return false;
 }
 
-bool Read::start(Slot& slot) {
-  const Key& key = items_[slot.item].key;
-  slot.owner = core_.ring.owner_of(key);
-  if (slot.owner < 0) {
-    end(slot, {MissReason::owner_down, 0, 0});
+bool Read::start(ReadLane& lane) {
+  const Key& key = items_[lane.item].key;
+  lane.owner = core_.ring.owner_of(key);
+  if (lane.owner < 0) {
+    end(lane, {MissReason::owner_down, 0, 0});
     return true;
   }
-  slot.place = bucket_of(key, core_.layout.buckets) * sizeof(Bucket);
-  slot.since = core_.watched();
-  slot.transfer.get(slot.owner, slot.place, std::as_writable_bytes(std::span(&slot.bucket, 1)));
-  slot.stage = Stage::bucket;
+  lane.place = bucket_of(key, core_.layout.buckets) * sizeof(Bucket);
+  lane.since = core_.watched();
+  lane.transfer.get(lane.owner, lane.place, std::as_writable_bytes(std::span(&lane.bucket, 1)));
+  lane.stage = Stage::bucket;
   return true;
 }
 
 /// What the bucket says of the key.
-bool Read::judge(Slot& slot) {
-  const GetItem& item = items_[slot.item];
-  if (!core_.has_memory(slot.owner)) {
-    end(slot, {MissReason::owner_down, 0, 0});
+bool Read::judge(ReadLane& lane) {
+  const GetItem& item = items_[lane.item];
+  if (!core_.has_memory(lane.owner)) {
+    end(lane, {MissReason::owner_down, 0, 0});
     return true;
   }
-  const BucketFinding finding = find_in(slot.bucket, item.key, context_.name_space());
+  const BucketFinding finding = find_in(lane.bucket, item.key, context_.name_space());
   Found found{finding.reason, finding.entry.length, finding.entry.version};
   // Another owner stands in for the key's home: it is missing here because the home is gone.
-  if (found.reason == MissReason::never_stored && core_.ring.home_of(item.key) != slot.owner)
+  if (found.reason == MissReason::never_stored && core_.ring.home_of(item.key) != lane.owner)
     found.reason = MissReason::owner_down;
-  if (found.hit() && payload_) {
-    slot.entry = finding.entry;
-    slot.place += finding.place * sizeof(Entry);
-    slot.stage = Stage::ready;
-    if (slot.entry.length > item.destination.size()) end(slot, {MissReason::wrong_size, slot.entry.length, 0});
+  if (found.hit() && wanted_ == Wanted::payload) {
+    lane.entry = finding.entry;
+    lane.place += finding.place * sizeof(Entry);
+    lane.stage = Stage::ready;
+    if (lane.entry.length > item.destination.size()) end(lane, {MissReason::wrong_size, lane.entry.length, 0});
     return true;
   }
   const bool torn = found.reason == MissReason::torn;
-  end(slot, found);
-  return !torn || slot.stage == Stage::idle;
+  end(lane, found);
+  return !torn || lane.stage == Stage::idle;
 }
 
-bool Read::load(Slot& slot) {
-  const std::uint64_t length = slot.entry.length;
+bool Read::load(ReadLane& lane) {
+  const std::uint64_t length = lane.entry.length;
   if (in_flight_ > 0 && in_flight_ + length > most_in_flight) return false;
-  slot.since = core_.watched();
-  slot.transfer.get(slot.owner, core_.layout.payload_offset + slot.entry.offset,
-                    items_[slot.item].destination.first(length));
+  lane.since = core_.watched();
+  lane.transfer.get(lane.owner, core_.layout.payload_offset + lane.entry.offset,
+                    items_[lane.item].destination.first(length));
   if (core_.segment.shared())
     copied_ += length;
   else
     in_flight_ += length;
-  slot.stage = Stage::data;
+  lane.stage = Stage::data;
   return true;
 }
 
 /// Whether what has come is the payload of its entry.
-bool Read::check(Slot& slot) {
-  const bool intact = is_intact(slot);
-  end(slot, intact ? Found{MissReason::none, slot.entry.length, slot.entry.version} : Found{MissReason::torn, 0, 0});
-  return slot.stage == Stage::idle;
+bool Read::check(ReadLane& lane) {
+  const bool intact = is_intact(lane);
+  end(lane, intact ? Found{MissReason::none, lane.entry.length, lane.entry.version} : Found{MissReason::torn, 0, 0});
+  return lane.stage == Stage::idle;
 }
 
-bool Read::is_intact(const Slot& slot) const {
-  const std::span<const std::byte> payload = items_[slot.item].destination.first(slot.entry.length);
+bool Read::is_intact(const ReadLane& lane) const {
+  const std::span<const std::byte> payload = items_[lane.item].destination.first(lane.entry.length);
   if (core_.segment.shared()) {
     // The entry goes before its block is freed: if it is there still, no one has written the block meanwhile.
     Entry now;
-    Transfers(core_.segment).get(slot.owner, slot.place, std::as_writable_bytes(std::span(&now, 1)));
-    if (std::memcmp(&now, &slot.entry, sizeof now) != 0) return false;
+    Transfers(core_.segment).get(lane.owner, lane.place, std::as_writable_bytes(std::span(&now, 1)));
+    if (std::memcmp(&now, &lane.entry, sizeof now) != 0) return false;
     if (!context_.wants_checksum(payload.size())) return true;
   }
-  return checksum_of(payload) == slot.entry.checksum;
+  return checksum_of(payload) == lane.entry.checksum;
 }
 
 /// A transfer that has not ended: gives its owner up when that is silent for too long, or has left the view.
-bool Read::expire(Slot& slot) {
-  const bool gone = !core_.ring.is_live(slot.owner);
-  if (!gone && core_.watched() - slot.since < core_.config.deadline) return false;
-  if (!gone) core_.drop(slot.owner, "did not serve a read in time");
-  slot.transfer.abandon(slot.owner);
-  end(slot, {MissReason::owner_down, 0, 0});
+bool Read::expire(ReadLane& lane) {
+  const bool gone = !core_.ring.is_live(lane.owner);
+  if (!gone && core_.watched() - lane.since < core_.config.deadline) return false;
+  if (!gone) core_.drop(lane.owner, "did not serve a read in time");
+  lane.transfer.abandon(lane.owner);
+  end(lane, {MissReason::owner_down, 0, 0});
   return true;
 }
 
 /// The end of an attempt. A torn one is made again, at the next turn: whoever is writing may be this rank's own part.
-void Read::end(Slot& slot, const Found& found) {
-  if (slot.stage == Stage::data && !core_.segment.shared()) in_flight_ -= slot.entry.length;
-  if (found.reason == MissReason::torn && slot.attempt < core_.config.retries) {
-    ++slot.attempt;
+void Read::end(ReadLane& lane, const Found& found) {
+  if (lane.stage == Stage::data && !core_.segment.shared()) in_flight_ -= lane.entry.length;
+  if (found.reason == MissReason::torn && lane.attempt < core_.config.retries) {
+    ++lane.attempt;
     context_.count_retry();
-    slot.stage = Stage::start;
+    lane.stage = Stage::start;
     return;
   }
-  slot.stage = Stage::idle;
-  results_[slot.item] = found;
+  lane.stage = Stage::idle;
+  results_[lane.item] = found;
   if (not_in_dram(found.reason) && !core_.config.directory.empty() && rounds_ <= core_.config.retries)
-    missing_.push_back(slot.item);
+    missing_.push_back(lane.item);
   else
-    settle(slot.item, found);
+    settle(lane.item, found);
 }
 
 void Read::settle(std::size_t item, const Found& found) {
@@ -225,8 +224,8 @@ bool Read::request_promotions() {
   return true;
 }
 
-/// Takes in answers; what is back is read as any other item. It may have given way again before that, and is asked for
-/// once more then. False while answers are missing.
+/// Takes in answers; what is back is read as any other item. It may have been evicted again before that, and is
+/// asked for once more then. False while answers are missing.
 bool Read::take_in_promotions() {
   if (next_ == todo_.size()) {
     todo_.clear();

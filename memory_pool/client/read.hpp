@@ -15,10 +15,37 @@ namespace supernode::pool::internal {
 
 class ReadContext;
 
+/// What a read wants of its keys.
+enum class Wanted {
+  entry,    ///< whether they are there: a lookup
+  payload,  ///< their bytes
+};
+
+/// Takes one item after the other to its end.
+struct ReadLane {
+  enum class Stage {
+    idle,    ///< it has no item
+    start,   ///< nothing is in flight
+    bucket,  ///< the bucket is
+    ready,   ///< the entry is known, and the payload not yet asked for
+    data,    ///< the payload is in flight
+  };
+  explicit ReadLane(Segment& segment) : transfer(segment) {}
+  Stage stage = Stage::idle;
+  std::size_t item = 0;
+  int attempt = 0;
+  int owner = -1;
+  double since = 0;  ///< watched() when the transfer began
+  Bucket bucket;
+  Entry entry;
+  std::uint64_t place = 0;  ///< of `entry`, bytes from the start of the owner's memory
+  Transfers transfer;
+};
+
 class Read {
  public:
-  /// @param payload false: only the entries are wanted (a lookup). `context` outlives it.
-  Read(ReadContext& context, std::vector<GetItem> items, bool payload);
+  /// `context` outlives it.
+  Read(ReadContext& context, std::vector<GetItem> items, Wanted wanted);
   /// Gives up what is in flight: destinations stay untouched from then on.
   ~Read();
   Read(const Read&) = delete;
@@ -36,30 +63,11 @@ class Read {
   std::optional<Found> found(std::size_t i) const;
   std::vector<Found> take_results() { return std::move(results_); }
   ReadContext& context() { return context_; }
-  bool moves_payload() const { return payload_; }
+  Wanted wanted() const { return wanted_; }
   std::span<const GetItem> items() const { return items_; }
 
  private:
-  enum class Stage {
-    idle,    ///< the slot has no item
-    start,   ///< nothing is in flight
-    bucket,  ///< the bucket is
-    ready,   ///< the entry is known, and the payload not yet asked for
-    data,    ///< the payload is in flight
-  };
-  /// One item on its way.
-  struct Slot {
-    explicit Slot(Segment& segment) : transfer(segment) {}
-    Stage stage = Stage::idle;
-    std::size_t item = 0;
-    int attempt = 0;
-    int owner = -1;
-    double since = 0;  ///< watched() when the transfer began
-    Bucket bucket;
-    Entry entry;
-    std::uint64_t place = 0;  ///< of `entry`, bytes from the start of the owner's memory
-    Transfers transfer;
-  };
+  using Stage = ReadLane::Stage;
   /// A request to bring blocks back from an owner's files.
   struct Question {
     int owner;
@@ -67,14 +75,14 @@ class Read {
     std::vector<std::size_t> items;
   };
 
-  bool step(Slot& slot);
-  bool start(Slot& slot);
-  bool judge(Slot& slot);
-  bool load(Slot& slot);
-  bool check(Slot& slot);
-  bool expire(Slot& slot);
-  bool is_intact(const Slot& slot) const;
-  void end(Slot& slot, const Found& found);
+  bool step(ReadLane& lane);
+  bool start(ReadLane& lane);
+  bool judge(ReadLane& lane);
+  bool load(ReadLane& lane);
+  bool check(ReadLane& lane);
+  bool expire(ReadLane& lane);
+  bool is_intact(const ReadLane& lane) const;
+  void end(ReadLane& lane, const Found& found);
   void settle(std::size_t item, const Found& found);
   bool request_promotions();
   bool take_in_promotions();
@@ -82,7 +90,7 @@ class Read {
   ReadContext& context_;
   PoolCore& core_;
   std::vector<GetItem> items_;
-  bool payload_;
+  Wanted wanted_;
   std::vector<Found> results_;
   std::vector<bool> has_ended_;
   std::size_t ended_ = 0;
@@ -92,7 +100,7 @@ class Read {
   int rounds_ = 0;                    ///< of questions for files so far
   std::vector<Question> questions_;
   double asked_at_ = 0;  ///< watched() when the questions were
-  std::vector<Slot> slots_;
+  std::vector<ReadLane> lanes_;
   std::uint64_t copied_ = 0;     ///< bytes since advance() was called
   std::uint64_t in_flight_ = 0;  ///< bytes of payload that are staged
 };

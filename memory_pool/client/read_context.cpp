@@ -1,5 +1,8 @@
 #include "memory_pool/client/read_context.hpp"
 
+#include <algorithm>
+#include <utility>
+
 namespace supernode::pool::internal {
 namespace {
 
@@ -7,8 +10,8 @@ constexpr std::size_t unsent_limit = 64;  // touches are advice: beyond this the
 
 }  // namespace
 
-std::vector<Found> ReadContext::read(std::vector<GetItem> items, bool payload) {
-  Read read(*this, std::move(items), payload);
+std::vector<Found> ReadContext::read(std::vector<GetItem> items, Wanted wanted) {
+  Read read(*this, std::move(items), wanted);
   read.finish();
   return read.take_results();
 }
@@ -19,14 +22,30 @@ bool ReadContext::advance(std::uint64_t budget) {
   return moved;
 }
 
+std::vector<ReadLane> ReadContext::take_lanes(std::size_t count) {
+  std::vector<ReadLane> lanes = std::exchange(spare_lanes_, {});
+  while (lanes.size() > count) lanes.pop_back();
+  lanes.reserve(count);
+  while (lanes.size() < count) lanes.emplace_back(core_.segment);
+  return lanes;
+}
+
+void ReadContext::give_back(std::vector<ReadLane> lanes) {
+  // A read that was given up has transfers in flight, which go with its lanes.
+  const bool idle =
+      std::all_of(lanes.begin(), lanes.end(), [](const ReadLane& lane) { return lane.stage == ReadLane::Stage::idle; });
+  if (idle && lanes.capacity() > spare_lanes_.capacity()) spare_lanes_ = std::move(lanes);
+}
+
 void ReadContext::ended(const Read& read) {
+  const bool payload = read.wanted() == Wanted::payload;
   // Last first, so that of a chain of blocks the first is the most recent and outlives those that are useless without
   // it.
   for (std::size_t i = read.size(); i-- > 0;) {
     const Found found = *read.found(i);
-    (read.moves_payload() ? stats_.gets : stats_.lookups).count(found.reason);
+    (payload ? stats_.gets : stats_.lookups).count(found.reason);
     if (!found.hit()) continue;
-    if (read.moves_payload()) stats_.bytes_read += found.length;
+    if (payload) stats_.bytes_read += found.length;
     touch(read.items()[i].key);
   }
 }
@@ -51,8 +70,11 @@ void ReadContext::send_touches(int owner, std::vector<Key>& keys) {
   keys.clear();
 }
 
-void ReadContext::flush_touches(bool all) {
-  if (!all && core_.watched() - watched_at_flush_ < 0.05) return;
+void ReadContext::flush_touches_now_and_then() {
+  if (core_.watched() - watched_at_flush_ >= 0.05) flush_touches();
+}
+
+void ReadContext::flush_touches() {
   watched_at_flush_ = core_.watched();
   for (auto& [owner, keys] : touches_) send_touches(owner, keys);
 }

@@ -19,17 +19,22 @@ class ReadContext {
       : core_(core), stats_(stats), name_space_(name_space), watched_at_flush_(core.watched()) {}
 
   /// The whole of a read, waiting. [items.size()]
-  std::vector<Found> read(std::vector<GetItem> items, bool payload);
+  std::vector<Found> read(std::vector<GetItem> items, Wanted wanted);
   /// Moves all reads on, each by at most `budget` bytes of copies. @returns whether any moved.
   bool advance(std::uint64_t budget);
-  /// Sends recorded touches: all of them, or only if some have waited for 50 ms.
-  void flush_touches(bool all);
+  /// Sends recorded touches.
+  void flush_touches();
+  /// The same when that has not been done for 50 ms.
+  void flush_touches_now_and_then();
 
   PoolCore& core() { return core_; }
   NamespaceId name_space() const { return name_space_; }
   ClientStats& stats() { return stats_; }
 
   // For Read.
+  /// Idle lanes. Reads are made often and lanes are large: those of earlier reads are used again.
+  std::vector<ReadLane> take_lanes(std::size_t count);
+  void give_back(std::vector<ReadLane> lanes);
   void enter(Read& read) { active_.push_back(&read); }
   void leave(Read& read) { std::erase(active_, &read); }
   void ended(const Read& read);  ///< counts its results, and touches what it found
@@ -45,6 +50,7 @@ class ReadContext {
   ClientStats& stats_;
   NamespaceId name_space_;
   std::vector<Read*> active_;
+  std::vector<ReadLane> spare_lanes_;
   std::map<int, std::vector<Key>> touches_;  ///< by owner
   double watched_at_flush_;
   std::uint64_t large_reads_ = 0;

@@ -1,7 +1,6 @@
 #include "memory_pool/client/store_queue.hpp"
 
 #include "memory_pool/owner/bucket_table.hpp"
-#include "runtime/core/clock.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 
 namespace supernode::pool::internal {
@@ -100,7 +99,7 @@ bool StoreQueue::step(Job& job, std::optional<Status>& finished) {
         finished = Status::owner_down;
         return true;
       }
-      job.allocated_at = wall_now().value;
+      job.allocated_at = core_.now();
       ask(job, Allocate{job.key, name_space_, job.mode, job.data.size()});
       job.stage = Stage::allocating;
       return true;
@@ -144,7 +143,7 @@ void StoreQueue::begin_put(Job& job, const Allocated& block, std::optional<Statu
   // Long ago: the owner may be about to give the block to somebody else. Or it has, because it started anew.
   const bool other_owner =
       core_.segment.shared() && block.incarnation != core_.segment.word(job.owner, core_.layout.header_offset);
-  if (other_owner || wall_now().value - job.allocated_at > core_.config.lease / 2) {
+  if (other_owner || core_.now() - job.allocated_at > core_.config.lease / 2) {
     core_.abandon(job.owner, job.ticket);
     finished = Status::not_there;
     return;

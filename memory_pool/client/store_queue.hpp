@@ -42,7 +42,7 @@ class StoreQueue {
     std::uint64_t request = 0;  ///< awaited reply
     std::uint64_t ticket = 0, offset = 0, checksum = 0;
     double since = 0;         ///< watched() when the owner was last heard
-    double allocated_at = 0;  ///< wall s before the allocation was asked for
+    double allocated_at = 0;  ///< PoolCore::now() before the allocation was asked for
     std::optional<Transfers> put;
   };
   /// One step. @returns whether anything changed; sets `finished`.

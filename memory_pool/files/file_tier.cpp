@@ -25,7 +25,7 @@ FileTier::FileTier(const PoolConfig& config, const std::string& directory)
     : directory_(directory),
       log_(directory, config.directory_limit.value, config.directory_segment.value, config.directory_direct.value),
       namespaces_(remembered(directory)),
-      to_disk_(config.directory_sync == "disk"),
+      to_disk_(config.directory_sync == DirectorySync::disk),
       files_per_dram_(static_cast<double>(log_.keep_bytes()) / static_cast<double>(config.capacity.value)),
       most_waiting_(config.store_buffer.value),
       stats_(log_.stats()),

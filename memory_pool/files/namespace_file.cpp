@@ -1,17 +1,16 @@
 #include "memory_pool/files/namespace_file.hpp"
 
 #include <charconv>
-#include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <span>
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
+#include "memory_pool/files/record_file.hpp"
 #include "memory_pool/format/checksum.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/files.hpp"
 
 namespace supernode::pool::internal {
 namespace {
@@ -22,14 +21,6 @@ std::string sum_line(std::string_view text) {
   return fmt::format("sum {:016x}\n", checksum_of(std::as_bytes(std::span(text))));
 }
 
-bool sync(const std::string& path, int flags) {
-  const int file = ::open(path.c_str(), flags | O_CLOEXEC);
-  if (file < 0) return false;
-  const bool good = ::fsync(file) == 0;
-  ::close(file);
-  return good;
-}
-
 }  // namespace
 
 // A line for each: quota, length of the name, the name, which may hold any byte. The last line is the sum of all above.
@@ -37,13 +28,12 @@ bool write_namespaces(const std::string& directory, const std::vector<NamespaceT
   std::string text(first_line);
   for (const NamespaceTerms& each : terms) text += fmt::format("{} {} {}\n", each.quota, each.name.size(), each.name);
   text += sum_line(text);
-  const std::string draft = directory + "/" + namespace_file_draft, path = directory + "/" + namespace_file_name;
-  std::ofstream file(draft, std::ios::binary | std::ios::trunc);
-  file << text << std::flush;
-  if (!file) return false;
-  file.close();
-  return sync(draft, O_RDONLY) && std::rename(draft.c_str(), path.c_str()) == 0 &&
-         sync(directory, O_RDONLY | O_DIRECTORY);
+  try {
+    write_file(directory + "/" + namespace_file_name, text, IfExists::replace);
+  } catch (const Error&) {
+    return false;
+  }
+  return sync_folder(directory);
 }
 
 std::vector<NamespaceTerms> read_namespaces(const std::string& directory) {

@@ -15,7 +15,6 @@ struct NamespaceTerms {
 };
 
 constexpr const char* namespace_file_name = "namespaces";
-constexpr const char* namespace_file_draft = "namespaces.new";  ///< of a write that a crash has ended
 
 /// In place of what was there, as a whole, synced. False when the system refuses; then the old file stays.
 bool write_namespaces(const std::string& directory, const std::vector<NamespaceTerms>& terms);

@@ -43,9 +43,9 @@ bool refused(int error) { return error == EINVAL || error == EOPNOTSUPP; }
 
 }  // namespace
 
-void sync_folder(const std::string& folder) {
+bool sync_folder(const std::string& folder) {
   const FileDescriptor names(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (names) ::fsync(names.get());
+  return names && ::fsync(names.get()) == 0;
 }
 
 std::span<std::byte> DirectBuffer::bytes() {
@@ -61,19 +61,21 @@ bool allows_direct(const std::string& path) {
   return static_cast<bool>(FileDescriptor(::open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC)));
 }
 
-RecordFile RecordFile::create(const std::string& path, bool direct) {
+RecordFile RecordFile::create(const std::string& path, Direct direct) {
   RecordFile file;
   file.file_ = FileDescriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  if (file.file_ && direct) file.direct_ = FileDescriptor(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
+  if (file.file_ && direct == Direct::if_possible)
+    file.direct_ = FileDescriptor(::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC));
   return file;
 }
 
-RecordFile RecordFile::open(const std::string& path, bool direct) {
+RecordFile RecordFile::open(const std::string& path, Direct direct) {
   RecordFile file;
   int access = O_RDWR;
   file.file_ = FileDescriptor(::open(path.c_str(), access | O_CLOEXEC));
   if (!file.file_) file.file_ = FileDescriptor(::open(path.c_str(), (access = O_RDONLY) | O_CLOEXEC));
-  if (file.file_ && direct) file.direct_ = FileDescriptor(::open(path.c_str(), access | O_DIRECT | O_CLOEXEC));
+  if (file.file_ && direct == Direct::if_possible)
+    file.direct_ = FileDescriptor(::open(path.c_str(), access | O_DIRECT | O_CLOEXEC));
   return file;
 }
 

@@ -12,8 +12,8 @@
 
 namespace supernode::pool::internal {
 
-/// The names of the files in `folder` outlive the machine's power after this.
-void sync_folder(const std::string& folder);
+/// The names of the files in `folder` outlive the machine's power after this. False when the system reports an error.
+bool sync_folder(const std::string& folder);
 
 /// What transfers past the page cache go through: taken at the first use, then kept. One huge page where the host has
 /// them: a device takes it as one piece, and pages of 4 KiB as so many.
@@ -32,15 +32,17 @@ class DirectBuffer {
 /// Whether the file system of `path`, a file that is there, lets it be opened for transfers past the page cache.
 bool allows_direct(const std::string& path);
 
+/// Whether a file is opened for transfers past the page cache, too.
+enum class Direct { no, if_possible };
+
 /// A segment. What false means is told by errno.
 class RecordFile {
  public:
   RecordFile() = default;
   /// A new file. Not is_open() when the system refuses, or when it is there already.
-  /// `direct`: opened for transfers past the page cache, too, if that is possible.
-  static RecordFile create(const std::string& path, bool direct);
+  static RecordFile create(const std::string& path, Direct direct);
   /// A file that is there: for writing, too, where that is allowed.
-  static RecordFile open(const std::string& path, bool direct);
+  static RecordFile open(const std::string& path, Direct direct);
 
   bool is_open() const { return static_cast<bool>(file_); }
   std::uint64_t size() const;

@@ -42,7 +42,7 @@ bool RecordLog::open_segment() {
   const std::uint64_t number = last_segment_ + 1;
   const std::string path = directory_ + "/" + segment_name(number);
   Segment segment;
-  segment.file = RecordFile::create(path, direct_bytes_ > 0);
+  segment.file = RecordFile::create(path, direct());
   if (!segment.file.is_open()) return false;
   SegmentHeader head;
   head.number = number;
@@ -57,7 +57,7 @@ bool RecordLog::open_segment() {
   sync_folder(directory_);  // the name of a new file is part of what sync() promises
   if (filling_) sync_filled();
   segment.bytes = sizeof head;
-  stats_.file_bytes += segment.bytes;
+  stats_.bytes += segment.bytes;
   segments_.emplace(number, std::move(segment));
   last_segment_ = number;
   filling_ = true;
@@ -96,7 +96,7 @@ bool RecordLog::write(RecordHeader header, std::span<const std::byte> payload, s
   }
   if (aligned) mark_aligned(segment);
   segment.bytes = offset + bytes;
-  stats_.file_bytes += segment.bytes - start;
+  stats_.bytes += segment.bytes - start;
   return true;
 }
 
@@ -149,13 +149,11 @@ void RecordLog::give_up_direct() {
       directory_);
 }
 
-bool RecordLog::append(RecordHeader header, std::span<const std::byte> payload, bool cleaning) {
-  if (!cleaning) {
-    if (record_bytes(header.length) + sizeof(SegmentHeader) > segment_bytes_) return false;
-    header.placement = placement_of(header.length);
-    make_room(room_bytes(header.length, header.placement));
-    header.sequence = ++last_sequence_;
-  }
+bool RecordLog::append(RecordHeader header, std::span<const std::byte> payload) {
+  if (record_bytes(header.length) + sizeof(SegmentHeader) > segment_bytes_) return false;
+  header.placement = placement_of(header.length);
+  make_room(room_bytes(header.length, header.placement));
+  header.sequence = ++last_sequence_;
   const Name name{header.key, header.name_space};
   std::uint64_t offset = 0;
   if (!write(header, payload, offset)) return false;
@@ -163,11 +161,6 @@ bool RecordLog::append(RecordHeader header, std::span<const std::byte> payload, 
   const auto known = index_.find(name);
   if (header.kind == RecordKind::removal) {
     if (known != index_.end()) drop(known->second);
-    return true;
-  }
-  if (cleaning) {  // the order of use stays
-    known->second->segment = last_segment_;
-    known->second->offset = offset;
     return true;
   }
   if (known != index_.end()) drop(known->second);
@@ -190,7 +183,7 @@ bool RecordLog::append(const Name& name, std::span<const std::byte> payload, std
 }
 
 bool RecordLog::append_or_drop(const RecordHeader& header, std::span<const std::byte> payload) {
-  if (append(header, payload, false)) return true;
+  if (append(header, payload)) return true;
   ++stats_.write_errors;
   // An older version must not be served in the place of this one.
   const auto known = index_.find({header.key, header.name_space});
@@ -226,7 +219,7 @@ bool RecordLog::remove_namespace(NamespaceId name_space) {
   header.kind = RecordKind::namespace_removal;
   header.name_space = name_space;
   header.checksum = checksum_of({});
-  if (append(header, {}, false)) return true;
+  if (append(header, {})) return true;
   ++stats_.write_errors;
   return false;
 }

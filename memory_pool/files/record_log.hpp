@@ -13,6 +13,7 @@
 
 #include "memory_pool/files/record.hpp"
 #include "memory_pool/files/record_file.hpp"
+#include "memory_pool/status.hpp"
 
 namespace supernode::pool::internal {
 
@@ -24,20 +25,6 @@ struct Name {
 };
 struct NameHash {
   std::size_t operator()(const Name& name) const { return std::hash<Key>()(name.key) + name.name_space; }
-};
-
-struct LogStats {
-  std::uint64_t records = 0, live_bytes = 0;   ///< blocks that can be read, with their headers
-  std::uint64_t file_bytes = 0;                ///< of all segments
-  std::uint64_t recovered = 0;                 ///< records found intact at the start
-  std::uint64_t cut = 0;                       ///< stretches of a file that were no intact record, at the start
-  std::uint64_t corrupt = 0;                   ///< records whose payload failed its checksum, at the start or when read
-  std::uint64_t foreign = 0;                   ///< files that are not ours, left alone
-  std::uint64_t forgotten = 0, cleanings = 0;  ///< blocks that gave way to the limit; segments rewritten
-  std::uint64_t write_errors = 0;              ///< records that could not be written
-  std::uint64_t syncs = 0;                     ///< fdatasync of the file that is being filled
-  std::uint64_t direct = 0;                    ///< records written or read past the page cache
-  std::uint64_t direct_refused = 0;            ///< 1: it was asked for, and the file system does not do it
 };
 
 /// Segments are filled one after the other and cleaned in the same order: the oldest one's live records are appended
@@ -108,6 +95,7 @@ class RecordLog {
 
   void recover(std::uint64_t number);
   void take(const RecordHeader& header, std::uint64_t segment, std::uint64_t offset);
+  Direct direct() const { return direct_bytes_ > 0 ? Direct::if_possible : Direct::no; }
   bool open_segment();
   void sync_filled();
   Placement placement_of(std::uint64_t length) const;
@@ -120,7 +108,8 @@ class RecordLog {
   bool read_payload(Segment& segment, Placement placement, std::uint64_t offset, std::span<std::byte> to);
   void note_direct(const Segment& segment, bool good);
   void give_up_direct();
-  bool append(RecordHeader header, std::span<const std::byte> payload, bool cleaning);
+  bool append(RecordHeader header, std::span<const std::byte> payload);
+  bool append_again(const RecordHeader& header, std::span<const std::byte> payload);
   bool append_or_drop(const RecordHeader& header, std::span<const std::byte> payload);
   void mark_aligned(Segment& segment);
   std::uint64_t cleaning_bytes() const;

@@ -12,6 +12,7 @@
 #include "memory_pool/format/checksum.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/log.hpp"
+#include "runtime/core/new_file.hpp"
 
 namespace supernode::pool::internal {
 namespace {
@@ -57,7 +58,11 @@ RecordLog::RecordLog(const std::string& directory, std::uint64_t limit, std::uin
   std::vector<std::uint64_t> numbers;
   for (const auto& file : std::filesystem::directory_iterator(directory_, error)) {
     const std::string name = file.path().filename().string();
-    if (name == "lock" || name == namespace_file_name || name == namespace_file_draft) continue;
+    if (name == "lock" || name == namespace_file_name) continue;
+    if (is_draft_of(name, namespace_file_name)) {  // of a write that a crash has ended
+      std::filesystem::remove(file.path(), error);
+      continue;
+    }
     const std::optional<std::uint64_t> number = segment_number(name);
     if (number) {
       numbers.push_back(*number);
@@ -79,7 +84,7 @@ RecordLog::RecordLog(const std::string& directory, std::uint64_t limit, std::uin
 void RecordLog::recover(std::uint64_t number) {
   const std::string path = directory_ + "/" + segment_name(number);
   Segment segment;
-  segment.file = RecordFile::open(path, direct_bytes_ > 0);
+  segment.file = RecordFile::open(path, direct());
   if (!segment.file.is_open()) throw failure(path);
   segment.bytes = segment.file.size();
   SegmentHeader head;
@@ -87,7 +92,7 @@ void RecordLog::recover(std::uint64_t number) {
   if (!read && segment.bytes < sizeof head) {
     // Cut before its header was written: nothing was ever in it.
     ++stats_.cut;
-    stats_.file_bytes += segment.bytes;
+    stats_.bytes += segment.bytes;
     segments_.emplace(number, std::move(segment));
     return;
   }
@@ -98,7 +103,7 @@ void RecordLog::recover(std::uint64_t number) {
     return;
   }
   segment.salt = head.salt;
-  stats_.file_bytes += segment.bytes;
+  stats_.bytes += segment.bytes;
   bool lost = false;
   std::vector<std::byte> payload;
   for (std::uint64_t at = sizeof head; at + sizeof(RecordHeader) <= segment.bytes;) {

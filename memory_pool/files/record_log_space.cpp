@@ -43,14 +43,24 @@ std::uint64_t RecordLog::cleaning_bytes() const {
 
 /// Forgets and cleans until `bytes` more fit within the limit, with a segment to spare for cleaning.
 void RecordLog::make_room(std::uint64_t bytes) {
-  if (stats_.file_bytes + bytes + cleaning_bytes() <= limit_) return;
+  if (stats_.bytes + bytes + cleaning_bytes() <= limit_) return;
   while (room_bytes_ + bytes > keep_bytes() && forget_oldest()) {
   }
   // Each round rewrites what lives of one segment; after all of them only live bytes are left.
   for (std::size_t rounds = segments_.size() + 1; rounds > 0; --rounds) {
-    if (stats_.file_bytes + bytes + cleaning_bytes() <= limit_) return;
+    if (stats_.bytes + bytes + cleaning_bytes() <= limit_) return;
     if (!clean_oldest()) return;
   }
+}
+
+/// A block moves: it keeps its sequence, its placement and its place in the order of use.
+bool RecordLog::append_again(const RecordHeader& header, std::span<const std::byte> payload) {
+  std::uint64_t offset = 0;
+  if (!write(header, payload, offset)) return false;
+  Entry& entry = *index_.at({header.key, header.name_space});
+  entry.segment = last_segment_;
+  entry.offset = offset;
+  return true;
 }
 
 /// @returns false when there is nothing to clean, or its live records cannot be written elsewhere.
@@ -74,12 +84,12 @@ bool RecordLog::clean_oldest() {
     header.length = payload->bytes.size();
     header.sequence = index_.at(name)->sequence;
     header.checksum = payload->checksum;
-    if (!append(header, payload->bytes, true)) return false;
+    if (!append_again(header, payload->bytes)) return false;
   }
   if (!live.empty() && !sync()) return false;  // before the only other copy goes
   std::error_code ignored;
   std::filesystem::remove(directory_ + "/" + segment_name(number), ignored);
-  stats_.file_bytes -= segments_.begin()->second.bytes;
+  stats_.bytes -= segments_.begin()->second.bytes;
   aligned_segments_ -= segments_.begin()->second.has_aligned ? 1 : 0;
   segments_.erase(segments_.begin());
   ++stats_.cleanings;

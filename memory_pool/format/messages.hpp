@@ -1,8 +1,8 @@
 #pragma once
 // The messages between clients and owners: a head, and a small body for each kind. Pure.
 //
-// On the wire: Head, then the fields of the body in the order of its fields(), without padding, in the host's byte
-// order (the ranks of one program). A last field of keys or text takes the rest of the message.
+// On the wire: Head, then the fields of the body in the order of its fields(), by runtime/core/byte_stream. A last field
+// of keys or text takes the rest of the message.
 
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,5 @@
 #pragma once
-// Which block gives way: the least recently used one that nobody pins, of everybody or of one namespace.
+// Which block is evicted next: the least recently used one that nobody pins, of everybody or of one namespace.
 
 #include <concepts>
 #include <cstddef>

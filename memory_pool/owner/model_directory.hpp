@@ -1,5 +1,5 @@
 #pragma once
-// Which models are in the pool, who is bringing one in, and which one gives way. One owner keeps it. Pure.
+// Which models are in the pool, who is bringing one in, and which one goes next. One owner keeps it. Pure.
 
 #include <cstdint>
 #include <map>

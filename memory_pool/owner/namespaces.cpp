@@ -9,22 +9,22 @@ const Namespaces::Terms* Namespaces::find(NamespaceId name_space) const {
   return found == created_.end() ? nullptr : &found->second;
 }
 
-Status Namespaces::create(NamespaceId name_space, const std::string& name, std::uint64_t quota, bool whole) {
+Status Namespaces::create(NamespaceId name_space, const std::string& name, std::uint64_t quota, NamespaceKind kind) {
   const Terms* known = find(name_space);
   if (known && known->name != name) return Status::name_clash;
   if (known) {
-    const bool same = known->restored && known->quota == quota && known->whole == whole;
+    const bool same = known->restored && known->quota == quota && known->kind == kind;
     created_[name_space].restored = false;
     return same ? Status::stored : Status::already_there;
   }
-  if (quota > room_ - promised_) return Status::quota;
-  created_[name_space] = {name, quota, whole, false};
+  if (quota > limits_.room - promised_) return Status::quota;
+  created_[name_space] = {.name = name, .quota = quota, .kind = kind, .restored = false};
   promised_ += quota;
   return Status::stored;
 }
 
 Status Namespaces::restore(NamespaceId name_space, const std::string& name, std::uint64_t quota) {
-  const Status status = create(name_space, name, quota, false);
+  const Status status = create(name_space, name, quota, NamespaceKind::evictable);
   if (status == Status::stored) created_[name_space].restored = true;
   return status;
 }
@@ -32,7 +32,7 @@ Status Namespaces::restore(NamespaceId name_space, const std::string& name, std:
 std::vector<NamespaceTerms> Namespaces::lasting() const {
   std::vector<NamespaceTerms> terms;
   for (const auto& [name_space, each] : created_)
-    if (!each.whole) terms.push_back({each.name, each.quota});
+    if (each.kind != NamespaceKind::whole) terms.push_back({each.name, each.quota});
   return terms;
 }
 
@@ -46,7 +46,7 @@ bool Namespaces::erase(NamespaceId name_space) {
 
 std::uint64_t Namespaces::limit(NamespaceId name_space) const {
   const Terms* terms = find(name_space);
-  return terms && terms->quota > 0 ? terms->quota : common_limit_;
+  return terms && terms->quota > 0 ? terms->quota : limits_.common_limit;
 }
 
 bool Namespaces::is_promised(NamespaceId name_space) const {
@@ -56,7 +56,7 @@ bool Namespaces::is_promised(NamespaceId name_space) const {
 
 bool Namespaces::is_whole(NamespaceId name_space) const {
   const Terms* terms = find(name_space);
-  return terms && terms->whole;
+  return terms && terms->kind == NamespaceKind::whole;
 }
 
 void Namespaces::release(NamespaceId name_space, std::uint64_t bytes) {

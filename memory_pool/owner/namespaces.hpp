@@ -7,26 +7,30 @@
 #include <vector>
 
 #include "memory_pool/files/namespace_file.hpp"
+#include "memory_pool/format/messages.hpp"
 #include "memory_pool/key.hpp"
 #include "memory_pool/status.hpp"
 
 namespace supernode::pool::internal {
 
+struct NamespaceLimits {
+  std::uint64_t room = 0;          ///< bytes that may be promised in all
+  std::uint64_t common_limit = 0;  ///< bytes that a namespace without a quota may fill; 0: no limit
+  bool open = true;                ///< a namespace that was not created may store
+};
+
 /// A namespace that was created with a quota may fill that much and no more, and is *promised* it: only its own stores
-/// evict its blocks. Room that it does not use yet is lent to namespaces without a promise, whose blocks give way when
-/// it is wanted back. The promises together never exceed what the owner can hold, so each of them can be kept.
+/// evict its blocks. Room that it does not use yet is lent to namespaces without a promise, whose blocks are
+/// evicted when it is wanted back. The promises together never exceed what the owner can hold, so each of them can be kept.
 class Namespaces {
  public:
   Namespaces() = default;
-  /// @param room bytes that may be promised in all. @param common_limit bytes that a namespace without a quota may
-  /// fill, 0: no limit. @param open whether a namespace that was not created may store.
-  Namespaces(std::uint64_t room, std::uint64_t common_limit, bool open)
-      : room_(room), common_limit_(common_limit), open_(open) {}
+  explicit Namespaces(const NamespaceLimits& limits) : limits_(limits) {}
 
-  /// `quota` 0: no promise and no limit but the common one. `whole`: not even its own stores evict its blocks.
+  /// `quota` 0: no promise and no limit but the common one.
   /// @returns stored; already_there, and changes nothing; quota when that much cannot be promised; name_clash when
   /// `name_space` is that of another name.
-  Status create(NamespaceId name_space, const std::string& name, std::uint64_t quota, bool whole);
+  Status create(NamespaceId name_space, const std::string& name, std::uint64_t quota, NamespaceKind kind);
   /// One that an earlier run had created. The first create() with the same terms answers stored, as in that run.
   Status restore(NamespaceId name_space, const std::string& name, std::uint64_t quota);
   /// What a restart must find again: all but whole ones, which are brought in anew.
@@ -35,7 +39,7 @@ class Namespaces {
   bool erase(NamespaceId name_space);
 
   bool knows(NamespaceId name_space) const { return created_.contains(name_space); }
-  bool may_store(NamespaceId name_space) const { return open_ || created_.contains(name_space); }
+  bool may_store(NamespaceId name_space) const { return limits_.open || created_.contains(name_space); }
   std::uint64_t limit(NamespaceId name_space) const;  ///< bytes it may fill; 0: no limit
   bool is_promised(NamespaceId name_space) const;     ///< others' stores must not evict its blocks
   bool is_whole(NamespaceId name_space) const;
@@ -52,13 +56,13 @@ class Namespaces {
   struct Terms {
     std::string name;
     std::uint64_t quota;
-    bool whole;
+    NamespaceKind kind;
     bool restored;  ///< from the file, and not created since
   };
   const Terms* find(NamespaceId name_space) const;
 
-  std::uint64_t room_ = 0, common_limit_ = 0, promised_ = 0;
-  bool open_ = true;
+  NamespaceLimits limits_;
+  std::uint64_t promised_ = 0;
   std::map<NamespaceId, Terms> created_;
   std::map<NamespaceId, std::uint64_t> reserved_;
 };

@@ -16,7 +16,8 @@ Shard::Shard(const PoolConfig& config, std::span<std::byte> window, std::uint64_
   payload_ = window.subspan(layout.payload_offset, layout.capacity);
   space_ = Allocator(layout.capacity, config.granule.value);
   order_ = EvictionOrder(index_.slots());
-  namespaces_ = Namespaces(watermark(), config.namespace_quota.value, config.open_namespaces);
+  namespaces_ =
+      Namespaces({.room = watermark(), .common_limit = config.namespace_quota.value, .open = config.open_namespaces});
   models_ = ModelDirectory(config.lease);
   if (tier_)
     for (const NamespaceTerms& terms : tier_->namespaces()) restore_namespace(terms);
@@ -137,7 +138,7 @@ Served Shard::answer(const Publish& request, double) {
   // A version that is being brought back from the files is older than this one.
   invalidate([&](const Name& name) { return name == ticket.name; });
   const bool taken = tier_->store(++last_tag_, ticket.name, payload, request.checksum);
-  if (config_.directory_sync == "none") return Reply(reply);
+  if (config_.directory_sync == DirectorySync::none) return Reply(reply);
   if (taken) return defer(reply);
   reply.status = Status::not_durable;
   return Reply(reply);
@@ -276,20 +277,7 @@ OwnerStats Shard::stats() const {
   stats.writing = tickets_.size();
   stats.namespaces = namespaces_.created();
   stats.promised = namespaces_.promised();
-  if (tier_) {
-    const LogStats log = tier_->stats();
-    stats.file_records = log.records;
-    stats.file_bytes = log.file_bytes;
-    stats.file_recovered = log.recovered;
-    stats.file_cut = log.cut;
-    stats.file_corrupt = log.corrupt;
-    stats.file_foreign = log.foreign;
-    stats.file_forgotten = log.forgotten;
-    stats.file_cleanings = log.cleanings;
-    stats.file_errors = log.write_errors;
-    stats.file_direct = log.direct;
-    stats.file_direct_refused = log.direct_refused;
-  }
+  if (tier_) stats.files = tier_->stats();
   return stats;
 }
 

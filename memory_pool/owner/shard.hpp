@@ -96,7 +96,7 @@ class Shard {
   void abandon(std::uint64_t ticket);
   void restore_namespace(const NamespaceTerms& terms);
 
-  /// Bytes that may be reserved before blocks give way.
+  /// Bytes that may be reserved before blocks are evicted.
   std::uint64_t watermark() const {
     return static_cast<std::uint64_t>(config_.evict_above * static_cast<double>(space_.capacity()));
   }

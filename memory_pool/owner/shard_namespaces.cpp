@@ -5,13 +5,12 @@
 namespace supernode::pool::internal {
 
 Served Shard::answer(const CreateNamespace& request, double) {
-  const bool whole = request.eviction == NamespaceKind::whole;
   NamespaceCreated reply;
   reply.known_before = namespaces_.knows(request.name_space);
-  reply.status = namespaces_.create(request.name_space, request.name, request.quota, whole);
+  reply.status = namespaces_.create(request.name_space, request.name, request.quota, request.eviction);
   if (!tier_ || reply.status != Status::stored || reply.known_before) return Reply(reply);
   tier_->promise(request.name_space, namespaces_.limit(request.name_space));
-  if (whole) return Reply(reply);
+  if (request.eviction == NamespaceKind::whole) return Reply(reply);
   tier_->keep_namespaces(++last_tag_, namespaces_.lasting());
   return defer(reply);
 }

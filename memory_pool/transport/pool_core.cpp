@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <random>
 
-#include "runtime/core/clock.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/mpi_call.hpp"
 
 namespace supernode::pool::internal {
 namespace {
@@ -42,7 +42,7 @@ PoolCore::PoolCore(const Communicator& world, std::vector<int> owner_ranks, cons
   collectively(comm, [&] {
     if (!segment.local().empty()) start_shard();
   });
-  last_look_ = wall_now().value;
+  last_look_ = now();
 }
 
 void PoolCore::start_shard() {
@@ -56,12 +56,12 @@ void PoolCore::start_shard() {
 }
 
 bool PoolCore::progress() {
-  const double now = wall_now().value;
-  watched_ += std::min(now - last_look_, 0.05);
-  last_look_ = now;
+  const double time = now();
+  watched_ += std::min(time - last_look_, 0.05);
+  last_look_ = time;
   if (shard) {
-    shard->expire(now);
-    for (Settled& settled : shard->settle(now)) {
+    shard->expire(time);
+    for (Settled& settled : shard->settle(time)) {
       const auto asker = deferred_.find(settled.number);
       if (asker == deferred_.end()) continue;
       answer(asker->second.rank, asker->second.id, std::move(settled.reply));
@@ -79,6 +79,23 @@ bool PoolCore::progress() {
       handle_request(message->source, message->bytes);
   }
   return handled > 0;
+}
+
+bool PoolCore::serve_until_all(const Communicator& everyone, const ServeWait& wait) {
+  const Deadline deadline(wait.deadline_s);
+  SpinWait spin(wait.idle);
+  MPI_Request all_here = MPI_REQUEST_NULL;
+  while (true) {
+    if (progress()) spin.reset();
+    if (all_here == MPI_REQUEST_NULL) {
+      if (mailbox.unsent() == 0 && !segment.abandoned_in_flight())
+        SUPERNODE_MPI(MPI_Ibarrier(everyone.get(), &all_here));
+    } else if (completed(all_here)) {
+      return true;
+    }
+    if (deadline.expired()) return false;
+    spin.turn();
+  }
 }
 
 void PoolCore::handle_reply(int source, std::span<const std::byte> bytes) {
@@ -134,7 +151,7 @@ Served PoolCore::serve(const Request& request) {
         if constexpr (std::is_same_v<Body, Stop> || std::is_same_v<Body, Discard>)
           panic("served above");
         else
-          return shard->serve(body, wall_now().value);
+          return shard->serve(body, now());
       },
       request);
 }

@@ -2,6 +2,7 @@
 // What a rank's pool and its clients share: window, messages, view, and the shard of an owner.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -13,8 +14,10 @@
 #include "memory_pool/format/messages.hpp"
 #include "memory_pool/owner/layout.hpp"
 #include "memory_pool/owner/shard.hpp"
+#include "memory_pool/pool.hpp"
 #include "memory_pool/ring.hpp"
 #include "memory_pool/transport/segment.hpp"
+#include "runtime/core/clock.hpp"
 #include "runtime/core/mpi/communicator.hpp"
 #include "runtime/core/mpi/mailbox.hpp"
 
@@ -25,6 +28,10 @@ struct PoolCore {
 
   /// Serves what has arrived and takes in replies; never waits.
   bool progress();
+
+  /// Serves until every rank of `everyone` is here, and nothing that this rank has sent, or has given up, is in MPI's
+  /// hands. Collective over `everyone`. @returns false after the deadline.
+  bool serve_until_all(const Communicator& everyone, const ServeWait& wait);
 
   /// Sends a request and expects a reply, which take() will find. A request of a rank to itself is served at once.
   std::uint64_t ask(int owner, Request request);
@@ -67,6 +74,9 @@ struct PoolCore {
   /// Seconds this rank has spent looking for messages: a pause between two looks counts 50 ms at most. Deadlines run on
   /// it, so that a rank that computes for a minute does not take its own absence for the owner's silence.
   double watched() const { return watched_; }
+
+  /// Seconds, steady. Tests let time pass as they like.
+  std::function<double()> now = [] { return wall_now().value; };
 
   // In this order: what the first four refuse is refused on every rank, before any message.
   PoolConfig config;

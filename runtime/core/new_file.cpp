@@ -25,6 +25,8 @@ UsageError already_there(const std::string& path) {
       fmt::format("cannot write '{}': it exists (results are never overwritten, unless by --overwrite)", path));
 }
 
+constexpr std::size_t kept_of_name = 200;  // of at most 255 bytes
+
 /// The mode of the file that will be replaced; nothing when there is none.
 std::optional<mode_t> check_target(const std::string& path, IfExists if_exists) {
   if (path.empty() || path.back() == '/')
@@ -43,12 +45,12 @@ std::optional<mode_t> check_target(const std::string& path, IfExists if_exists) 
 
 /// A name beside `target` that nobody has, and the file. Names of files are short enough with what is added.
 FileDescriptor open_draft(const std::string& target, std::string& name) {
-  constexpr std::size_t kept = 200;  // of at most 255 bytes
   const fs::path path(target);
   std::random_device random;
   for (;;) {
-    name = (path.parent_path() / fmt::format("{}.{:08x}.part", path.filename().string().substr(0, kept), random()))
-               .string();
+    name =
+        (path.parent_path() / fmt::format("{}.{:08x}.part", path.filename().string().substr(0, kept_of_name), random()))
+            .string();
     FileDescriptor file(::open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (file || errno != EEXIST) return file;
   }
@@ -74,6 +76,16 @@ void check_new_file(const std::string& path, IfExists if_exists) {
   check_target(path, if_exists);
   const std::string parent = fs::path(path).parent_path().string();
   if (::access(parent.empty() ? "." : parent.c_str(), W_OK | X_OK) != 0) throw cannot_write(path, errno);
+}
+
+bool is_draft_of(std::string_view name, std::string_view target) {
+  constexpr std::string_view end = ".part";
+  constexpr std::size_t digits = 8;
+  target = target.substr(0, kept_of_name);
+  if (name.size() != target.size() + 1 + digits + end.size()) return false;
+  const std::string_view middle = name.substr(target.size() + 1, digits);
+  return name.starts_with(target) && name[target.size()] == '.' && name.ends_with(end) &&
+         middle.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
 NewFile::NewFile(const std::string& path, IfExists if_exists) : path_(path), target_(path), if_exists_(if_exists) {

@@ -17,6 +17,9 @@ enum class IfExists { refuse, replace };
 /// missing or may not be written to.
 void check_new_file(const std::string& path, IfExists if_exists = IfExists::refuse);
 
+/// Whether `name` is that of a draft of `target`; both without their folder. A crash may leave one.
+bool is_draft_of(std::string_view name, std::string_view target);
+
 /// Writes to a draft beside the target and gives it the target's name in commit(). Whoever looks for the target, also
 /// after a crash, finds nothing (or what stood there before), or the whole. A draft that is not committed is removed.
 /// Local, not thread-safe.

@@ -186,6 +186,18 @@ Option& OptionTable::add(const std::string& section, const std::string& key, std
   return option;
 }
 
+Option& OptionTable::add_choice(const std::string& section, const std::string& key, const std::string& help,
+                                const std::vector<std::string>& names, std::function<void(std::size_t)> set,
+                                std::function<std::size_t()> get) {
+  Option& option = append(section, key, help, "text");
+  // What is none of the choices has been refused before.
+  option.targets_.push_back([names, set = std::move(set)](const std::string& text) {
+    set(static_cast<std::size_t>(std::find(names.begin(), names.end(), text) - names.begin()));
+  });
+  option.show_ = [names, get = std::move(get)] { return names.at(get()); };
+  return option.choices(names);
+}
+
 Option& OptionTable::add(const std::string& section, const std::string& key, Bytes& target, const std::string& help) {
   Option& option = append(section, key, help, "size");
   option.targets_.push_back([&target](const std::string& text) { target.value = parse_size(text); });

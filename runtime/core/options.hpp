@@ -18,6 +18,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -98,6 +99,14 @@ class OptionTable {
               const std::string& help);
   Option& add(const std::string& section, const std::string& key, std::vector<int>& target, const std::string& help);
   Option& add(const std::string& section, const std::string& key, std::vector<double>& target, const std::string& help);
+  /// An enumeration. `names` are those of its values 0, 1, .. in that order, and the choices.
+  template <class Enum>
+  requires std::is_enum_v<Enum> Option& add(const std::string& section, const std::string& key, Enum& target,
+                                            const std::string& help, const std::vector<std::string>& names) {
+    return add_choice(
+        section, key, help, names, [&target](std::size_t value) { target = static_cast<Enum>(value); },
+        [&target] { return static_cast<std::size_t>(target); });
+  }
 
   /// Sets the targets from all sources in order of precedence. Does not communicate.
   /// @throws UsageError naming the option, its origin (flag, variable, file:line), the value and what is allowed.
@@ -115,6 +124,9 @@ class OptionTable {
 
  private:
   Option& append(const std::string& section, const std::string& key, const std::string& help, std::string type);
+  Option& add_choice(const std::string& section, const std::string& key, const std::string& help,
+                     const std::vector<std::string>& names, std::function<void(std::size_t)> set,
+                     std::function<std::size_t()> get);
   Option* find(std::string_view section, std::string_view key);
   bool is_own(const Option& option) const { return option.section_ == own_section_ || option.section_ == "run"; }
   /// Names of its flags: "max-tokens" for the command's own options, "generate.max-tokens" for any.

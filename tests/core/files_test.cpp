@@ -183,3 +183,14 @@ TEST_CASE("texts in HDF5 are UTF-8") {
   file.close();
   CHECK(ArrayFile(folder / "t.h5").attribute("name") == "caf\xef\xbf\xbd");
 }
+
+TEST_CASE("a draft is known by its name") {
+  CHECK(is_draft_of("a.txt.0123abcd.part", "a.txt"));
+  for (const char* other : {"a.txt", "a.txt.part", "a.txt.0123abc.part", "a.txt.0123abcg.part", "a.txt.0123abcd.par",
+                            "b.txt.0123abcd.part", "a.txt-0123abcd.part", "xa.txt.0123abcd.part"})
+    CHECK_FALSE(is_draft_of(other, "a.txt"));
+  const Folder folder;
+  const std::string name(220, 'n');
+  const NewFile file((folder.path / name).string());
+  CHECK(is_draft_of(fs::path(file.draft()).filename().string(), name));
+}

@@ -15,6 +15,7 @@ struct Example {
   double alpha = 1.5;
   bool check = true;
   std::string mode = "fast";
+  enum class Colour { red, green } colour = Colour::red;
   Bytes capacity{64 << 20};
   BytesRange blocks{4096, 1 << 20};
   std::vector<std::string> algorithms{"direct"};
@@ -26,6 +27,7 @@ void describe(OptionTable& table, Example& e) {
   table.add("bench_x", "num_tokens", e.tokens, "tokens of each rank").range(0, 4096).short_flag('n');
   table.add("bench_x", "check", e.check, "compare results").short_flag('c');
   table.add("bench_x", "mode", e.mode, "how").choices({"fast", "slow"});
+  table.add("bench_x", "colour", e.colour, "which", {"red", "green"});
   table.add("bench_x", "algorithms", e.algorithms, "which").choices({"direct", "alltoallv"});
   table.add("bench_x", "block_bytes", e.blocks, "sizes");
   table.add("bench_x", "rate", e.rate, "per second").range(0, 1e9).or_infinity();
@@ -55,6 +57,17 @@ TEST_CASE("an option is a flag, a variable and a file entry") {
   CHECK(parse({{"--pool.capacity", "1.5G"}, {}, "", ""}).capacity.value == 3ull << 29);
   CHECK(parse({{"--block-bytes", "8:64K"}, {}, "", ""}).blocks == BytesRange{8, 65536});
   CHECK(parse({{"--algorithms", "direct,alltoallv"}, {}, "", ""}).algorithms.size() == 2);
+}
+
+TEST_CASE("an enumeration is set by the names of its values") {
+  CHECK(parse({{}, {}, "", ""}).colour == Example::Colour::red);
+  CHECK(parse({{"--colour", "green"}, {}, "", ""}).colour == Example::Colour::green);
+  CHECK_THROWS_WITH(parse({{"--colour", "blue"}, {}, "", ""}), Contains("'blue' is unknown; known: red green"));
+  Example e;
+  OptionTable table("bench_x");
+  describe(table, e);
+  e.colour = Example::Colour::green;
+  CHECK(table.as_ini().find("colour = green") != std::string::npos);
 }
 
 TEST_CASE("infinity and fractions, where an option takes them") {

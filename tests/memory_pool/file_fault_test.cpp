@@ -124,7 +124,7 @@ TEST_CASE("a file system without O_DIRECT is used through the page cache, and sa
       if (log.stats().direct_refused != 1) return 1;
       for (std::uint64_t i = 0; i < 200; ++i)
         if (!put(log, i, 2, i % 2 == 0 ? 100 : 10000) || version_of(log, i) != 2) return 2;
-      if (log.stats().cleanings == 0 || log.stats().file_bytes > limit) return 3;
+      if (log.stats().cleanings == 0 || log.stats().bytes > limit) return 3;
       if (log.stats().direct + log.stats().corrupt + log.stats().cut + log.stats().write_errors != 0) return 4;
       if (version_of(log, 199) != 2) return 5;
     }
@@ -170,7 +170,7 @@ TEST_CASE("direct records that are copied to a file system without O_DIRECT are 
 TEST_CASE("a transfer that the device refuses as not aligned goes through the page cache, from then on") {
   const LogFolder folder;
   fs::create_directories(folder.path);
-  RecordFile file = RecordFile::create((folder.path / "pages").string(), true);
+  RecordFile file = RecordFile::create((folder.path / "pages").string(), Direct::if_possible);
   REQUIRE(file.is_open());
   DirectBuffer buffer;
   const std::vector<std::byte> body = make_payload(key_number(1), 1, 3 * DirectBuffer::size_bytes);
@@ -222,7 +222,7 @@ TEST_CASE("a file that is cut while it is open costs its blocks, and new ones ar
 }
 
 TEST_CASE("directory_sync = disk acknowledges after fdatasync, write does without") {
-  for (const std::string mode : {"disk", "write"}) {
+  for (const DirectorySync mode : {DirectorySync::disk, DirectorySync::write}) {
     const LogFolder folder;
     PoolConfig config;
     config.directory_sync = mode;
@@ -233,11 +233,11 @@ TEST_CASE("directory_sync = disk acknowledges after fdatasync, write does withou
       const auto payload = make_payload(name.key, tag, 5000);
       CHECK(tier.store(tag, name, payload, checksum_of(payload)));
       CHECK(wait_for(tier, tag).good);
-      CHECK(tier.stats().syncs == (mode == "disk" ? ++syncs : 0));
+      CHECK(tier.stats().syncs == (mode == DirectorySync::disk ? ++syncs : 0));
     }
     tier.remove(4, name_of(1));
     CHECK(wait_for(tier, 4).good);
-    CHECK(tier.stats().syncs == (mode == "disk" ? ++syncs : 0));
+    CHECK(tier.stats().syncs == (mode == DirectorySync::disk ? ++syncs : 0));
     tier.load(5, {name_of(2)});
     CHECK(wait_for(tier, 5).loaded.front().has_value());
     CHECK(tier.stats().syncs == syncs);  // reading costs none

@@ -2,7 +2,6 @@
 #include <fstream>
 #include <map>
 
-#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/error.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
@@ -79,7 +78,7 @@ TEST_CASE("a tenant cannot see, evict or crowd out another") {
           },
           [](Pool& pool) {
             meet(pool);
-            CHECK(pool.core().shard->consistent());
+            CHECK(core_of(pool).shard->consistent());
             CHECK(pool.owner_stats().namespaces == 2);
           });
     }

@@ -2,10 +2,12 @@
 // Pools for MPI tests: ranks in the roles of owners and clients, and meeting points at which owners go on serving.
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <thread>
@@ -14,25 +16,20 @@
 #include <unistd.h>
 
 #include "memory_pool/client.hpp"
-#include "memory_pool/transport/pool_core.hpp"
+#include "memory_pool/ring.hpp"
+#include "memory_pool/transport/pool_access.hpp"
+#include "runtime/core/clock.hpp"
 #include "runtime/core/mpi/deadline.hpp"
-#include "runtime/core/mpi/mpi_call.hpp"
 #include "tests/memory_pool/payload.hpp"
 #include "tests/support/mpi_fixture.hpp"
 
 namespace supernode::test {
 
-/// Waits for all ranks of the world without leaving the pool: owners must go on serving.
-inline void meet(pool::Pool& pool) {
-  MPI_Request everyone = MPI_REQUEST_NULL;
-  SUPERNODE_MPI(MPI_Ibarrier(world().get(), &everyone));
-  wait_until(
-      [&] {
-        pool.progress();
-        return completed(everyone);
-      },
-      60, [] { return std::string("a rank of the test is missing"); });
-}
+/// The pool behind its face.
+inline pool::internal::PoolCore& core_of(pool::Pool& pool) { return pool::internal::PoolAccess::core(pool); }
+
+/// Waits for all ranks of the world without leaving the pool: owners go on serving.
+inline void meet(pool::Pool& pool) { pool.serve_until_all(world(), {}, {.deadline_s = 60, .idle = Idle::spin}); }
 
 /// One directory for all ranks, which goes with the test.
 class Folder {
@@ -85,6 +82,50 @@ inline std::vector<int> first_ranks(int count) {
   return ranks;
 }
 
+/// A key whose owner is `rank`; the `number`-th of them.
+inline pool::Key key_at(const pool::Pool& pool, int rank, int number = 0) {
+  for (std::uint64_t i = 0;; ++i)
+    if (pool.view().owner_of(key_number(i)) == rank && number-- == 0) return key_number(i);
+}
+
+/// The time of this rank's part of a pool, which stands still at first: then no deadline ends, however slow the machine
+/// is, and while it runs, those of silent owners end after a few looks for messages.
+class TestClock {
+ public:
+  explicit TestClock(pool::Pool& pool) : state_(std::make_shared<State>()) {
+    state_->seconds = wall_now().value;
+    core_of(pool).now = [state = state_] { return state->seconds += state->step; };
+  }
+  void stand() { state_->step = 0; }
+  void run() { state_->step = 0.05; }  ///< so many seconds at each look
+  void pass(double seconds) { state_->seconds += seconds; }
+
+ private:
+  struct State {
+    double seconds = 0, step = 0;
+  };
+  std::shared_ptr<State> state_;
+};
+
+/// Owners: silent, out of MPI, until the flag is raised. With MemoryFate::lost they lose what they hold, and then have a
+/// new shard.
+inline void stay_silent(pool::Pool& pool, const Flag& flag, pool::MemoryFate memory) {
+  if (memory == pool::MemoryFate::lost) core_of(pool).shard->lose_memory();
+  flag.wait();
+  if (memory == pool::MemoryFate::lost) core_of(pool).start_shard();
+}
+
+/// Whether the memory of `owner`, which is silent, can be read. That depends on the MPI library and the fabric.
+inline bool reads_need_no_owner(pool::Pool& pool, int owner) {
+  pool::internal::Transfers transfer(core_of(pool).segment);
+  std::array<std::byte, 8> word{};
+  transfer.get(owner, 0, word);
+  const Deadline deadline(2);
+  while (!transfer.test())
+    if (deadline.expired()) return false;
+  return true;
+}
+
 /// Every way to give out the roles that this world allows: number of owners (the first ranks), and whether they use the
 /// pool themselves.
 struct Roles {
@@ -100,8 +141,8 @@ inline std::vector<Roles> all_roles() {
 
 /// The entry of a key that this rank owns, in its own memory; null when there is none.
 inline pool::internal::Entry* entry_of(pool::Pool& pool, const pool::Key& key, const std::string& name_space) {
-  auto* buckets = reinterpret_cast<pool::internal::Bucket*>(pool.core().segment.local().data());
-  for (auto& candidate : buckets[pool::internal::bucket_of(key, pool.core().layout.buckets)].entries)
+  auto* buckets = reinterpret_cast<pool::internal::Bucket*>(core_of(pool).segment.local().data());
+  for (auto& candidate : buckets[pool::internal::bucket_of(key, core_of(pool).layout.buckets)].entries)
     if (candidate.key == key && candidate.name_space == pool::namespace_id(name_space)) return &candidate;
   return nullptr;
 }

@@ -131,8 +131,8 @@ int run(const std::string& mode, const std::string& directory) {
   } else {
     pool.serve_until_stopped();
     const OwnerStats stats = pool.owner_stats();
-    wrong += static_cast<long long>(stats.file_corrupt + stats.file_foreign);
-    past_cache = static_cast<long long>(stats.file_direct);
+    wrong += static_cast<long long>(stats.files.corrupt + stats.files.foreign);
+    past_cache = static_cast<long long>(stats.files.direct);
   }
   wrong = world.sum(wrong);
   checked = world.sum(checked);

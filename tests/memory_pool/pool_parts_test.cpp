@@ -258,7 +258,7 @@ TEST_CASE("an entry caught in the middle of a write is torn, never wrong") {
   }
 }
 
-TEST_CASE("a full bucket gives way tombstones first, the oldest of them") {
+TEST_CASE("a full bucket gives up its tombstones first, the oldest of them") {
   std::vector<Bucket> memory(1);
   BucketTable table(memory);
   for (std::uint64_t i = 0; i < entries_per_bucket; ++i) {
@@ -286,7 +286,7 @@ TEST_CASE("buckets fill evenly") {
   CHECK(std::count(load.begin(), load.end(), 0) < 10);
 }
 
-TEST_CASE("the least recently used gives way, pins and namespaces respected") {
+TEST_CASE("the least recently used is evicted, pins and namespaces respected") {
   EvictionOrder order(16);
   CHECK_FALSE(order.victim());
   for (EvictionOrder::Slot slot = 0; slot < 6; ++slot) order.insert(slot, slot % 2 + 1);
@@ -373,16 +373,16 @@ TEST_CASE("the file of namespaces gives back what was written, or says that it i
 }
 
 TEST_CASE("two names with one number are not taken for one namespace") {
-  Namespaces all(1000, 0, true);
-  CHECK(all.create(7, "one", 600, false) == Status::stored);
-  CHECK(all.create(7, "two", 100, false) == Status::name_clash);
-  CHECK(all.create(7, "one", 600, false) == Status::already_there);
-  CHECK(all.create(8, "two", 500, false) == Status::quota);
-  Namespaces after(1000, 0, true);
+  Namespaces all({.room = 1000});
+  CHECK(all.create(7, "one", 600, NamespaceKind::evictable) == Status::stored);
+  CHECK(all.create(7, "two", 100, NamespaceKind::evictable) == Status::name_clash);
+  CHECK(all.create(7, "one", 600, NamespaceKind::evictable) == Status::already_there);
+  CHECK(all.create(8, "two", 500, NamespaceKind::evictable) == Status::quota);
+  Namespaces after({.room = 1000});
   for (const NamespaceTerms& terms : all.lasting()) CHECK(after.restore(7, terms.name, terms.quota) == Status::stored);
   CHECK(after.promised() == 600);
-  CHECK(after.create(7, "one", 600, false) == Status::stored);
-  CHECK(after.create(7, "one", 600, false) == Status::already_there);
+  CHECK(after.create(7, "one", 600, NamespaceKind::evictable) == Status::stored);
+  CHECK(after.create(7, "one", 600, NamespaceKind::evictable) == Status::already_there);
   CHECK(after.erase(7));
   CHECK(after.lasting().empty());
 }

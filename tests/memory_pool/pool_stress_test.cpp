@@ -3,7 +3,6 @@
 #include <cstdlib>
 #include <map>
 
-#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/clock.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
@@ -157,20 +156,20 @@ TEST_CASE("random work on a full pool returns no wrong byte, and loses none") {
           meet(pool);
           OwnerStats stats;
           if (pool.is_owner()) {
-            CHECK(pool.core().shard->consistent());
+            CHECK(core_of(pool).shard->consistent());
             stats = pool.owner_stats();
             check_owner(stats);
             CHECK(stats.writing == 0);
             CHECK(stats.evictions > 0);
-            CHECK(stats.file_cleanings > 0);
-            CHECK(stats.file_corrupt == 0);
-            CHECK(stats.file_errors == 0);
+            CHECK(stats.files.cleanings > 0);
+            CHECK(stats.files.corrupt == 0);
+            CHECK(stats.files.write_errors == 0);
             CHECK(static_cast<double>(stats.high_watermark) > 0.9 * static_cast<double>(stats.capacity));
-            CHECK(stats.file_bytes <= config.directory_limit.value);
+            CHECK(stats.files.bytes <= config.directory_limit.value);
           }
           const auto total = [](std::uint64_t count) { return world().sum(static_cast<long long>(count)); };
           const long long turns = total(done[0]), gets = total(done[1]), hits = total(done[2]), stores = total(done[3]),
-                          evictions = total(stats.evictions), cleanings = total(stats.file_cleanings);
+                          evictions = total(stats.evictions), cleanings = total(stats.files.cleanings);
           if (world().rank() == 0)
             std::printf("%s: %lld turns, %lld gets, %lld hits, %lld stores, %lld evictions, %lld cleanings\n",
                         transport.c_str(), turns, gets, hits, stores, evictions, cleanings);
@@ -182,10 +181,10 @@ TEST_CASE("random work on a full pool returns no wrong byte, and loses none") {
           }
           meet(pool);
           if (!pool.is_owner()) return;
-          CHECK(pool.core().shard->consistent());
+          CHECK(core_of(pool).shard->consistent());
           stats = pool.owner_stats();
           CHECK(stats.live + stats.reserved + stats.entries + stats.tombstones + stats.writing == 0);
-          CHECK(stats.file_records == 0);
+          CHECK(stats.files.records == 0);
         });
   }
 }

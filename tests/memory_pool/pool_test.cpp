@@ -2,7 +2,6 @@
 #include <map>
 
 #include "memory_pool/ring.hpp"
-#include "memory_pool/transport/pool_core.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
 using namespace supernode;
@@ -120,7 +119,7 @@ TEST_CASE("batched reads answer in order, hits and misses mixed") {
       });
 }
 
-TEST_CASE("under pressure the oldest give way and say so, touched ones stay") {
+TEST_CASE("under pressure the oldest are evicted and say so, touched ones stay") {
   for (const std::string transport : {"auto", "rma"}) {
     with_pool(small_pool(transport), {world().size(), true}, [&](Pool& pool) {
       // Each rank fills the pool with its own tenant's blocks; 4 x the capacity in all.
@@ -148,7 +147,7 @@ TEST_CASE("under pressure the oldest give way and say so, touched ones stay") {
       check_owner(stats);
       CHECK(stats.evictions > 0);
       CHECK(stats.high_watermark <= static_cast<std::uint64_t>(0.9 * static_cast<double>(stats.capacity)));
-      CHECK(pool.core().shard->consistent());
+      CHECK(core_of(pool).shard->consistent());
     });
   }
 }
@@ -222,7 +221,7 @@ TEST_CASE("a client that goes away in the middle of its stores leaves no block b
           meet(pool);
         },
         [](Pool& pool) {
-          CHECK(pool.core().shard->consistent());
+          CHECK(core_of(pool).shard->consistent());
           check_owner(pool.owner_stats());
         });
   }
@@ -270,8 +269,8 @@ TEST_CASE("a flipped bit in payload or index is a torn read, never data") {
     std::vector<std::byte> buffer(5000);
     CHECK(client.get(key, buffer).hit());
 
-    const internal::Layout& layout = pool.core().layout;
-    const std::span<std::byte> memory = pool.core().segment.local();
+    const internal::Layout& layout = core_of(pool).layout;
+    const std::span<std::byte> memory = core_of(pool).segment.local();
     internal::Entry* entry = entry_of(pool, key, client.name_space());
     CHECK(entry != nullptr);
     if (entry == nullptr) return;
@@ -327,7 +326,7 @@ TEST_CASE("random work of all ranks returns no wrong byte and leaves consistent 
           [](Pool& pool) {
             meet(pool);
             if (!pool.is_owner()) return;
-            CHECK(pool.core().shard->consistent());
+            CHECK(core_of(pool).shard->consistent());
             CHECK(pool.owner_stats().writing == 0);
             check_owner(pool.owner_stats());
           });

@@ -4,7 +4,6 @@
 
 #include <sys/resource.h>
 
-#include "memory_pool/transport/pool_core.hpp"
 #include "runtime/core/error.hpp"
 #include "tests/memory_pool/pool_fixture.hpp"
 
@@ -14,7 +13,7 @@ using namespace supernode::pool;
 
 TEST_CASE("blocks that DRAM cannot hold come back from the files, now and after a restart") {
   for (const std::string transport : {"auto", "rma"})
-    for (const std::string sync : {"write", "disk"})
+    for (const DirectorySync sync : {DirectorySync::write, DirectorySync::disk})
       for (const Roles& roles : all_roles()) {
         const Folder folder;
         PoolConfig config = small_pool(transport);
@@ -56,16 +55,16 @@ TEST_CASE("blocks that DRAM cannot hold come back from the files, now and after 
                 for (const int owner : pool.owners())
                   if (const auto stats = pool.fetch_stats(owner)) {
                     all.promotions += stats->promotions;
-                    all.file_recovered += stats->file_recovered;
-                    all.file_errors += stats->file_errors;
+                    all.files.recovered += stats->files.recovered;
+                    all.files.write_errors += stats->files.write_errors;
                   }
                 CHECK(all.promotions > 0);
-                CHECK((round == 0) == (all.file_recovered == 0));
-                CHECK(all.file_errors == 0);
+                CHECK((round == 0) == (all.files.recovered == 0));
+                CHECK(all.files.write_errors == 0);
                 if (roles.owners_use) meet(pool);
               },
               [](Pool& pool) {
-                if (pool.is_owner()) CHECK(pool.core().shard->consistent());
+                if (pool.is_owner()) CHECK(core_of(pool).shard->consistent());
               });
       }
 }

@@ -32,12 +32,12 @@ struct RandomLogWork {
       for (const std::uint64_t key : pinned) CHECK(version_of(log, key) == 1);
       const long long found = version_of(log, number);
       CHECK((newest[number] == 0 ? found == -1 : found == static_cast<long long>(newest[number])));
-      CHECK(log.stats().file_bytes <= limit);
-      CHECK(log.stats().live_bytes <= log.stats().file_bytes);
+      CHECK(log.stats().bytes <= limit);
+      CHECK(log.stats().live_bytes <= log.stats().bytes);
     }
     std::uint64_t on_disk = 0;
     for (const std::filesystem::path& file : folder.segments()) on_disk += std::filesystem::file_size(file);
-    CHECK(on_disk == log.stats().file_bytes);
+    CHECK(on_disk == log.stats().bytes);
     CHECK(log.stats().cleanings > 0);
     CHECK(log.stats().forgotten > 0);
     CHECK(log.stats().corrupt + log.stats().cut + log.stats().write_errors == 0);

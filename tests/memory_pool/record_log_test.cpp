@@ -28,94 +28,77 @@ constexpr std::uint64_t limit = 1 << 20, segment = 1 << 16;
 }  // namespace
 
 TEST_CASE("a log gives back what was written, after a restart, too") {
-  const LogFolder folder;
+  TestLog log;
   for (int round = 0; round < 3; ++round) {
-    RecordLog log(folder.text(), limit, segment);
-    for (std::uint64_t i = 0; i < 40; ++i) {
-      CHECK(version_of(log, i) == (round == 0 ? -1 : i % 4 == 3 ? -1 : round - 1));
-      CHECK(put(log, i, static_cast<std::uint64_t>(round), 24 + i * 50));
-    }
-    for (std::uint64_t i = 3; i < 40; i += 4) CHECK(log.remove(name_of(i)));
-    CHECK_FALSE(log.contains(name_of(1, 2)));  // another namespace
-    CHECK(log.remove(name_of(1, 2)));
-    CHECK(log.sync());
-    CHECK(log.stats().records == 30);
+    if (round > 0) log.restart();
     CHECK(log.stats().recovered == (round == 0 ? 0u : 30u));
+    for (std::uint64_t i = 0; i < 40; ++i) {
+      CHECK(log.version(i) == (round == 0 || i % 4 == 3 ? -1 : round - 1));
+      CHECK(log.put(i, static_cast<std::uint64_t>(round), 24 + i * 50));
+    }
+    for (std::uint64_t i = 3; i < 40; i += 4) CHECK(log.remove(i));
+    CHECK_FALSE(log.has(1, 2));  // another namespace
+    CHECK(log.remove(1, 2));
+    CHECK(log.log().sync());
+    CHECK(log.stats().records == 30);
     CHECK(log.stats().corrupt + log.stats().cut + log.stats().write_errors == 0);
   }
 }
 
 TEST_CASE("equal bytes are written once") {
-  const LogFolder folder;
-  RecordLog log(folder.text(), limit, segment);
-  CHECK(put(log, 1, 1, 1000));
-  const std::uint64_t bytes = log.stats().file_bytes;
-  CHECK(put(log, 1, 1, 1000));
-  CHECK(log.stats().file_bytes == bytes);
+  TestLog log;
+  CHECK(log.put(1, 1, 1000));
+  const std::uint64_t bytes = log.stats().bytes;
+  CHECK(log.put(1, 1, 1000));
+  CHECK(log.stats().bytes == bytes);
 }
 
 TEST_CASE("a file cut at any place loses only the record that is cut") {
-  const LogFolder folder;
-  {
-    RecordLog log(folder.text(), limit, segment);
-    for (std::uint64_t i = 0; i < 10; ++i) put(log, i, i, 200);
-  }
-  const fs::path file = folder.segments().front();
+  TestLog log;
+  for (std::uint64_t i = 0; i < 10; ++i) CHECK(log.put(i, i, 200));
   const std::uint64_t record = record_bytes(200);
-  for (std::uint64_t size = fs::file_size(file); size > 0; size -= std::min<std::uint64_t>(size, 37)) {
-    fs::resize_file(file, size);
-    RecordLog log(folder.text(), limit, segment);
+  for (std::uint64_t size = log.file_bytes(); size > 0; size -= std::min<std::uint64_t>(size, 37)) {
+    log.close();
+    log.cut_to(size);
+    log.open();
     const std::uint64_t whole = size < sizeof(SegmentHeader) ? 0 : (size - sizeof(SegmentHeader)) / record;
-    for (std::uint64_t i = 0; i < 10; ++i) CHECK(version_of(log, i) == (i < whole ? static_cast<long long>(i) : -1));
+    for (std::uint64_t i = 0; i < 10; ++i) CHECK(log.version(i) == (i < whole ? static_cast<long long>(i) : -1));
   }
 }
 
 TEST_CASE("a flipped bit costs one record, is counted, and is never served") {
-  const LogFolder folder;
-  {
-    RecordLog log(folder.text(), limit, segment);
-    for (std::uint64_t i = 0; i < 10; ++i) put(log, i, i, 200);
-  }
-  const fs::path file = folder.segments().front();
-  const std::uint64_t size = fs::file_size(file);
+  TestLog log;
+  for (std::uint64_t i = 0; i < 10; ++i) CHECK(log.put(i, i, 200));
+  const std::uint64_t size = log.file_bytes();
   for (std::uint64_t at = sizeof(SegmentHeader); at < size; at += 41) {
-    const auto flip = [&] {
-      std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
-      stream.seekg(static_cast<long>(at));
-      const char byte = static_cast<char>(stream.get() ^ 16);
-      stream.seekp(static_cast<long>(at));
-      stream.put(byte);
-    };
-    flip();
-    {
-      RecordLog log(folder.text(), limit, segment);
-      int there = 0;
-      for (std::uint64_t i = 0; i < 10; ++i) there += version_of(log, i) == static_cast<long long>(i);
-      CHECK(there == 9);
-      CHECK(log.stats().corrupt + log.stats().cut == 1);
-    }
-    flip();
+    log.close();
+    log.flip(at);
+    log.open();
+    int there = 0;
+    for (std::uint64_t i = 0; i < 10; ++i) there += log.version(i) == static_cast<long long>(i);
+    CHECK(there == 9);
+    CHECK(log.stats().corrupt + log.stats().cut == 1);
+    log.close();
+    log.flip(at);
+    log.open();
   }
   // While it is open: found when it is read.
-  RecordLog log(folder.text(), limit, segment);
-  {
-    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
-    stream.seekp(static_cast<long>(sizeof(SegmentHeader) + sizeof(RecordHeader) + 100));
-    stream.put('x');
-  }
-  CHECK(version_of(log, 0) == -1);
+  log.flip(sizeof(SegmentHeader) + sizeof(RecordHeader) + 100);
+  CHECK(log.version(0) == -1);
   CHECK(log.stats().corrupt == 1);
-  CHECK(version_of(log, 1) == 1);
+  CHECK(log.version(1) == 1);
 }
 
-TEST_CASE("foreign files are left alone; impossible directories are refused in one line") {
+TEST_CASE("foreign files are left alone, drafts of the own ones go; impossible directories are refused in one line") {
   const LogFolder folder;
   fs::create_directories(folder.path);
   std::ofstream(folder.path / "notes.txt") << "mine";
+  std::ofstream(folder.path / "namespaces.0123abcd.part") << "of a write that a crash has ended";
   std::ofstream(folder.path / segment_name(7)) << std::string(5000, 'z');
   {
     RecordLog log(folder.text(), limit, segment);
     CHECK(log.stats().foreign == 2);
+    CHECK_FALSE(fs::exists(folder.path / "namespaces.0123abcd.part"));
     CHECK(put(log, 1, 1, 100));
     CHECK(version_of(log, 1) == 1);
     CHECK_THROWS_WITH(RecordLog(folder.text(), limit, segment), Contains("another process uses it"));
@@ -126,7 +109,7 @@ TEST_CASE("foreign files are left alone; impossible directories are refused in o
 }
 
 TEST_CASE("a payload that looks like records is not taken for some") {
-  const LogFolder folder;
+  TestLog log;
   RecordHeader forged;
   forged.key = test::key_number(99);
   forged.name_space = 2;
@@ -137,16 +120,10 @@ TEST_CASE("a payload that looks like records is not taken for some") {
     const auto bytes = std::as_bytes(std::span(&forged, 1));
     payload.insert(payload.end(), bytes.begin(), bytes.end());
   }
-  {
-    RecordLog log(folder.text(), limit, segment);
-    CHECK(log.append(name_of(1), payload, checksum_of(payload)));
-  }
-  {
-    std::fstream stream(folder.segments().front(), std::ios::in | std::ios::out | std::ios::binary);
-    stream.seekp(sizeof(SegmentHeader) + 8);
-    stream.put('x');
-  }
-  RecordLog log(folder.text(), limit, segment);
+  CHECK(log.log().append(name_of(1), payload, checksum_of(payload)));
+  log.close();
+  log.flip(sizeof(SegmentHeader) + 8);
+  log.open();
   CHECK(log.stats().cut == 1);
   CHECK(log.stats().records == 0);
 }
@@ -165,33 +142,25 @@ TEST_CASE("the files stay within their limit; what is used stays, what was remov
 }
 
 TEST_CASE("a namespace keeps what was promised to it, and goes as a whole") {
-  const LogFolder folder;
-  const auto write = [](RecordLog& log, std::uint64_t number, NamespaceId name_space) {
-    const Name name = name_of(number, name_space);
-    const std::vector<std::byte> payload = test::make_payload(name.key, 1, 1000);
-    return log.append(name, payload, checksum_of(payload));
-  };
-  {
-    RecordLog log(folder.text(), limit, segment);
-    log.promise(1, 100 * record_bytes(1000));
-    for (std::uint64_t i = 0; i < 100; ++i) CHECK(write(log, i, 1));
-    for (std::uint64_t i = 0; i < 5000; ++i) CHECK(write(log, i, 2));  // five times the limit
-    for (std::uint64_t i = 0; i < 100; ++i) CHECK(log.contains(name_of(i, 1)));
-    CHECK(log.stats().forgotten > 4000);
-    CHECK(log.stats().file_bytes <= limit);
-    CHECK(log.remove_namespace(2));
-    CHECK_FALSE(log.contains(name_of(4999, 2)));
-    CHECK(log.stats().records == 100);
-    CHECK(write(log, 7, 2));
-  }
-  {
-    RecordLog log(folder.text(), limit, segment);
-    for (std::uint64_t i = 0; i < 100; ++i) CHECK(log.read(name_of(i, 1)).has_value());
-    CHECK(log.read(name_of(7, 2)).has_value());  // written after the removal
-    CHECK(log.stats().records == 101);
-    CHECK(log.remove_namespace(1));
-  }
-  RecordLog log(folder.text(), limit, segment);
+  TestLog log;
+  log.log().promise(1, 100 * record_bytes(1000));
+  for (std::uint64_t i = 0; i < 100; ++i) CHECK(log.put(i, 1, 1000, 1));
+  for (std::uint64_t i = 0; i < 5000; ++i) CHECK(log.put(i, 1, 1000, 2));  // five times the limit
+  for (std::uint64_t i = 0; i < 100; ++i) CHECK(log.has(i, 1));
+  CHECK(log.stats().forgotten > 4000);
+  CHECK(log.stats().bytes <= TestLog::limit);
+  CHECK(log.log().remove_namespace(2));
+  CHECK_FALSE(log.has(4999, 2));
+  CHECK(log.stats().records == 100);
+  CHECK(log.put(7, 1, 1000, 2));
+
+  log.restart();
+  for (std::uint64_t i = 0; i < 100; ++i) CHECK(log.reads(i, 1));
+  CHECK(log.reads(7, 2));  // written after the removal
+  CHECK(log.stats().records == 101);
+  CHECK(log.log().remove_namespace(1));
+
+  log.restart();
   CHECK(log.stats().records == 1);
 }
 

@@ -114,7 +114,7 @@ TEST_CASE("writers that never publish lose their block when the lease ends") {
   CHECK(bench.put(1, 600) == Status::stored);
 }
 
-TEST_CASE("above the watermark a round of the least recently used gives way") {
+TEST_CASE("above the watermark a round of the least recently used is evicted") {
   Bench bench(small());  // 100 granules: evict above 90, 5 a round
   for (std::uint64_t i = 0; i < 90; ++i) CHECK(bench.put(i, 200) == Status::stored);
   CHECK(bench.shard.stats().evictions == 0);

@@ -28,12 +28,19 @@ class Deadline {
 enum class Idle { spin, sleep };
 
 /// One turn of a polling loop. The first turns only pause the pipeline; then the core is yielded at each turn, and with
-/// Idle::sleep the thread sleeps shortly after about a millisecond of yielding.
+/// Idle::sleep the thread sleeps shortly between its turns after about a millisecond of yielding.
+///
+/// Where many ranks share a core, those that wait take the time of those that work: each wakes up to find nothing.
+/// crowd() makes them sleep longer.
 class SpinWait {
  public:
   explicit SpinWait(Idle idle = Idle::spin) : idle_(idle) {}
   void turn();
   void reset() noexcept { turns_ = 0; }
+
+  /// From now on waits of this process reckon with `ranks_per_core` ranks on each core: all of them sleep, those of
+  /// Idle::spin too, sooner and for longer (50 us for each rank of the core, 20 ms at the most). 1 or less: no crowd.
+  static void crowd(double ranks_per_core);
 
  private:
   unsigned turns_ = 0;

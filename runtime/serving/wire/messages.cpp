@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "runtime/serving/wire/byte_stream.hpp"
+#include "runtime/core/byte_stream.hpp"
 
 namespace supernode::serving {
 namespace {

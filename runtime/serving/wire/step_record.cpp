@@ -2,7 +2,8 @@
 
 #include <fmt/format.h>
 
-#include "runtime/serving/wire/byte_stream.hpp"
+#include "runtime/core/byte_stream.hpp"
+#include "runtime/core/error.hpp"
 
 namespace supernode::serving {
 namespace {

@@ -25,7 +25,7 @@ void run_cache_worker(const WorkerContext& context, const std::vector<Injection>
       const double seconds = injection.duration_s > 0 ? injection.duration_s : 3 * pool.config().deadline;
       log(LogLevel::warning, "cache rank {} {} for {} s, as injected", context.part.die,
           lost ? "loses its memory and stays silent" : "stays silent", seconds);
-      pool.simulate_silence(seconds, lost);
+      pool.simulate_silence(seconds, lost ? pool::MemoryFate::lost : pool::MemoryFate::kept);
     }
   });
 }

@@ -1,7 +1,6 @@
 #include "runtime/serving/workers/model_source.hpp"
 
 #include <algorithm>
-#include <exception>
 #include <filesystem>
 #include <functional>
 
@@ -10,8 +9,6 @@
 #include "memory_pool/model_cache.hpp"
 #include "moe/checkpoint.hpp"
 #include "runtime/core/mpi/agreement.hpp"
-#include "runtime/core/mpi/deadline.hpp"
-#include "runtime/core/mpi/mpi_call.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -25,28 +22,8 @@ std::string identity_of(const std::string& checkpoint) {
                      newest.time_since_epoch().count());
 }
 
-/// Runs `step` on the ranks that own no part of the pool, and on owners `owner_step`, while all owners serve. Then
-/// agrees on the outcome.
-void with_owners_serving(const Communicator& world, pool::Pool& pool, const std::function<void()>& step,
-                         const std::function<void()>& owner_step) {
-  std::exception_ptr failure;
-  try {
-    pool.is_owner() ? owner_step() : step();
-  } catch (...) {
-    failure = std::current_exception();
-  }
-  MPI_Request everyone = MPI_REQUEST_NULL;
-  SUPERNODE_MPI(MPI_Ibarrier(world.get(), &everyone));
-  SpinWait spin(Idle::sleep);
-  for (int here = 0; !here;) {
-    if (pool.progress())
-      spin.reset();
-    else
-      spin.turn();
-    SUPERNODE_MPI(MPI_Test(&everyone, &here, MPI_STATUS_IGNORE));
-  }
-  agree(world, failure);
-}
+/// While some ranks read a model, the others wait for them: so long at most. A large model on a slow disk takes a while.
+constexpr pool::ServeWait until_read{.deadline_s = 3600};
 
 }  // namespace
 
@@ -70,7 +47,7 @@ BuiltModel build_from_pool(const Communicator& world, const Communicator& instan
   const pool::ModelId id{checkpoint, identity};
   pool::ModelCache models(pool);
   pool::ModelCache::Outcome outcome;
-  const auto read_files = [&] {
+  const std::function<void()> read_files = [&] {
     DiskFiles files = moe::Checkpoint::files_of(checkpoint);
     outcome = models.prefetch(id, files);
     if (outcome.status == pool::Status::stored || outcome.status == pool::Status::already_there) return;
@@ -79,7 +56,7 @@ BuiltModel build_from_pool(const Communicator& world, const Communicator& instan
         checkpoint, outcome.bytes, pool.owners().size(), pool.config().capacity.value, to_string(outcome.status)));
   };
   BuiltModel built;
-  const auto build = [&] {
+  const std::function<void()> build = [&] {
     if (!instance) return;
     moe::Checkpoint files = collectively(instance, [&] {
       std::shared_ptr<pool::PooledModel> pooled = models.open(id);
@@ -88,9 +65,9 @@ BuiltModel build_from_pool(const Communicator& world, const Communicator& instan
     });
     built.model = std::make_unique<moe::Transformer>(std::move(files), options, instance);
   };
-  with_owners_serving(
-      world, pool, [] {}, read_files);
-  with_owners_serving(world, pool, build, [] {});
+  const std::function<void()> nothing;
+  pool.serve_until_all(world, pool.is_owner() ? read_files : nothing, until_read);
+  pool.serve_until_all(world, pool.is_owner() ? nothing : build, until_read);
   built.bytes = static_cast<std::uint64_t>(world.max(static_cast<long long>(outcome.bytes)));
   built.bytes_read = static_cast<std::uint64_t>(world.sum(static_cast<long long>(outcome.bytes_read)));
   return built;

@@ -1,6 +1,6 @@
 #pragma once
 // Values as bytes and back: little endian, without padding, one after the other. Only numbers travel, never structs, so
-// that an edit of a struct changes no format unseen.
+// that an edit of a struct changes no format unseen. Pure.
 
 #include <bit>
 #include <cstddef>
@@ -11,11 +11,12 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "runtime/core/error.hpp"
 
-namespace supernode::serving {
+namespace supernode {
 
 static_assert(std::endian::native == std::endian::little, "numbers travel in the memory order of these machines");
 
@@ -43,6 +44,12 @@ class ByteWriter {
     bytes_.insert(bytes_.end(), bytes.begin(), bytes.end());
     return *this;
   }
+  /// Writes over what was put at `offset` before, for a length that is known at the end only.
+  template <Number T>
+  void overwrite(std::size_t offset, T value) {
+    expect(offset + sizeof value <= bytes_.size(), "a number written over the end of a byte string");
+    std::memcpy(bytes_.data() + offset, &value, sizeof value);
+  }
   void reserve(std::size_t bytes) { bytes_.reserve(bytes); }
   std::size_t size() const { return bytes_.size(); }
   std::vector<std::byte> take() { return std::move(bytes_); }
@@ -52,16 +59,23 @@ class ByteWriter {
 };
 
 /// Takes values off a byte string in the order in which they were put.
-/// @throws EnvironmentError "message too short" when there are not enough bytes.
+/// @throws EnvironmentError "message too short" when there are not enough bytes, and "message with a value that does not
+/// exist" for a bool that is neither 0 nor 1.
 class ByteReader {
  public:
   explicit ByteReader(std::span<const std::byte> bytes) : bytes_(bytes) {}
 
   template <Number T>
   T get() {
-    T value;
-    std::memcpy(&value, get_raw(sizeof value).data(), sizeof value);
-    return value;
+    if constexpr (std::is_same_v<T, bool>) {
+      const auto value = get<std::uint8_t>();
+      if (value > 1) throw EnvironmentError("message with a value that does not exist");
+      return value == 1;
+    } else {
+      T value;
+      std::memcpy(&value, get_raw(sizeof value).data(), sizeof value);
+      return value;
+    }
   }
   template <Number T>
   std::vector<T> get_all() {
@@ -101,4 +115,4 @@ class ByteReader {
   std::span<const std::byte> bytes_;
 };
 
-}  // namespace supernode::serving
+}  // namespace supernode
