@@ -51,6 +51,11 @@ std::optional<serving::ModelledRun> ModelledOptions::make(const serving::Serving
   run.compute = compute_ == "shape" ? serving::Compute::shape : serving::Compute::real;
   if (run.compute == serving::Compute::shape) {
     if (payload_ == "carried") throw UsageError("--payload carried needs --compute real");
+    if (config_.experts > 0) {
+      if (config_.experts < run.model.topk)
+        throw UsageError(fmt::format("modelled.experts: {}, but a token chooses {}", config_.experts, run.model.topk));
+      run.model.experts = config_.experts;
+    }
     static_cast<void>(serving::expert_load(config_, run.model.experts));  // names a file that is wrong
   } else {
     if (payload_ == "elided") throw UsageError("--payload elided needs --compute shape");

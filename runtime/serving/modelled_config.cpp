@@ -21,6 +21,9 @@ void describe(OptionTable& t, ModelledConfig& c) {
   t.add("modelled", "request_spread", c.request_spread,
         "relative deviation of an expert's share from request to request")
       .range(0, 10);
+  t.add("modelled", "experts", c.experts,
+        "routed experts of a layer with --compute shape, for deployments scaled down; 0: the model's")
+      .range(0, 65536);
   t.add("modelled", "decode_shared_dies", c.decode_shared_dies,
         "dies of a decode instance that hold nothing but the shared experts")
       .range(0, 65536);
@@ -40,14 +43,15 @@ emulation::ExpertLoad expert_load(const ModelledConfig& config, int experts) {
   if (parts[0] == "zipf") {
     const std::optional<double> alpha = parts.size() == 2 ? parse_number<double>(parts[1]) : std::nullopt;
     if (!alpha || !(*alpha >= 0) || *alpha > 10)
-      throw UsageError(fmt::format("--expert-load: '{}' is not zipf:ALPHA with ALPHA in [0, 10]", config.expert_load));
+      throw UsageError(
+          fmt::format("modelled.expert_load: '{}' is not zipf:ALPHA with ALPHA in [0, 10]", config.expert_load));
     load = emulation::zipf_load(experts, *alpha);
   } else if (config.expert_load != "even") {
     load = emulation::parse_expert_load(read_file(config.expert_load), config.expert_load);
     for (const auto& layer : load.layers)
       if (static_cast<int>(layer.size()) != experts)
-        throw UsageError(fmt::format("--expert-load: {} has {} experts in a layer, the model {}", config.expert_load,
-                                     layer.size(), experts));
+        throw UsageError(fmt::format("modelled.expert_load: {} has {} experts in a layer, the model {}",
+                                     config.expert_load, layer.size(), experts));
   }
   load.drift = config.drift;
   load.request_spread = config.request_spread;

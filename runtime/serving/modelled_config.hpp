@@ -28,6 +28,7 @@ struct ModelledConfig {
   std::string expert_load = "even";  ///< even, zipf:ALPHA, or a file of recorded counts
   double drift = 0.28;               ///< as emulation::ExpertLoad
   double request_spread = 1.2;
+  int experts = 0;             ///< routed experts of a layer; 0: the model's. Fewer scale a deployment down
   int decode_shared_dies = 0;  ///< dies of a decode instance that hold nothing but shared experts
   int decode_redundant = 0;    ///< extra copies of routed experts in an instance
   int prefill_redundant = 0;

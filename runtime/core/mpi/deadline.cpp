@@ -33,7 +33,7 @@ void SpinWait::crowd(double ranks_per_core) {
   const auto wanted = std::chrono::duration_cast<std::chrono::microseconds>(ranks_per_core * shortest_sleep);
   crowd.sleep = std::min(wanted, longest_sleep);
   crowd.yields = static_cast<unsigned>(std::max(2.0, 200 / ranks_per_core));
-  crowd.all_sleep = ranks_per_core > 4;
+  crowd.all_sleep = true;
 }
 
 void SpinWait::turn() {

@@ -119,7 +119,7 @@ enum class Unfinished : std::uint8_t {
 struct WorkerStatistics {
   std::uint64_t lookups = 0, hits = 0, stored_blocks = 0, dropped_blocks = 0;
   std::map<std::string, std::uint64_t> miss_reasons;
-  std::map<std::string, double> modelled_s;  ///< of the first die of an instance: where the modelled time went
+  std::map<std::string, double> modelled_s = {};  ///< of the first die of an instance: where the modelled time went
 
   WorkerStatistics& operator+=(const WorkerStatistics& other) {
     lookups += other.lookups;
