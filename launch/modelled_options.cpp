@@ -7,6 +7,8 @@
 #include "moe/model_shape.hpp"
 #include "moe/sequence_state.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/emulation/decode.hpp"
+#include "runtime/emulation/prefill.hpp"
 
 namespace supernode::launch {
 
@@ -70,6 +72,30 @@ std::optional<serving::ModelledRun> ModelledOptions::make(const serving::Serving
   if (steady()) run.steady = steady_options(run.machine, serving);
   if (run.steady) run.steady->vocabulary = run.vocabulary;
   return run;
+}
+
+double ModelledOptions::formula_step_ms(const serving::ModelledRun& run, const serving::ServingConfig& serving) {
+  const bool decode = run.steady->stage == serving::SteadyOptions::Stage::decode;
+  const emulation::StepSetup step =
+      serving::step_setup(run.config, serving, decode ? emulation::Stage::decode : emulation::Stage::prefill);
+  if (decode) {
+    emulation::DecodeSetup setup;
+    setup.layout = step.layout;
+    setup.load = serving::expert_load(run.config, run.model.experts);
+    setup.requests_per_die = run.steady->requests;
+    setup.kv_tokens = run.steady->prompt_tokens + run.steady->output_tokens / 2.0;
+    setup.mtp = run.config.mtp;
+    setup.acceptance = run.config.acceptance;
+    setup.microbatches = run.config.microbatches;
+    return emulation::decode_iteration(run.machine, run.model, setup).iteration.ms();
+  }
+  emulation::PrefillSetup setup;
+  setup.layout = step.layout;
+  setup.load = serving::expert_load(run.config, run.model.experts);
+  setup.tokens_per_die = 1.0 * run.steady->requests * run.steady->prompt_tokens;
+  setup.prompt_tokens = run.steady->prompt_tokens;
+  setup.microbatches = run.config.microbatches;
+  return emulation::prefill_batch(run.machine, run.model, setup).batch.ms();
 }
 
 serving::SteadyOptions ModelledOptions::steady_options(const emulation::Machine& machine,

@@ -26,6 +26,9 @@ class ModelledOptions {
   std::optional<serving::ModelledRun> make(const serving::ServingConfig& serving, const moe::ModelConfig& model,
                                            const std::string& name, std::uint64_t seed) const;
 
+  /// What the uniform cost functions (`validate`) say of a step of the steady load, ms: one die stands for all.
+  static double formula_step_ms(const serving::ModelledRun& run, const serving::ServingConfig& serving);
+
  private:
   serving::SteadyOptions steady_options(const emulation::Machine& machine, const serving::ServingConfig& serving) const;
 

@@ -186,6 +186,7 @@ class ServeCommand : public Command {
     run.steady_options = options_.modelled->steady;
     if (!outcome.steady) return run;
     run.steady = *outcome.steady;
+    run.formula_step_ms = ModelledOptions::formula_step_ms(*options_.modelled, s);
     run.steady_dies = run.steady_options->stage == serving::SteadyOptions::Stage::decode
                           ? s.decode_instances * s.decode_dies
                           : s.prefill_instances * s.prefill_dies;

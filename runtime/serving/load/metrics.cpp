@@ -120,7 +120,7 @@ Json steady_json(const RunDescription& run) {
   const SteadyFigures& f = run.steady;
   const double npus = static_cast<double>(run.steady_dies) / run.dies_per_npu;
   const double batch = run.steady_options->requests * run.dies_per_npu;
-  Json json{{"batch_per_npu", batch}, {"iterations", f.steps}};
+  Json json{{"batch_per_npu", batch}, {"iterations", f.steps}, {"formula_iteration_ms", run.formula_step_ms}};
   if (run.steady_options->stage == SteadyOptions::Stage::decode) {
     json["tpot_ms"] = f.tpot_ms;
     json["iteration_ms"] = f.step_ms;
@@ -228,6 +228,25 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
   number("Hit rate (% of prompt tokens):", Json(r["pool"]["hit_rate"].get<double>() * 100));
   for (const auto& [reason, blocks] : r["pool"]["miss_reasons"].items())
     count("Blocks missed, " + reason + ":", blocks);
+  if (r.contains("wall_s")) {
+    text += fmt::format("{:-^60}\n", " Two clocks ");
+    number("Modelled time (s):", r["duration"]);
+    number("Wall time of serving (s):", r["wall_s"]);
+    number("Modelled over wall:", r["modelled_over_wall"]);
+  }
+  if (r.contains("steady")) {
+    text += fmt::format("{:-^60}\n", " Steady load ");
+    const Json& steady = r["steady"];
+    number("Batch per NPU:", steady["batch_per_npu"]);
+    number("Iteration or batch (ms):", steady["iteration_ms"]);
+    number("The same by formula (ms):", steady["formula_iteration_ms"]);
+    if (steady.contains("tpot_ms")) {
+      number("TPOT (ms):", steady["tpot_ms"]);
+      number("Output tokens per s and NPU:", steady["output_tokens_per_s_per_npu"]);
+    } else {
+      number("Prompt tokens per s and NPU:", steady["prefill_tokens_per_s_per_npu"]);
+    }
+  }
   text += fmt::format("{:-^60}\n", " Mean time of a request by part (ms) ");
   double sum = 0;
   for (const auto& [part, value] : r["parts_ms"].items()) {

@@ -53,7 +53,8 @@ struct RunDescription {
   std::map<std::string, double> modelled_s = {};  ///< where the modelled time of steps went, s, by "stage: part"
   std::optional<SteadyOptions> steady_options = {};
   SteadyFigures steady = {};
-  int steady_dies = 0;  ///< of the stage that was kept full
+  int steady_dies = 0;         ///< of the stage that was kept full
+  double formula_step_ms = 0;  ///< what the uniform cost function says of the same deployment and batch
 };
 
 /// The `results` object of `serve`. A latency that no request has is null.
