@@ -160,13 +160,13 @@ TEST_CASE("what the pool has is granted at the modelled time of the order") {
   CHECK(f.fleet.next().time == at(120));
   // The new block may be on its way for a while, then it is there: one of four tokens.
   f.prefill(0, 3, at(120));
+  f.prefilled(1, 3, at(200), f.order(1).items[0].granted_tokens);
+  CHECK(f.fleet.next().time == at(200));
   f.prefill(1, 4, at(100'000));
   CHECK(f.order(2).items[0].granted_tokens == 4);
   REQUIRE(f.order(2).items[0].loads.size() == 1);
   CHECK(f.order(2).items[0].loads[0].bytes == 4000);
-  f.prefilled(1, 3, at(200), f.order(1).items[0].granted_tokens);
   f.prefilled(2, 4, at(100'500), 4);
-  CHECK(f.fleet.next().time == at(200));
   const Event last = f.fleet.next();
   const PrefillResult& result = std::get<PrefillReported>(last.what).results[0];
   SharedPorts ports(f.options.machine, f.options.network, 3, 1);
