@@ -11,44 +11,30 @@ namespace supernode {
 
 namespace {
 
-constexpr std::chrono::microseconds shortest_sleep(50), longest_sleep(20000);
-
-/// Of this process.
-struct Crowd {
-  std::chrono::microseconds sleep = shortest_sleep;
-  unsigned yields = 2000;  ///< about a millisecond of them where nobody else wants the core
-  bool all_sleep = false;
-};
-Crowd& crowd_here() {
-  static Crowd crowd;
-  return crowd;
-}
+/// Whether many more ranks than cores are here. Of this process; set before there are other threads.
+bool crowded = false;
 
 }  // namespace
 
-void SpinWait::crowd(double ranks_per_core) {
-  Crowd& crowd = crowd_here();
-  crowd = {};
-  if (ranks_per_core <= 1) return;
-  const auto wanted = std::chrono::duration_cast<std::chrono::microseconds>(ranks_per_core * shortest_sleep);
-  crowd.sleep = std::min(wanted, longest_sleep);
-  crowd.yields = static_cast<unsigned>(std::max(2.0, 200 / ranks_per_core));
-  crowd.all_sleep = true;
-}
+void SpinWait::crowd() { crowded = true; }
 
-void SpinWait::turn() {
-  constexpr unsigned pauses = 64;
-  const Crowd& crowd = crowd_here();
+bool SpinWait::turn() {
+  constexpr unsigned pauses = 64, yields = 2000;
+  constexpr unsigned usual_us = 50, crowded_us = 1000, longest_us = 100000;
   ++turns_;
-  if (turns_ < pauses) {
+  if (turns_ < pauses && !crowded) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #endif
-  } else if (turns_ < pauses + crowd.yields || (idle_ == Idle::spin && !crowd.all_sleep)) {
-    sched_yield();
-  } else {
-    std::this_thread::sleep_for(crowd.sleep);
+    return false;
   }
+  if (!crowded && (turns_ < pauses + yields || idle_ == Idle::spin)) {
+    sched_yield();
+    return false;
+  }
+  sleep_us_ = crowded ? std::clamp(sleep_us_ + sleep_us_ / 4, crowded_us, longest_us) : usual_us;
+  std::this_thread::sleep_for(std::chrono::microseconds(sleep_us_));
+  return true;
 }
 
 void throw_timeout(const std::string& what, double seconds) {

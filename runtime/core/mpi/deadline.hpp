@@ -35,15 +35,20 @@ enum class Idle { spin, sleep };
 class SpinWait {
  public:
   explicit SpinWait(Idle idle = Idle::spin) : idle_(idle) {}
-  void turn();
-  void reset() noexcept { turns_ = 0; }
+  /// @returns whether it slept: the clock is worth a look then.
+  bool turn();
+  void reset() noexcept {
+    turns_ = 0;
+    sleep_us_ = 0;
+  }
 
-  /// From now on waits of this process reckon with `ranks_per_core` ranks on each core: all of them sleep, those of
-  /// Idle::spin too, sooner and for longer (50 us for each rank of the core, 20 ms at the most). 1 or less: no crowd.
-  static void crowd(double ranks_per_core);
+  /// From now on waits of this process reckon with many more ranks than cores: all of them sleep, those of Idle::spin
+  /// too, at once, and the longer the longer they have waited: from 1 ms to 100 ms.
+  static void crowd();
 
  private:
   unsigned turns_ = 0;
+  unsigned sleep_us_ = 0;  ///< of the last turn
   Idle idle_;
 };
 
@@ -58,12 +63,11 @@ void wait_until(Ready&& ready, double seconds, Describe&& describe, Idle idle = 
   const Deadline deadline(seconds);
   SpinWait spin(idle);
   for (unsigned turns = 1; !ready(); ++turns) {
-    // The clock costs more than a turn; look at it now and then.
-    if (turns % 64 == 0 && deadline.expired()) {
+    // The clock costs more than a turn that does not sleep; look at it now and then.
+    if ((spin.turn() || turns % 64 == 0) && deadline.expired()) {
       if (ready()) return;
       throw_timeout(describe(), seconds);
     }
-    spin.turn();
   }
 }
 

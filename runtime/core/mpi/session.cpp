@@ -46,7 +46,7 @@ void make_room_for_others() {
       static_cast<double>(launch_identity().local_size) / static_cast<double>(::sysconf(_SC_NPROCESSORS_ONLN));
   constexpr double many = 8;
   if (ranks_per_core < many) return;
-  SpinWait::crowd(ranks_per_core);
+  SpinWait::crowd();
   // Sleeps of MPI and of its helper threads may end 5 ms late; a rank that wakes up does not push aside one that works.
   // Both are wishes: what the system refuses costs time only.
   ::prctl(PR_SET_TIMERSLACK, 5000000ul, 0, 0, 0);

@@ -10,6 +10,35 @@ namespace {
 
 constexpr std::uint16_t kVersion = 1;
 
+/// Most counts of a decode step are small, so a byte each does; larger ones follow in order where the byte is full.
+constexpr std::uint8_t kFull = 255;
+
+void put_rows(ByteWriter& to, std::span<const std::int32_t> rows) {
+  std::vector<std::uint8_t> small(rows.size());
+  std::vector<std::int32_t> large;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const bool fits = rows[i] >= 0 && rows[i] < kFull;
+    small[i] = fits ? static_cast<std::uint8_t>(rows[i]) : kFull;
+    if (!fits) large.push_back(rows[i]);
+  }
+  to.put_all(std::span<const std::uint8_t>(small));
+  to.put_all(std::span<const std::int32_t>(large));
+}
+
+std::vector<std::int32_t> get_rows(ByteReader& from) {
+  const std::vector<std::uint8_t> small = from.get_all<std::uint8_t>();
+  const std::vector<std::int32_t> large = from.get_all<std::int32_t>();
+  std::vector<std::int32_t> rows(small.begin(), small.end());
+  std::size_t next = 0;
+  for (std::int32_t& count : rows) {
+    if (count < kFull) continue;
+    if (next == large.size()) throw EnvironmentError("record of a step lacks large counts of rows");
+    count = large[next++];
+  }
+  if (next != large.size()) throw EnvironmentError("record of a step has too many large counts of rows");
+  return rows;
+}
+
 }  // namespace
 
 std::vector<std::byte> encode_step(const StartedStep& started) {
@@ -17,12 +46,12 @@ std::vector<std::byte> encode_step(const StartedStep& started) {
   std::size_t rows = 0;
   for (const emulation::MicrobatchStep& part : step.microbatches) rows += part.rows.size();
   ByteWriter to;
-  to.reserve(64 + 48 * step.microbatches.size() + 4 * rows + 12 * step.loads.size());
+  to.reserve(64 + 64 * step.microbatches.size() + 2 * rows + 12 * step.loads.size());
   to.put(kVersion).put(started.start.time_since_epoch().count());
   to.put<std::uint64_t>(step.microbatches.size());
   for (const emulation::MicrobatchStep& part : step.microbatches) {
     to.put(part.work.sequences).put(part.work.tokens).put(part.work.context).put(part.work.attended);
-    to.put_all(std::span<const std::int32_t>(part.rows));
+    put_rows(to, part.rows);
   }
   to.put<std::uint64_t>(step.loads.size());
   for (const emulation::PoolLoad& load : step.loads) to.put<std::int32_t>(load.owner).put(load.bytes);
@@ -41,7 +70,7 @@ StartedStep decode_step(std::span<const std::byte> bytes) {
     part.work.tokens = from.get<double>();
     part.work.context = from.get<double>();
     part.work.attended = from.get<double>();
-    part.rows = from.get_all<std::int32_t>();
+    part.rows = get_rows(from);
   }
   started.step.loads.resize(from.get_count(sizeof(std::int32_t) + sizeof(double)));
   for (emulation::PoolLoad& load : started.step.loads) {
