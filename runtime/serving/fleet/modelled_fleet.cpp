@@ -10,6 +10,12 @@
 #include "runtime/serving/roles.hpp"
 
 namespace supernode::serving {
+namespace {
+
+/// The order of reports of one time.
+constexpr int kPrefill = 0, kKv = 1, kDecode = 2;
+
+}  // namespace
 
 ModelledFleet::ModelledFleet(const ServingConfig& config, RequestSource& source, MessagePort& port, double deadline_s,
                              const ModelledFleetOptions& options, WallTime (*clock)())
@@ -96,7 +102,7 @@ void ModelledFleet::take(Stamped<FleetWire::Incoming> report) {
     const auto arrives = coming_.extract(kv->request);
     expect(static_cast<bool>(arrives), "KV came that was not on its way");
     arrivals_.erase(arrivals_.find(arrives.mapped()));
-    calendar_.emplace(Key{arrives.mapped(), 1, kv->die.instance, kv->die.die, kv->request}, *kv);
+    calendar_.emplace(Key{arrives.mapped(), kKv, kv->die.instance, kv->die.die, kv->request}, *kv);
     return;
   }
   const auto ended = [&](int rank, int kind, DieId die, What what) {
@@ -109,10 +115,10 @@ void ModelledFleet::take(Stamped<FleetWire::Incoming> report) {
   };
   if (auto* batch = std::get_if<PrefillReported>(&report.what)) {
     const DieId die = batch->die;
-    ended(prefill_rank(config_, die.instance, die.die), 0, die, std::move(*batch));
+    ended(prefill_rank(config_, die.instance, die.die), kPrefill, die, std::move(*batch));
   } else if (auto* iteration = std::get_if<DecodeReported>(&report.what)) {
     const DieId die = iteration->die;
-    ended(decode_rank(config_, die.instance, die.die), 2, die, std::move(*iteration));
+    ended(decode_rank(config_, die.instance, die.die), kDecode, die, std::move(*iteration));
   }
 }
 
@@ -140,12 +146,16 @@ std::optional<Event> ModelledFleet::release() {
   const std::optional<RunTime> arrival = source_.next_at();
   const bool reported = !calendar_.empty();
   const RunTime first = reported ? std::get<0>(calendar_.begin()->first) : RunTime::max();
-  const bool arrives = arrival && (!reported || *arrival < first);
+  const bool arrives = arrival && (!reported || *arrival <= first);
   if (!arrives && !reported) return std::nullopt;
   const RunTime time = arrives ? *arrival : first;
   // A step under way ends later than it begins; KV on its way comes at a time that is known.
   if (!starts_.empty() && time > *starts_.begin()) return std::nullopt;
-  if (!arrivals_.empty() && time >= *arrivals_.begin()) return std::nullopt;
+  if (!arrivals_.empty()) {
+    const bool behind_kv = !arrives && std::get<1>(calendar_.begin()->first) >= kKv;
+    const RunTime coming = *arrivals_.begin();
+    if (time > coming || (time == coming && behind_kv)) return std::nullopt;
+  }
   expect(time >= last_, "an event in the past of the modelled clock");
   last_ = time;
   if (arrives) return source_.poll(time);

@@ -5,7 +5,7 @@
 //
 // An event is handed out when nothing earlier can follow: every step under way began no earlier than it, since a step
 // ends later than it begins; or the steps that did have reported. So two runs give the same events, in the same order.
-// Of events at one time prefill reports come first, then KV, decode reports, arrivals; then by instance and die.
+// Of events at one time arrivals come first, then prefill reports, KV, decode reports; then by instance and die.
 
 #include <map>
 #include <optional>
