@@ -1,5 +1,6 @@
 #include "launch/modelled_options.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -34,8 +35,8 @@ void ModelledOptions::describe(OptionTable& t) {
   serving::describe(t, config_);
 }
 
-std::optional<serving::ModelledRun> ModelledOptions::make(const serving::ServingConfig& serving,
-                                                          const moe::ModelConfig& model, const std::string& name,
+std::optional<serving::ModelledRun> ModelledOptions::make(serving::ServingConfig& serving,
+                                                          const moe::ModelConfig& model, const std::string& dtype,
                                                           std::uint64_t seed) const {
   if (!chosen()) {
     if (compute_ == "shape") throw UsageError("--compute shape needs --machine: nothing is computed on the wall clock");
@@ -46,7 +47,9 @@ std::optional<serving::ModelledRun> ModelledOptions::make(const serving::Serving
   serving::ModelledRun run;
   run.machine = emulation::load_machine(machine_);
   run.model = moe::shape_of(model);
-  run.model_name = name;
+  // Of what decides a block's content, wherever the files lie: keys, and so owners, must not depend on a path.
+  run.model_name = fmt::format("modelled/{}x{}/{}/{}/{}/{}", model.n_layers, model.hidden_size, model.kv_lora_rank,
+                               model.n_routed_experts, model.vocab_size, dtype);
   run.vocabulary = model.vocab_size;
   run.seed = seed;
   run.config = config_;
@@ -99,7 +102,7 @@ double ModelledOptions::formula_step_ms(const serving::ModelledRun& run, const s
 }
 
 serving::SteadyOptions ModelledOptions::steady_options(const emulation::Machine& machine,
-                                                       const serving::ServingConfig& serving) const {
+                                                       serving::ServingConfig& serving) const {
   serving::SteadyOptions steady;
   steady.stage = workload_ == "steady" ? serving::SteadyOptions::Stage::decode : serving::SteadyOptions::Stage::prefill;
   const double each = batch_per_npu_ / machine.dies_per_npu;
@@ -110,14 +113,32 @@ serving::SteadyOptions ModelledOptions::steady_options(const emulation::Machine&
   steady.prompt_tokens = prompt_tokens_;
   steady.output_tokens = output_tokens_;
   steady.steps = steps_;
-  if (steady.stage == serving::SteadyOptions::Stage::prefill) return steady;
-  if (steady.requests > serving.max_decode_batch)
-    throw UsageError(fmt::format("--batch-per-npu: {} requests a die, serving.max_decode_batch is {}", steady.requests,
-                                 serving.max_decode_batch));
-  const double room = 1.0 * steady.requests * (prompt_tokens_ + output_tokens_);
-  if (room > serving.decode_kv_tokens)
-    throw UsageError(fmt::format("a decode die needs room for {} tokens, serving.decode_kv_tokens is {}", room,
-                                 serving.decode_kv_tokens));
+  const double context =
+      steady.stage == serving::SteadyOptions::Stage::decode ? prompt_tokens_ + output_tokens_ : prompt_tokens_ + 1.0;
+  const double by_die = std::floor(serving.decode_kv_tokens / context);
+  if (steady.stage == serving::SteadyOptions::Stage::decode) {
+    if (steady.requests > by_die)
+      throw UsageError(fmt::format("a decode die needs room for {} tokens, serving.decode_kv_tokens is {}",
+                                   context * steady.requests, serving.decode_kv_tokens));
+    // What ends is replaced in the same moment by one that waits; no more than the batch is ever running.
+    serving.max_decode_batch = steady.requests;
+    return steady;
+  }
+  const double batch = 1.0 * serving.prefill_dies * steady.requests * prompt_tokens_;
+  constexpr double most = 1e9;
+  if (batch > most)
+    throw UsageError(
+        fmt::format("--batch-per-npu: a prefill batch of {} tokens; at most {} are possible", batch, most));
+  // A batch is exactly what was asked for. Its requests need a place to decode for as long as they are prefilled.
+  serving.max_prefill_tokens = static_cast<int>(batch);
+  const double places =
+      std::min<double>(by_die, serving.max_decode_batch) * serving.decode_instances * serving.decode_dies;
+  const double wanted = 1.0 * serving.prefill_instances * serving.prefill_dies * steady.requests;
+  if (wanted > places)
+    throw UsageError(
+        fmt::format("--batch-per-npu: {} requests in prefill, but the decode dies have places for {}: see "
+                    "serving.decode_kv_tokens and serving.max_decode_batch",
+                    wanted, places));
   return steady;
 }
 

@@ -21,16 +21,17 @@ class ModelledOptions {
   /// Requests come from a closed loop instead of a trace.
   bool steady() const { return workload_ != "trace"; }
 
-  /// @param model of the checkpoint @param name part of the keys of context blocks @param seed of all that is drawn
+  /// @param model of the checkpoint @param dtype of its matrices @param seed of all that is drawn
   /// @throws UsageError naming the option, for a machine file that is wrong, and for a deployment that does not fit it.
-  std::optional<serving::ModelledRun> make(const serving::ServingConfig& serving, const moe::ModelConfig& model,
-                                           const std::string& name, std::uint64_t seed) const;
+  /// @param serving gets the batch limits of a steady load
+  std::optional<serving::ModelledRun> make(serving::ServingConfig& serving, const moe::ModelConfig& model,
+                                           const std::string& dtype, std::uint64_t seed) const;
 
   /// What the uniform cost functions (`validate`) say of a step of the steady load, ms: one die stands for all.
   static double formula_step_ms(const serving::ModelledRun& run, const serving::ServingConfig& serving);
 
  private:
-  serving::SteadyOptions steady_options(const emulation::Machine& machine, const serving::ServingConfig& serving) const;
+  serving::SteadyOptions steady_options(const emulation::Machine& machine, serving::ServingConfig& serving) const;
 
   std::string machine_ = "wall", compute_ = "real", payload_ = "auto", workload_ = "trace";
   double batch_per_npu_ = 96;

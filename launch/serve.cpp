@@ -78,8 +78,8 @@ class ServeCommand : public Command {
     options_.injections =
         collectively(world, [&] { return serving::parse_injections(inject_, options_.serving.cache_ranks); });
     options_.modelled = collectively(world, [&] {
-      const moe::ModelConfig model = moe::load_model_config(options_.checkpoint);
-      return modelled_.make(options_.serving, model, options_.checkpoint, workload_.seed);
+      const moe::ModelConfig model = modelled_.chosen() ? read_config() : moe::ModelConfig{};
+      return modelled_.make(options_.serving, model, dtype_, workload_.seed);
     });
     // Whatever is wrong with options, files or sizes is found by rank 0 before anyone loads a model.
     Prepared prepared;
@@ -114,8 +114,14 @@ class ServeCommand : public Command {
             {}};
   }
 
+  /// Local; every rank reads it.
+  moe::ModelConfig read_config() const {
+    return modelled_.without_weights() ? moe::load_model_config(options_.checkpoint)
+                                       : moe::Checkpoint(options_.checkpoint).config();
+  }
+
   moe::ModelConfig read_model() const {
-    if (modelled_.without_weights()) return moe::load_model_config(options_.checkpoint);
+    if (modelled_.without_weights()) return read_config();
     const moe::Checkpoint checkpoint(options_.checkpoint);
     if (!checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());
     return checkpoint.config();
@@ -186,6 +192,7 @@ class ServeCommand : public Command {
     run.steady_options = options_.modelled->steady;
     if (!outcome.steady) return run;
     run.steady = *outcome.steady;
+    run.steady_s = serving::to_seconds(outcome.last - serving::RunTime{});
     run.formula_step_ms = ModelledOptions::formula_step_ms(*options_.modelled, s);
     run.steady_dies = run.steady_options->stage == serving::SteadyOptions::Stage::decode
                           ? s.decode_instances * s.decode_dies

@@ -76,7 +76,9 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
   context.control = &control_box;
   context.transfer = &transfer_box;
   context.pool = shared_pool;
-  context.model_name = fmt::format("{}/{}", identity, name_of(options.type));
+  // On a modelled clock the coordinator makes the same keys.
+  context.model_name =
+      options.modelled ? options.modelled->model_name : fmt::format("{}/{}", identity, name_of(options.type));
   context.deadline_s = options.deadline_s;
   if (part.role == Role::cache) {
     run_cache_worker(context, options.injections);
@@ -105,6 +107,12 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
   // Every rank sees the same size, so all throw or none does.
   collectively(world, [&] {
     check_world_size(config, world.size());
+    if (options.modelled && options.model_from_pool)
+      throw UsageError("--model-from-pool: a modelled machine has no files in its pool");
+    if (options.modelled && !options.injections.empty())
+      throw UsageError("--inject: failures happen at wall times, a modelled machine has none");
+    if (options.modelled && options.modelled->compute == Compute::real && config.cache_ranks > 0)
+      static_cast<void>(blocks_really_held(options));
     if (options.model_from_pool && config.cache_ranks == 0)
       throw UsageError("--model-from-pool needs a pool: serving.cache_ranks is 0");
   });

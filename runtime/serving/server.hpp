@@ -48,6 +48,7 @@ struct ServeOptions {
 struct ServeOutcome {
   std::vector<ServedRequest> requests;  ///< by id
   PoolFigures pool;
+  RunTime last{};                            ///< of the last event on a modelled clock
   WallTime wall;                             ///< that serving took on the hosts
   std::map<std::string, double> modelled_s;  ///< where the steps' modelled time went, s (ModelledTotals)
   std::optional<SteadyFigures> steady;

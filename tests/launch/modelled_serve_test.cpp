@@ -34,6 +34,20 @@ std::string modelled_part(Json results) {
 const std::string shape_run =
     "serve --config configs/deployments/paper-small.ini --save-detailed --save-tokens --format json ";
 
+/// Every part of every request is there, and they add up.
+void check_parts(const Json& results) {
+  for (const Json& request : results["requests"]) {
+    CHECK(request["hit_tokens"].get<int>() + request["computed_tokens"].get<int>() ==
+          request["input_tokens"].get<int>());
+    double sum = 0;
+    for (const auto& [part, value] : request["parts_ms"].items()) {
+      CHECK(value.get<double>() >= 0);
+      sum += value.get<double>();
+    }
+    CHECK(sum == Approx(request["e2el_ms"].get<double>()).epsilon(1e-12));
+  }
+}
+
 }  // namespace
 
 TEST_CASE("runs on the modelled clock are equal to the last byte, whatever the hosts do") {
@@ -45,19 +59,34 @@ TEST_CASE("runs on the modelled clock are equal to the last byte, whatever the h
   CHECK(first["pool"]["hit_tokens"].get<int>() > 0);
   CHECK(first["pool"]["miss_reasons"].contains("evicted"));
   CHECK(first["wall_s"].get<double>() > 0);
-  for (const Json& request : first["requests"]) {
-    CHECK(request["hit_tokens"].get<int>() + request["computed_tokens"].get<int>() ==
-          request["input_tokens"].get<int>());
-    double sum = 0;
-    for (const auto& [part, value] : request["parts_ms"].items()) {
-      CHECK(value.get<double>() >= 0);
-      sum += value.get<double>();
-    }
-    CHECK(sum == Approx(request["e2el_ms"].get<double>()).epsilon(1e-12));
-  }
+  check_parts(first);
   CHECK(modelled_part(document_of(supernode_on(14, command))["results"]) == modelled_part(first));
   // All ranks on one processor.
   CHECK(modelled_part(document_of(supernode_on(14, command, "taskset -c 0 "))["results"]) == modelled_part(first));
+}
+
+TEST_CASE("sums over instances do not depend on who stops first") {
+  const std::string command = shape_run +
+                              "--serving.prefill-instances 4 --serving.prefill-dies 1 --modelled.prefill-redundant 0 "
+                              "--max-requests 16 --trace " +
+                              small_trace();
+  const Json first = document_of(supernode_on(14, command))["results"];
+  CHECK(first["step_terms_s"]["prefill: steps"].get<int>() >= 4);
+  for (int again = 0; again < 2; ++again)
+    CHECK(modelled_part(document_of(supernode_on(14, command))["results"]) == modelled_part(first));
+}
+
+TEST_CASE("a slow host processor delays loads, and no part of a request becomes negative") {
+  std::string machine = read_file(SUPERNODE_SOURCE_DIR "/configs/machines/cloudmatrix384.ini");
+  const std::size_t key = machine.find("\ncpu_link_gbps");
+  REQUIRE(key != std::string::npos);
+  machine.replace(key, machine.find('\n', key + 1) - key, "\ncpu_link_gbps = 0.05");
+  const std::string path = scratch_file("slow.ini", machine);
+  const Json results =
+      document_of(supernode_on(14, shape_run + "--machine " + path + " --trace " + small_trace()))["results"];
+  CHECK(results["completed"] == 40);
+  CHECK(results["pool"]["hit_tokens"].get<int>() > 0);
+  check_parts(results);
 }
 
 TEST_CASE("the model's tokens are the same on the modelled clock as on the wall clock") {
@@ -69,6 +98,13 @@ TEST_CASE("the model's tokens are the same on the modelled clock as on the wall 
   CHECK(modelled["clock"] == "modelled");
   CHECK(modelled_part(modelled) == modelled_part(again));
   CHECK(modelled["pool"]["hit_tokens"].get<int>() > 0);
+  // With a pool that holds a part of it, what the model grants is there all the same.
+  const Json tight = document_of(supernode_on(
+      8,
+      "serve --config configs/quickstart.ini --max-requests 24 --machine cloudmatrix384 --pool.capacity 2M "
+      "--serving.max-prefill-tokens 300 --save-detailed --format json"))["results"];
+  CHECK(tight["pool"]["miss_reasons"].contains("evicted"));
+  check_parts(tight);
   REQUIRE(wall["requests"].size() == modelled["requests"].size());
   for (std::size_t i = 0; i < wall["requests"].size(); ++i)
     CHECK(wall["requests"][i]["output_token_ids"] == modelled["requests"][i]["output_token_ids"]);
@@ -100,4 +136,12 @@ TEST_CASE("what does not fit a modelled machine is refused in one line") {
   refused(1, "--modelled.expert-load zipf:x", "zipf:ALPHA");
   refused(1, "--workload steady --batch-per-npu 97", "--batch-per-npu");
   refused(3, "--workload steady", "14");
+  const Outcome small_pool = supernode_on(
+      8, "serve --config configs/quickstart.ini --machine cloudmatrix384 --max-requests 4 --pool.capacity 1M");
+  CHECK(small_pool.code == 2);
+  CHECK_THAT(small_pool.err, Contains("pool.capacity: 1 MiB is too small"));
+  refused(14, "--inject owner_loss --trace " + small_trace(), "--inject");
+  refused(14, "--time-scale 1e12 --trace " + small_trace(), "--time-scale");
+  refused(14, "--workload steady-prefill --prompt-tokens 16000000", "prefill batch");
+  refused(14, "--workload steady-prefill --prompt-tokens 400000", "places");
 }

@@ -54,6 +54,9 @@ void Scheduler::on(const Arrived& event, RunTime now, std::vector<Command>& comm
   }
   queue_.push_back(id);
   start_prefills(now, commands);
+  if (event.request->placed_tokens > 0)
+    for (int i = 0; i < config_.decode_instances; ++i)
+      if (decode_instance(i).reports_missing == 0) start_decode(i, now, commands);
 }
 
 void Scheduler::on(const PrefillReported& event, RunTime now, std::vector<Command>& commands) {
@@ -240,7 +243,11 @@ bool Scheduler::start_placed(Active& active, RunTime now, std::vector<Command>& 
     end(active.request->id, {EndReason::length}, now);
     return true;
   }
-  active.stage = Stage::handed_over;
+  // Its die is told before its next iteration, so it may join that one.
+  active.stage = Stage::ready;
+  decode_instance(active.decode.instance)
+      .ready[static_cast<std::size_t>(active.decode.die)]
+      .push_back(active.request->id);
   commands.push_back(ExpectKv{active.request, {}, active.decode, first_token});
   return true;
 }

@@ -10,11 +10,12 @@ namespace supernode::serving {
 SteadyLoad::SteadyLoad(const SteadyOptions& options, const ServingConfig& config) : options_(options) {
   const int dies =
       decode() ? config.decode_instances * config.decode_dies : config.prefill_instances * config.prefill_dies;
-  // Of prefill as many again wait, so that an instance that ends a batch finds the next one.
-  const int rounds = decode() ? options_.requests : 2 * options_.requests;
+  // More wait, so that a place that becomes free is taken at once: of decode one for each die, of prefill a whole batch.
+  const int rounds = decode() ? options_.requests + 1 : 2 * options_.requests;
   for (int round = 0; round < rounds; ++round) {
-    // A die gets one of each round, so all dies have contexts of all lengths.
-    const int done = decode() ? static_cast<int>((round + 0.5) / rounds * options_.output_tokens) : 0;
+    // A die gets one of each round, so all dies have contexts of all lengths; those that wait begin from the prompt.
+    const bool running = decode() && round < options_.requests;
+    const int done = running ? static_cast<int>((round + 0.5) / options_.requests * options_.output_tokens) : 0;
     for (int die = 0; die < dies; ++die)
       add(RunTime{}, options_.prompt_tokens + done, decode() ? options_.output_tokens - done : 1);
   }

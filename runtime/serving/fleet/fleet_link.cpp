@@ -1,5 +1,6 @@
 #include "runtime/serving/fleet/fleet_link.hpp"
 
+#include <map>
 #include <utility>
 
 #include <fmt/format.h>
@@ -52,19 +53,23 @@ WorkerStatistics FleetLink::stop(RunTime stamp, Unfinished unfinished) {
   expect(quiet(), "a fleet is stopped while something is under way");
   // No keep-alives from here on: a worker that has its order to stop waits for no other, and would not take it.
   send(wire_.encode_for_all(StopOrder{unfinished}, stamp));
-  WorkerStatistics sum;
+  std::map<int, WorkerStatistics> by_rank;
   SpinWait spin(Idle::sleep);
   while (!liveness_.quiet()) {
     const WallTime looked = clock_();
-    const auto report = poll();
+    auto report = poll();
     if (!report) {
       give_up_if_overdue(looked);
       spin.turn();
       continue;
     }
-    sum += std::get<Stopped>(report->what).statistics;
+    Stopped& stopped = std::get<Stopped>(report->what);
+    by_rank[stopped.rank] = std::move(stopped.statistics);
   }
   port_.flush(deadline_s_);
+  // In the order of ranks, whoever was first: the sum of seconds is then the same in each run.
+  WorkerStatistics sum;
+  for (const auto& [rank, counts] : by_rank) sum += counts;
   return sum;
 }
 

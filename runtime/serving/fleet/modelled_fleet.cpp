@@ -56,13 +56,15 @@ void ModelledFleet::perform(const Command& command, RunTime now) {
     }
   }
   if (const auto* kv = std::get_if<ExpectKv>(&command)) {
-    RunTime arrives = now;
-    if (kv->request->placed_tokens == 0) {
+    if (kv->request->placed_tokens > 0) {
+      placed_.insert(kv->request->id);
+    } else {
       const auto bytes = static_cast<std::int64_t>(options_.kv_bytes_per_token * kv->request->prompt_tokens());
-      arrives = ports_.handover(die_index(Role::prefill, kv->prefill), die_index(Role::decode, kv->decode), bytes, now);
+      const RunTime arrives =
+          ports_.handover(die_index(Role::prefill, kv->prefill), die_index(Role::decode, kv->decode), bytes, now);
+      coming_.emplace(kv->request->id, arrives);
+      arrivals_.insert(arrives);
     }
-    coming_.emplace(kv->request->id, arrives);
-    arrivals_.insert(arrives);
   }
   link_.send(command, now);
 }
@@ -88,10 +90,17 @@ StartPrefill ModelledFleet::grant(StartPrefill command, RunTime now) {
     if (shares.empty()) continue;
     const int index = die_index(Role::prefill, {command.instance, static_cast<int>(die)});
     const PoolLoadTimes times = ports_.loads(index, shares, now);
-    // The step itself has the loads as they are alone; what others keep them waiting for comes before it.
-    command.start_by_die[die] = now + times.queued;
+    // The step itself has the loads as the die's own link takes them; whatever makes them later comes before it.
+    double bytes = 0;
+    for (const OwnerShare& share : shares) bytes += static_cast<double>(share.bytes);
+    const double piece = static_cast<double>(pool_->config().block_bytes) / pool_->config().pieces_per_block;
+    const RunSpan in_step = run_span(pool_read_time(options_.machine, options_.network, bytes, piece).total().value);
+    command.start_by_die[die] = std::max(now, times.ready - in_step);
     for (const StartPrefill::Item& item : command.by_die[die]) granted_[item.request->id].ready = times.ready;
   }
+  if (pool_)
+    for (const PoolChange& change : pool_->take_changes())
+      if (change.kind == PoolChange::Kind::evicted) command.evicted.push_back(change.key);
   return command;
 }
 
@@ -99,6 +108,7 @@ StartPrefill ModelledFleet::grant(StartPrefill command, RunTime now) {
 
 void ModelledFleet::take(Stamped<FleetWire::Incoming> report) {
   if (const auto* kv = std::get_if<KvArrived>(&report.what)) {
+    if (placed_.erase(kv->request) > 0) return;  // it was ready from the start
     const auto arrives = coming_.extract(kv->request);
     expect(static_cast<bool>(arrives), "KV came that was not on its way");
     arrivals_.erase(arrivals_.find(arrives.mapped()));
@@ -132,7 +142,7 @@ void ModelledFleet::settle(PrefillReported& report, RunTime end) {
       throw EnvironmentError(fmt::format("request {} took {} tokens from the pool where the model has {}",
                                          result.request, result.hit_tokens, granted.tokens));
     result.pool = granted.ready - granted.ordered;
-    result.exchange = std::clamp(result.exchange, RunSpan{}, end - granted.ready);
+    result.exchange = std::clamp(result.exchange, RunSpan{}, std::max(RunSpan{}, end - granted.ready));
     if (!pool_ || !result.first_token) continue;
     const Announced fresh = pool_->announce(granted.keys, end);
     pool_->publish(fresh, ports_.stores(die_index(Role::prefill, report.die), fresh.writes, end));
@@ -194,6 +204,7 @@ Event ModelledFleet::next() {
 
 WorkerStatistics ModelledFleet::stop(Unfinished unfinished) {
   WorkerStatistics counts = link_.stop(last_, unfinished);
+  counts.last = last_;
   if (!pool_) return counts;
   const ModelledPoolStats& stats = pool_->stats();
   counts.lookups = stats.asked;

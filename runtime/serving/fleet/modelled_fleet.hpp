@@ -12,6 +12,7 @@
 #include <set>
 #include <tuple>
 #include <unordered_map>
+#include <unordered_set>
 #include <variant>
 
 #include "runtime/serving/coordinator/fleet.hpp"
@@ -78,6 +79,7 @@ class ModelledFleet : public Fleet {
   std::multiset<RunTime> starts_;                  ///< the same, in order
   std::unordered_map<RequestId, RunTime> coming_;  ///< when KV on its way arrives, until its die has it
   std::multiset<RunTime> arrivals_;                ///< the same, in order
+  std::unordered_set<RequestId> placed_;           ///< with KV in place; their dies have not said so yet
   std::unordered_map<RequestId, Granted> granted_;
   RunTime last_{};  ///< of the event handed out last
 };

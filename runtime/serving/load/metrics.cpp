@@ -158,7 +158,7 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
     totals.add(served, options);
     if (options.save_detailed) detailed.push_back(request_json(served, options));
   }
-  const double duration = to_seconds(totals.last - RunTime{});
+  const double duration = run.steady_options ? run.steady_s : to_seconds(totals.last - RunTime{});
   const auto rate = [&](std::uint64_t count) { return duration > 0 ? static_cast<double>(count) / duration : 0.0; };
   const double npus = static_cast<double>(run.dies) / run.dies_per_npu;
 

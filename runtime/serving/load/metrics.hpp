@@ -53,6 +53,7 @@ struct RunDescription {
   std::map<std::string, double> modelled_s = {};  ///< where the modelled time of steps went, s, by "stage: part"
   std::optional<SteadyOptions> steady_options = {};
   SteadyFigures steady = {};
+  double steady_s = 0;         ///< modelled length of the run, requests that did not end included
   int steady_dies = 0;         ///< of the stage that was kept full
   double formula_step_ms = 0;  ///< what the uniform cost function says of the same deployment and batch
 };

@@ -1,9 +1,15 @@
 #include "runtime/serving/runs/modelled_run.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
+#include <fmt/format.h>
+
+#include "runtime/core/error.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/mpi/mailbox.hpp"
+#include "runtime/core/sizes.hpp"
 #include "runtime/serving/coordinator/arrivals.hpp"
 #include "runtime/serving/coordinator/coordinate.hpp"
 #include "runtime/serving/coordinator/steady_load.hpp"
@@ -26,15 +32,11 @@ ModelledFleetOptions fleet_options(const ServeOptions& options, CacheOrders cach
   pool.virtual_nodes = options.pool.virtual_nodes;
   pool.block_tokens = serving.context_block_tokens;
   pool.block_bytes = static_cast<std::int64_t>(run.model.kv_bytes_per_token() * serving.context_block_tokens);
-  if (run.config.pool_gb > 0) {
-    pool.capacity_bytes = static_cast<std::int64_t>(run.config.pool_gb * 1e9);
-  } else if (run.compute == Compute::real) {
-    // The pool must hold every block that the directory has, and it also keeps some that the directory has given up.
-    const double held = 0.75 * static_cast<double>(options.pool.capacity.value) /
-                        (static_cast<double>(run.real_bytes_per_token) * serving.context_block_tokens);
-    pool.capacity_bytes = static_cast<std::int64_t>(held) * pool.block_bytes;
-  } else {
-    pool.capacity_bytes = static_cast<std::int64_t>(run.machine.host_path.dram_gb * 1e9);
+  const double gigabytes = run.config.pool_gb > 0 ? run.config.pool_gb : run.machine.host_path.dram_gb;
+  pool.capacity_bytes = static_cast<std::int64_t>(gigabytes * 1e9);
+  if (run.compute == Compute::real) {
+    pool.capacity_bytes = std::min(pool.capacity_bytes, blocks_really_held(options) * pool.block_bytes);
+    pool.keep_changes = true;
   }
   pool.pieces_per_block = run.model.layers;
   fleet.pool = std::move(pool);
@@ -42,6 +44,29 @@ ModelledFleetOptions fleet_options(const ServeOptions& options, CacheOrders cach
 }
 
 }  // namespace
+
+std::int64_t blocks_really_held(const ServeOptions& options) {
+  const ServingConfig& serving = options.serving;
+  const auto granule = static_cast<double>(options.pool.granule.value);
+  const double block_bytes =
+      std::ceil(static_cast<double>(options.modelled->real_bytes_per_token) * serving.context_block_tokens / granule) *
+      granule;
+  // Stored before the directory has them, or given up by it and not yet removed: of two batches of each instance.
+  // Owners get uneven shares of few blocks.
+  const double batches = 2.0 * serving.prefill_instances * serving.max_prefill_tokens / serving.context_block_tokens;
+  const double on_their_way = batches * (serving.cache_ranks > 1 ? 1.5 / serving.cache_ranks : 1);
+  // Above this share a real owner evicts by its own order of use.
+  constexpr double usable = 0.85;
+  const double held =
+      std::floor(usable * static_cast<double>(options.pool.capacity.value) / block_bytes - on_their_way);
+  if (held < 1)
+    throw UsageError(
+        fmt::format("pool.capacity: {} is too small for a modelled run that computes: batches of "
+                    "serving.max_prefill_tokens need {}",
+                    format_size(static_cast<double>(options.pool.capacity.value)),
+                    format_size((on_their_way + 1) * block_bytes / usable)));
+  return static_cast<std::int64_t>(held);
+}
 
 ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions& options, CacheOrders cache,
                                  std::vector<Request> requests) {
@@ -69,6 +94,7 @@ ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions
     outcome.requests = served.take();
   }
   outcome.wall = wall_now() - start;
+  outcome.last = counts.last;
   outcome.pool = pool_figures(counts);
   outcome.modelled_s = std::move(counts.modelled_s);
   return outcome;

@@ -1,6 +1,7 @@
 #pragma once
 // What happens in a serving run, and what the coordinator orders. Plain data; times are on the run's clock.
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -9,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "memory_pool/key.hpp"
 #include "runtime/emulation/die_step.hpp"
 #include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/load/request.hpp"
@@ -89,6 +91,8 @@ struct StartPrefill {
   };
   std::vector<std::vector<Item>> by_die;
   std::vector<RunTime> start_by_die = {};  ///< empty: all at the time of the command
+  /// Blocks that the model of the pool has given up; one of the dies removes them from a pool that holds them really.
+  std::vector<pool::Key> evicted = {};
 };
 
 /// The KV of a request is on its way from a prefill die to a decode die, which makes room for it.
@@ -119,6 +123,7 @@ enum class Unfinished : std::uint8_t {
 struct WorkerStatistics {
   std::uint64_t lookups = 0, hits = 0, stored_blocks = 0, dropped_blocks = 0;
   std::map<std::string, std::uint64_t> miss_reasons;
+  RunTime last{};                                 ///< of the last event, where the fleet says so
   std::map<std::string, double> modelled_s = {};  ///< of the first die of an instance: where the modelled time went
 
   WorkerStatistics& operator+=(const WorkerStatistics& other) {
@@ -127,6 +132,7 @@ struct WorkerStatistics {
     stored_blocks += other.stored_blocks;
     dropped_blocks += other.dropped_blocks;
     for (const auto& [reason, count] : other.miss_reasons) miss_reasons[reason] += count;
+    last = std::max(last, other.last);
     for (const auto& [part, seconds] : other.modelled_s) modelled_s[part] += seconds;
     return *this;
   }

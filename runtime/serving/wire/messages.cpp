@@ -75,6 +75,8 @@ RunSpan get_span(ByteReader& from) { return RunSpan(from.get<RunSpan::rep>()); }
 // ---- orders ----
 
 void put_body(ByteWriter& to, const PrefillOrder& order) {
+  to.put<std::uint64_t>(order.evicted.size());
+  for (const pool::Key& key : order.evicted) to.put(key.low).put(key.high);
   to.put<std::uint64_t>(order.items.size());
   for (const PrefillOrder::Item& item : order.items) {
     to.put(item.request).put(item.max_output).put(item.decode_rank);
@@ -104,6 +106,11 @@ void check_lengths(RequestId request, std::int64_t prompt_tokens, std::int32_t m
 
 PrefillOrder get_prefill_order(ByteReader& from) {
   PrefillOrder order;
+  order.evicted.resize(from.get_count(2 * sizeof(std::uint64_t)));
+  for (pool::Key& key : order.evicted) {
+    key.low = from.get<std::uint64_t>();
+    key.high = from.get<std::uint64_t>();
+  }
   order.items.resize(from.get_count(sizeof(RequestId)));
   for (PrefillOrder::Item& item : order.items) {
     item.request = from.get<RequestId>();

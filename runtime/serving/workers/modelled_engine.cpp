@@ -13,7 +13,11 @@ namespace supernode::serving {
 
 ModelledEngine::ModelledEngine(StepEngine& inner, const Communicator& instance, ModelledInstance modelled,
                                double deadline_s)
-    : inner_(inner), instance_(instance), modelled_(std::move(modelled)), deadline_s_(deadline_s) {
+    : inner_(inner),
+      instance_(instance),
+      modelled_(std::move(modelled)),
+      // A little less than the coordinator's, which knows only who has not reported: this one names who did not come.
+      deadline_s_(deadline_s * 7 / 8) {
   if (instance_.rank() == 0)
     pricer_ =
         std::make_unique<emulation::StepPricer>(modelled_.machine, modelled_.model, modelled_.setup, modelled_.dies);

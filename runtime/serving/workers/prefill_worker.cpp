@@ -45,6 +45,7 @@ class PrefillWorker {
 
  private:
   void prefill(const PrefillOrder& batch, RunTime start) {
+    if (pool_) pool_->remove(batch.evicted);
     std::vector<Sequence> sequences = make_sequences(batch);
     load_prefixes(sequences);
     const std::optional<RunTime> end = compute(sequences, start);

@@ -61,6 +61,10 @@ void PrefixBlocks::store(const PromptBlocks& blocks, const EngineState& state, d
   }
 }
 
+void PrefixBlocks::remove(std::span<const pool::Key> keys) {
+  for (const pool::Key& key : keys) client_.remove(key);
+}
+
 void PrefixBlocks::finish(double deadline_s) {
   client_.drain(deadline_s);
   client_.flush_touches();

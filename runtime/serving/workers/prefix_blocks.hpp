@@ -36,6 +36,9 @@ class PrefixBlocks {
   /// for a prompt whose prefix was granted it waits for room. @throws TimeoutError
   void store(const PromptBlocks& blocks, const EngineState& state, double deadline_s);
 
+  /// Removes blocks that nobody will be sent to any more.
+  void remove(std::span<const pool::Key> keys);
+
   /// Lets stores go on. @returns whether something happened.
   bool progress() { return client_.progress(); }
   /// Waits until all stores have been acknowledged, and tells the owners what was used. @throws TimeoutError
