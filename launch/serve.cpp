@@ -7,6 +7,7 @@
 #include "collectives/rule_file.hpp"
 #include "collectives/token_exchange.hpp"
 #include "launch/commands.hpp"
+#include "launch/modelled_options.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/sequence_state.hpp"
 #include "moe/transformer.hpp"
@@ -49,8 +50,7 @@ class ServeCommand : public Command {
         .or_infinity();
     t.add("serve", "max_concurrency", max_concurrency_, "requests in flight; 0: no limit").range(0, 1e9);
     t.add("serve", "seed", workload_.seed, "of prompt tokens, arrivals and sampling");
-    t.add("serve", "machine", machine_, "clock: 'wall'").choices({"wall"});
-    t.add("serve", "compute", compute_, "'real': the model computes every token").choices({"real"});
+    modelled_.describe(t);
     t.add("serve", "dtype", dtype_, "type of the model's matrices").choices({"f32", "bf16", "int8"});
     t.add("serve", "temperature", workload_.sampler.temperature, "0: greedy").range(0, 1e3);
     t.add("serve", "top_p", workload_.sampler.top_p, "nucleus sampling, (0, 1]").range(1e-9, 1);
@@ -77,6 +77,10 @@ class ServeCommand : public Command {
     const auto rules = collectives::load_rules(world, options_.serving.selection);
     options_.injections =
         collectively(world, [&] { return serving::parse_injections(inject_, options_.serving.cache_ranks); });
+    options_.modelled = collectively(world, [&] {
+      const moe::ModelConfig model = modelled_.chosen() ? read_config() : moe::ModelConfig{};
+      return modelled_.make(options_.serving, model, dtype_, workload_.seed);
+    });
     // Whatever is wrong with options, files or sizes is found by rank 0 before anyone loads a model.
     Prepared prepared;
     on_root(world, [&] { prepared = prepare(world.size(), rules); });
@@ -99,15 +103,28 @@ class ServeCommand : public Command {
     metrics_.goodput_ms = serving::parse_goodput(goodput_);
     for (const double p : metrics_.percentiles)
       if (p < 0 || p > 100) throw UsageError(fmt::format("--metric-percentiles: {} is outside [0, 100]", p));
-    const moe::Checkpoint checkpoint(options_.checkpoint);
-    const moe::ModelConfig& model = checkpoint.config();
-    if (!checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());
+    const moe::ModelConfig model = read_model();
     if (dry_run_) return {{}, plan_text(model, std::move(rules))};
     serving::check_world_size(options_.serving, world_size);
-    dies_per_npu_ = emulation::load_machine("cloudmatrix384").dies_per_npu;
+    dies_per_npu_ = options_.modelled ? options_.modelled->machine.dies_per_npu
+                                      : emulation::load_machine("cloudmatrix384").dies_per_npu;
+    if (modelled_.steady()) return {};
     return {serving::make_workload(read_trace(), workload_, model.vocab_size,
                                    serving::max_request_length(options_.serving, model)),
             {}};
+  }
+
+  /// Local; every rank reads it.
+  moe::ModelConfig read_config() const {
+    return modelled_.without_weights() ? moe::load_model_config(options_.checkpoint)
+                                       : moe::Checkpoint(options_.checkpoint).config();
+  }
+
+  moe::ModelConfig read_model() const {
+    if (modelled_.without_weights()) return read_config();
+    const moe::Checkpoint checkpoint(options_.checkpoint);
+    if (!checkpoint.unread_note().empty()) log(LogLevel::warning, "{}", checkpoint.unread_note());
+    return checkpoint.config();
   }
 
   serving::Trace read_trace() {
@@ -131,7 +148,7 @@ class ServeCommand : public Command {
     std::vector<Samples> samples;
     bool all_served = true;
     if (context.is_root()) {
-      results = serving::serving_results(outcome.requests, outcome.pool, metrics_, describe_run());
+      results = serving::serving_results(outcome.requests, outcome.pool, metrics_, describe_run(outcome));
       if (without_output_ > 0) results["without_output"] = without_output_;
       text = serving::serving_text(results, metrics_);
       samples = request_samples(outcome.requests);
@@ -162,11 +179,24 @@ class ServeCommand : public Command {
     return {std::move(rows)};
   }
 
-  serving::RunDescription describe_run() const {
+  serving::RunDescription describe_run(const serving::ServeOutcome& outcome) const {
     const serving::ServingConfig& s = options_.serving;
     serving::RunDescription run;
     run.dies = s.prefill_instances * s.prefill_dies + s.decode_instances * s.decode_dies;
     run.dies_per_npu = dies_per_npu_;
+    if (!options_.modelled) return run;
+    run.clock = "modelled";
+    run.machine = options_.modelled->machine.name;
+    run.wall = outcome.wall;
+    run.modelled_s = outcome.modelled_s;
+    run.steady_options = options_.modelled->steady;
+    if (!outcome.steady) return run;
+    run.steady = *outcome.steady;
+    run.steady_s = serving::to_seconds(outcome.last - serving::RunTime{});
+    run.formula_step_ms = ModelledOptions::formula_step_ms(*options_.modelled, s);
+    run.steady_dies = run.steady_options->stage == serving::SteadyOptions::Stage::decode
+                          ? s.decode_instances * s.decode_dies
+                          : s.prefill_instances * s.prefill_dies;
     return run;
   }
 
@@ -208,7 +238,8 @@ class ServeCommand : public Command {
   serving::TraceOptions trace_options_;
   std::string time_unit_ = "ms", zero_output_ = "skip";
   int max_concurrency_ = 0;
-  std::string machine_ = "wall", compute_ = "real", dtype_ = "f32";
+  std::string dtype_ = "f32";
+  ModelledOptions modelled_;
   std::vector<std::string> goodput_, inject_;
   bool dry_run_ = false;
   serving::WorkloadOptions workload_;

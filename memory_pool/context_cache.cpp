@@ -17,7 +17,7 @@ std::vector<Key> ContextCache::keys(std::span<const std::int32_t> tokens) const 
 }
 
 int ContextCache::usable_blocks(int hit_blocks, int prompt_tokens) const {
-  return std::max(0, std::min(hit_blocks, (prompt_tokens - 1) / config_.block_tokens));
+  return pool::usable_blocks(hit_blocks, prompt_tokens, config_.block_tokens);
 }
 
 PrefixMatch ContextCache::longest_prefix(std::span<const Key> keys) {

@@ -50,8 +50,8 @@ class PendingLoad {
 
 /// Not collective. The client must outlive it.
 ///
-/// A prefill must compute at least one token to have logits, so the caller caps the prefix that it uses:
-/// min(match.blocks, (prompt_tokens - 1) / block_tokens). usable_blocks() does.
+/// A prefill must compute at least one token to have logits, so the caller caps the prefix that it uses by
+/// usable_blocks().
 class ContextCache {
  public:
   /// @throws UsageError when block_tokens < 1 or block_bytes is 0.
@@ -62,7 +62,7 @@ class ContextCache {
 
   /// Keys of the full blocks of `tokens`; compute once per prompt, the calls below take them.
   std::vector<Key> keys(std::span<const std::int32_t> tokens) const;
-  /// Blocks of a prefix hit that a prompt of `prompt_tokens` may use.
+  /// Blocks of a prefix hit that a prompt of `prompt_tokens` may use: pool::usable_blocks (key.hpp).
   int usable_blocks(int hit_blocks, int prompt_tokens) const;
 
   /// Leading blocks that are there now: all blocks are asked for in one batched round.

@@ -1,5 +1,6 @@
 #include "memory_pool/key.hpp"
 
+#include <algorithm>
 #include <string>
 
 #include <xxhash.h>
@@ -43,6 +44,10 @@ std::vector<Key> chain_keys(const Key& root, std::span<const std::int32_t> token
   for (std::size_t start = 0; start + length <= tokens.size(); start += length)
     keys.push_back(prefix = chain_next(prefix, tokens.subspan(start, length)));
   return keys;
+}
+
+int usable_blocks(int hit_blocks, int prompt_tokens, int block_tokens) {
+  return std::max(0, std::min(hit_blocks, (prompt_tokens - 1) / block_tokens));
 }
 
 }  // namespace supernode::pool

@@ -31,6 +31,10 @@ Key chain_next(const Key& prefix, std::span<const std::int32_t> tokens);
 /// keys mean equal prefixes. A tail shorter than a block has no key. O(tokens).
 std::vector<Key> chain_keys(const Key& root, std::span<const std::int32_t> tokens, int block_tokens);
 
+/// Of `hit_blocks` leading blocks that are there, those that a prompt may use: a prefill must compute at least one token
+/// to have logits. min(hit_blocks, (prompt_tokens - 1) / block_tokens), and 0 for an empty prompt.
+int usable_blocks(int hit_blocks, int prompt_tokens, int block_tokens);
+
 }  // namespace supernode::pool
 
 template <>

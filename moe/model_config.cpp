@@ -11,6 +11,7 @@
 
 #include "moe/checkpoint/config_keys.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/core/files.hpp"
 #include "runtime/core/json.hpp"
 
 namespace supernode::moe {
@@ -305,6 +306,11 @@ ModelConfig parse_model_config(std::string_view text, const std::string& source)
   check_unread_keys(json, c, reader.read(),
                     [&](const std::string& key, const std::string& why) { reader.refuse(key, why); });
   return c;
+}
+
+ModelConfig load_model_config(const std::string& directory) {
+  const std::string path = directory + "/config.json";
+  return parse_model_config(read_file(path), path);
 }
 
 }  // namespace supernode::moe

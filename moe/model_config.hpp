@@ -74,4 +74,7 @@ struct ModelConfig {
 /// key that is unknown here (checkpoint/config_keys.hpp).
 ModelConfig parse_model_config(std::string_view text, const std::string& source);
 
+/// config.json in a model's directory. @throws UsageError as parse_model_config(), and when there is none
+ModelConfig load_model_config(const std::string& directory);
+
 }  // namespace supernode::moe

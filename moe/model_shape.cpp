@@ -37,6 +37,13 @@ emulation::ModelShape shape_of(const ModelConfig& config) {
   return shape;
 }
 
+emulation::ExpertLayout expert_layout_of(const ModelConfig& config, int dies) {
+  if (config.n_routed_experts == 0 || config.n_routed_experts % dies != 0)
+    throw UsageError(fmt::format("'n_routed_experts' is {}: a modelled instance of {} dies holds equally many on each",
+                                 config.n_routed_experts, dies));
+  return {.dies = dies, .shared_dies = 0, .redundant = 0};
+}
+
 emulation::ModelShape load_model_shape(const std::string& name) {
   namespace fs = std::filesystem;
   const bool is_folder = name.find('/') != std::string::npos && fs::is_directory(name);

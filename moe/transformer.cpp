@@ -102,6 +102,8 @@ Transformer& Transformer::operator=(Transformer&&) noexcept = default;
 
 const ModelConfig& Transformer::config() const { return impl_->runner.config(); }
 const StepStatistics& Transformer::last_step() const { return impl_->runner.clock().statistics; }
+void Transformer::record_routing(RoutingRecord record) { impl_->runner.record_routing(record); }
+std::span<const std::int32_t> Transformer::routed_rows() const { return impl_->runner.routed_rows(); }
 void Transformer::set_observer(std::function<void(const LayerTrace&)> observer) {
   impl_->runner.set_observer(std::move(observer));
 }

@@ -91,6 +91,9 @@ struct ProductTimes {
   std::map<std::string, double> implementations;  ///< operations by what computed them: oneDNN's name, or "own:..."
 };
 
+/// Whether a model notes how many rows its steps send to each expert.
+enum class RoutingRecord { none, kept };
+
 /// What a layer did with a slice of this rank's tokens, for tests and for recording the load of experts.
 struct LayerTrace {
   int layer = 0, rows = 0;
@@ -156,6 +159,16 @@ class Transformer {
 
   /// Times of the last forward() or draft().
   const StepStatistics& last_step() const;
+
+  /// Whether the steps that follow count their rows. At first none does. Local; costs a pass over the chosen experts.
+  void record_routing(RoutingRecord record);
+  /// [MoE layers, n_routed_experts]: token rows that this rank sent to each expert in the last forward(), all slices
+  /// together. A token is a row for each expert that it chose. Layers are those with experts, in order; those of
+  /// draft() are not among them. Experts are physical ones, in the order of the ranks that hold them
+  /// (collectives::ExpertPartition). The model has no copies of experts, so they are the checkpoint's own. Valid until
+  /// the next forward(); empty unless routing is recorded.
+  std::span<const std::int32_t> routed_rows() const;
+
   /// Called after each layer and slice that has tokens of this rank; empty: none.
   void set_observer(std::function<void(const LayerTrace&)> observer);
 

@@ -45,7 +45,7 @@ ROOMS = {
     "collectives/benchmark": ["measuring"],
     "memory_pool": ["benchmark", "client", "transport", "owner", "files", "format"],
     "moe": ["model", "operators", "products", "checkpoint"],
-    "runtime/serving": ["fleet", "workers coordinator", "wire"],
+    "runtime/serving": ["runs", "fleet", "workers coordinator", "wire"],
 }
 # Nothing in these folders reaches mpi.h, directly or through what it includes.
 PURE = ["runtime/core", "runtime/core/hdf5", "runtime/emulation", "runtime/emulation/machine",

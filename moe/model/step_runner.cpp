@@ -1,5 +1,6 @@
 #include "moe/model/step_runner.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -14,6 +15,14 @@ StepRunner::StepRunner(Checkpoint& checkpoint, const TransformerOptions& options
       activations_(weights_.config, options.max_batch_tokens, n_ranks) {
   if (weights_.mtp) joined_ = HugePageBuffer<float>(2 * activations_.hidden.size());
   weights_.prepare(options.max_batch_tokens, gemm_);
+}
+
+void StepRunner::record_routing(RoutingRecord record) {
+  routed_rows_.clear();
+  if (record == RoutingRecord::none) return;
+  const auto moe_layers =
+      std::ranges::count_if(weights_.layers, [](const Layer& layer) { return layer.experts != nullptr; });
+  routed_rows_.resize(product(static_cast<int>(moe_layers), config().n_routed_experts));
 }
 
 int StepRunner::plan(std::span<const SequenceChunk> chunks) {
@@ -43,11 +52,15 @@ StepResult StepRunner::run_main(std::span<const SequenceChunk> chunks, int slice
     for (const SequenceChunk& chunk : chunks) tokens += chunk.tokens.size();
     all_hidden_.grow(tokens * width);
   }
+  std::ranges::fill(routed_rows_, 0);
   LayerPass pass = make_pass();
   for (int i = 0; i < slices; ++i) {
     const StepPlan::Slice& slice = plan_.slice(i);
     begin_slice(slice, chunks, weights_.embedding);
-    for (int index = 0; index < config().n_layers; ++index) run_layer(pass, index);
+    for (int index = 0, moe_layer = 0; index < config().n_layers; ++index) {
+      run_layer(pass, index);
+      if (weights_.layers[static_cast<std::size_t>(index)].experts) count_rows(moe_layer++);
+    }
     if (weights_.mtp) {
       normalise_rows(activations_.hidden.data(), weights_.final_norm, config().rms_norm_eps, activations_.rows,
                      all_hidden_.data() + hidden_floats);
@@ -160,6 +173,14 @@ void StepRunner::trace(int index) {
     trace.expert_weights = a.moe->expert_weights.span().first(product(a.rows, config().topk));
   }
   observer_(trace);
+}
+
+void StepRunner::count_rows(int moe_layer) {
+  if (routed_rows_.empty()) return;
+  const std::size_t experts = static_cast<std::size_t>(config().n_routed_experts);
+  const auto counts = std::span(routed_rows_).subspan(static_cast<std::size_t>(moe_layer) * experts, experts);
+  for (const std::int32_t expert : activations_.moe->expert_ids.span().first(product(activations_.rows, config().topk)))
+    if (expert >= 0) ++counts[static_cast<std::size_t>(expert)];
 }
 
 void StepRunner::write_logits(const StepPlan::Slice& slice, Rows there, const std::vector<float>& norm,

@@ -1,6 +1,7 @@
 #pragma once
 // A rank's share of a step: weights, buffers, and the arithmetic from tokens to logits.
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
@@ -34,6 +35,9 @@ class StepRunner {
   const StepClock& clock() const { return clock_; }
   /// Called after each layer and slice that has rows.
   void set_observer(std::function<void(const LayerTrace&)> observer) { observer_ = std::move(observer); }
+  void record_routing(RoutingRecord record);
+  /// Of the last run_main(), see Transformer::routed_rows().
+  std::span<const std::int32_t> routed_rows() const { return routed_rows_; }
 
   /// Cuts this rank's chunks into slices. @returns how many.
   int plan(std::span<const SequenceChunk> chunks);
@@ -51,6 +55,9 @@ class StepRunner {
   /// Keeps of a draft the rows that need logits, between the module's two halves.
   void keep_rows_with_logits(const StepPlan::Slice& slice);
   void trace(int index);
+  /// Adds the slice's rows in the layer that it has just been through. @param moe_layer its place among those with
+  /// experts
+  void count_rows(int moe_layer);
   /// What of a slice's rows is still there: all, or only those with logits.
   enum class Rows { all, with_logits };
   void write_logits(const StepPlan::Slice& slice, Rows there, const std::vector<float>& norm, const PackedMatrix& head);
@@ -68,6 +75,7 @@ class StepRunner {
   HugePageBuffer<float> all_hidden_;  ///< with an MTP module: [tokens of a step, hidden_size]
   HugePageBuffer<float> joined_;      ///< with an MTP module: [max_batch_tokens, 2 hidden_size]
   std::function<void(const LayerTrace&)> observer_;
+  std::vector<std::int32_t> routed_rows_;  ///< [MoE layers, experts]; empty: not recorded
 };
 
 }  // namespace supernode::moe

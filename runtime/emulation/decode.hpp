@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "runtime/emulation/machine/streams.hpp"
-#include "runtime/emulation/moe_stage.hpp"
+#include "runtime/emulation/stage_costs.hpp"
+#include "runtime/emulation/step_time.hpp"
 
 namespace supernode::emulation {
 
@@ -29,9 +29,9 @@ struct DecodeResult {
   ModelTime attention_stream, moe_stream;  ///< sums of both
   ModelTime layer;                         ///< all microbatches, in the steady state
   // The whole iteration.
-  Terms parts;                              ///< the iteration, in order
+  Terms parts;                              ///< tasks on the critical path through both streams, by name
   ModelTime iteration;                      ///< sum of `parts`
-  Timeline timeline{{"attention", "moe"}};  ///< the same, task by task; it ends at `iteration`
+  Timeline timeline{{"attention", "moe"}};  ///< task by task; it ends at `iteration`
 
   ModelTime tpot;  ///< iteration / (tokens it yields for a request)
   double tokens_per_s_per_npu = 0;
@@ -40,11 +40,8 @@ struct DecodeResult {
   std::string limit;        ///< what a faster machine should improve first
 };
 
+/// A call of uniform_step_time() (step_time.hpp).
 /// @throws std::invalid_argument for a layout that does not fit the model, or microbatches other than 0, 1, 2.
 DecodeResult decode_iteration(const Machine& machine, const ModelShape& model, const DecodeSetup& setup);
-
-/// Attention of one layer with the weights absorbed, for `requests` requests of `tokens / requests` new tokens each.
-Terms decode_attention(const Machine& machine, const ModelShape& model, double tokens, double requests,
-                       double kv_tokens, CoreShare share = {});
 
 }  // namespace supernode::emulation

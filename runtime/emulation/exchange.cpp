@@ -4,21 +4,11 @@
 #include <cmath>
 #include <numeric>
 
+#include "runtime/emulation/machine/exchange_rates.hpp"
 #include "runtime/emulation/machine/links.hpp"
 
 namespace supernode::emulation {
 namespace {
-
-double memory_rate(const Machine& machine) { return machine.die.memory_gbps * 1e9 * machine.die.memory_efficiency; }
-
-/// Vector cores move the rows themselves; a few of them are as fast as all, fewer are not.
-double sending_share(const Machine& machine, double vector_share) {
-  return std::min(1.0, vector_share * machine.die.vector_cores / machine.exchange.filling_cores);
-}
-
-double local_rate(const Machine& machine, double vector_share) {
-  return memory_rate(machine) * sending_share(machine, vector_share);
-}
 
 /// Points in time that differ by less, relatively, are one.
 constexpr double kRounding = 1e-12;
@@ -102,26 +92,13 @@ class TermCutter {
   Terms terms_;
 };
 
-double start_up_us(const Machine& machine, Phase phase) {
-  return phase == Phase::dispatch ? machine.exchange.dispatch_start_us : machine.exchange.combine_start_us;
-}
-
-/// The copy engine must be told sizes: one more exchange, of counts, before the data.
-double counts_us(const Machine& machine, const ExchangeStyle& style) {
-  return style.direct_writes ? 0 : machine.exchange.staged_start_us + machine.exchange.skew_us * harmonic(style.ranks);
-}
-
 }  // namespace
-
-double harmonic(int peers) {
-  double sum = 0;
-  for (int i = peers; i >= 1; --i) sum += 1.0 / i;
-  return sum;
-}
 
 Departure departure_of(const Machine& machine, const ExchangeStyle& style, std::span<const double> row,
                        std::span<const int> dies, int self, ModelTime start) {
-  const double begin = start.value + (start_up_us(machine, style.phase) + counts_us(machine, style)) * 1e-6;
+  const double begin =
+      (start + exchange_start_up(machine, style.phase) + counts_exchange(machine, style.direct_writes, style.ranks))
+          .value;
   double own = 0, package = 0, fabric = 0;
   const double sending = sending_share(machine, style.vector_share);
   const DiePlace here = place_of(machine, dies[static_cast<std::size_t>(self)]);
@@ -143,7 +120,7 @@ Departure departure_of(const Machine& machine, const ExchangeStyle& style, std::
 Completion completion_of(const Machine& machine, const ExchangeStyle& style, std::span<const Arrival> arrivals,
                          int self, ModelTime start) {
   const DiePlace here = place_of(machine, self);
-  const double own_s = start_up_us(machine, style.phase) * 1e-6, ready = start.value + own_s;
+  const double own_s = exchange_start_up(machine, style.phase).value, ready = start.value + own_s;
   LastArrival last{ready, ready, ready, 0, ""};
   const auto consider = [&](const LastArrival& one) {
     if (one.time > last.time) last = one;
@@ -171,24 +148,17 @@ Completion completion_of(const Machine& machine, const ExchangeStyle& style, std
 
   TermCutter cut(start.value);
   cut.add("start-up", own_s);
-  cut.until("exchange of counts", std::min(ready + counts_us(machine, style) * 1e-6, last.time));
+  cut.until("exchange of counts",
+            std::min(ready + counts_exchange(machine, style.direct_writes, style.ranks).value, last.time));
   cut.until("waiting for a sender", last.begin);
   cut.until(last.path, last.written);
   cut.until("latency", last.written + last.latency);
   cut.until("queue at the port", last.time);
-  double end = last.time;
-  // Dispatch polls one flag of every peer and so waits for the latest; a token's combine waits only for its own
-  // experts, which its start-up covers.
-  if (style.phase == Phase::dispatch) {
-    const double latest = machine.exchange.skew_us * 1e-6 * harmonic(style.ranks);
-    cut.add("latest peer", latest);
-    end += latest;
-  }
-  // Dispatch reads and writes each row once to sort them by expert; combine reads each to add it up.
-  const double passes = style.phase == Phase::dispatch ? 2 : 1;
-  const double moving = passes * received / local_rate(machine, style.vector_share);
-  cut.add("rows in local memory", moving);
-  return {{end + moving}, cut.terms()};
+  const ModelTime latest = latest_peer(machine, style.phase, style.ranks);
+  const ModelTime moving = moving_time(machine, style.phase, style.vector_share, received);
+  cut.add("latest peer", latest.value);
+  cut.add("rows in local memory", moving.value);
+  return {ModelTime{last.time} + latest + moving, cut.terms()};
 }
 
 std::vector<ModelTime> exchange_times(const Machine& machine, const ExchangeStyle& style, std::span<const double> bytes,

@@ -74,7 +74,4 @@ std::vector<ModelTime> exchange_times(const Machine& machine, const ExchangeStyl
 Terms exchange_time(const Machine& machine, const ExchangeStyle& style, double sent, double hot_out = 1,
                     double hot_in = 1);
 
-/// Expected lateness of the last of `peers` peers, in units of the mean: the harmonic number 1 + 1/2 + ... + 1/peers.
-double harmonic(int peers);
-
 }  // namespace supernode::emulation

@@ -45,33 +45,50 @@ std::vector<int> replicate(std::span<const double> loads, int slots) {
   return copies;
 }
 
-double placed_skew(std::span<const double> forecast, std::span<const double> loads, int slots, int dies) {
-  expect(forecast.size() == loads.size(), "loads are of as many experts as their forecast");
+std::vector<int> place_experts(std::span<const double> loads, int slots, int dies) {
   expect(slots >= static_cast<int>(loads.size()) && dies > 0 && slots % dies == 0,
          "a placement needs a slot for each expert and as many on each die");
-  const std::vector<int> copies = replicate(forecast, slots);
+  const std::vector<int> copies = replicate(loads, slots);
   struct Piece {
-    double planned, load;  // of one copy of an expert
+    double load;  // of one copy of an expert
+    int expert;
   };
   std::vector<Piece> pieces;
   for (std::size_t i = 0; i < loads.size(); ++i)
-    pieces.insert(pieces.end(), static_cast<std::size_t>(copies[i]), {forecast[i] / copies[i], loads[i] / copies[i]});
-  std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.planned > b.planned; });
+    pieces.insert(pieces.end(), static_cast<std::size_t>(copies[i]), {loads[i] / copies[i], static_cast<int>(i)});
+  std::stable_sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.load > b.load; });
   struct Bin {
-    double planned, load;
+    double load;
     int used, die;
-    bool operator>(const Bin& o) const { return planned != o.planned ? planned > o.planned : die > o.die; }
+    bool operator>(const Bin& o) const { return load != o.load ? load > o.load : die > o.die; }
   };
   std::priority_queue<Bin, std::vector<Bin>, std::greater<>> lightest;
-  for (int die = 0; die < dies; ++die) lightest.push({0, 0, 0, die});
-  double busiest = 0;
+  for (int die = 0; die < dies; ++die) lightest.push({0, 0, die});
+  const int each = slots / dies;
+  std::vector<int> placed(static_cast<std::size_t>(slots));
   for (const Piece& piece : pieces) {
     Bin bin = lightest.top();
     lightest.pop();
-    bin.planned += piece.planned;
+    placed[static_cast<std::size_t>(bin.die * each + bin.used)] = piece.expert;
     bin.load += piece.load;
-    busiest = std::max(busiest, bin.load);
-    if (++bin.used < slots / dies) lightest.push(bin);
+    if (++bin.used < each) lightest.push(bin);
+  }
+  return placed;
+}
+
+double placed_skew(std::span<const double> forecast, std::span<const double> loads, int slots, int dies) {
+  expect(forecast.size() == loads.size(), "loads are of as many experts as their forecast");
+  const std::vector<int> placed = place_experts(forecast, slots, dies);
+  std::vector<int> copies(loads.size());
+  for (const int expert : placed) ++copies[static_cast<std::size_t>(expert)];
+  double busiest = 0;
+  for (auto slot = placed.begin(); slot != placed.end();) {
+    double load = 0;
+    for (const auto end = slot + slots / dies; slot != end; ++slot) {
+      const auto expert = static_cast<std::size_t>(*slot);
+      load += loads[expert] / copies[expert];
+    }
+    busiest = std::max(busiest, load);
   }
   const double total = std::accumulate(loads.begin(), loads.end(), 0.0);
   return total > 0 ? busiest * dies / total : 1;

@@ -28,8 +28,11 @@ ExpertLoad zipf_load(int experts, double alpha);
 /// Copies of each expert when `slots` >= experts are given out one by one, each to the largest load per copy.
 std::vector<int> replicate(std::span<const double> loads, int slots);
 
-/// Load of the busiest die over the mean, when slots are dealt heaviest first to the least loaded die with room.
-/// @param slots total, a multiple of `dies`
+/// The expert that each slot holds, [slots], those of die 0 first: copies by replicate(), dealt heaviest first to the
+/// least loaded die with room. @param slots total, a multiple of `dies` and at least as many as experts
+std::vector<int> place_experts(std::span<const double> loads, int slots, int dies);
+
+/// Load of the busiest die over the mean, with experts placed by place_experts().
 double placed_skew(std::span<const double> loads, int slots, int dies);
 
 /// The same where copies and dies were chosen for other loads than those that came. @param forecast [experts], as

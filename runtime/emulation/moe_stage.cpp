@@ -63,11 +63,7 @@ MoeStage moe_stage(const Machine& machine, const ModelShape& model, const Expert
   if (tokens > 0) stage.skew = expert_skew(load, layout.slots(model), layout.routed_dies(), rows_per_slot, requests);
 
   const double hidden = model.hidden;
-  stage.gate.add("norm, quantise", vector_time(machine, tokens * hidden * (2 + 2 + 1), share));
-  stage.gate.add(
-      "gate",
-      gemm_time(machine, {.m = tokens, .n = 1.0 * model.experts, .k = hidden, .operands = ElementType::bf16}, share));
-  stage.gate.add("starts", start_time(machine, 2));
+  stage.gate = gate_stage(machine, model, tokens, share);
 
   // Copies that leave a die: one a chosen expert, and one to the shared expert where that lives elsewhere.
   const bool remote_shared = layout.shared_dies > 0 && model.shared_experts > 0;
@@ -86,12 +82,8 @@ MoeStage moe_stage(const Machine& machine, const ModelShape& model, const Expert
 
   if (!choices.early_quantisation)
     stage.experts.add("quantise", vector_time(machine, busiest * hidden * (2 + 1), share));
-  const Terms routed = ffn_stage(machine, {"routed gate_up", "routed down"}, per_die, hot_rows / per_die, hidden,
-                                 model.expert_ffn, share);
-  Terms shared;
-  if (model.shared_experts > 0)
-    shared = ffn_stage(machine, {"shared gate_up", "shared down"}, model.shared_experts, shared_rows, hidden,
-                       model.expert_ffn, share);
+  const Terms routed = routed_experts(machine, model, per_die, hot_rows / per_die, share);
+  const Terms shared = shared_experts(machine, model, shared_rows, share);
   // Where the shared experts have dies of their own, the slower kind of die sets the pace.
   if (!remote_shared || !(routed.total() < shared.total())) stage.experts.add(routed);
   if (!remote_shared || routed.total() < shared.total()) stage.experts.add(shared);
@@ -101,6 +93,25 @@ MoeStage moe_stage(const Machine& machine, const ModelShape& model, const Expert
   back.phase = Phase::combine;
   stage.combine = exchange_time(machine, back, tokens * copies * combine_message_bytes(hidden), hot, 1);
   return stage;
+}
+
+Terms gate_stage(const Machine& machine, const ModelShape& model, double tokens, CoreShare share) {
+  Terms terms;
+  terms.add("norm, quantise", vector_time(machine, tokens * model.hidden * (2 + 2 + 1), share));
+  const Gemm gate{.m = tokens, .n = 1.0 * model.experts, .k = model.hidden, .operands = ElementType::bf16};
+  terms.add("gate", gemm_time(machine, gate, share));
+  terms.add("starts", start_time(machine, 2));
+  return terms;
+}
+
+Terms routed_experts(const Machine& machine, const ModelShape& model, double groups, double rows, CoreShare share) {
+  return ffn_stage(machine, {"routed gate_up", "routed down"}, groups, rows, model.hidden, model.expert_ffn, share);
+}
+
+Terms shared_experts(const Machine& machine, const ModelShape& model, double rows, CoreShare share) {
+  if (model.shared_experts == 0) return {};
+  return ffn_stage(machine, {"shared gate_up", "shared down"}, model.shared_experts, rows, model.hidden,
+                   model.expert_ffn, share);
 }
 
 Terms dense_stage(const Machine& machine, const ModelShape& model, double tokens, CoreShare share) {

@@ -56,6 +56,13 @@ struct MoeStage {
 MoeStage moe_stage(const Machine& machine, const ModelShape& model, const ExpertLayout& layout, const ExpertLoad& load,
                    const ExchangeChoices& choices, double tokens, double requests, CoreShare share = {});
 
+/// Norm, quantisation and gate of `tokens` tokens.
+Terms gate_stage(const Machine& machine, const ModelShape& model, double tokens, CoreShare share = {});
+
+/// Products of `groups` routed or shared experts with `rows` rows each.
+Terms routed_experts(const Machine& machine, const ModelShape& model, double groups, double rows, CoreShare share = {});
+Terms shared_experts(const Machine& machine, const ModelShape& model, double rows, CoreShare share = {});
+
 /// The dense FFN of the first layers.
 Terms dense_stage(const Machine& machine, const ModelShape& model, double tokens, CoreShare share = {});
 

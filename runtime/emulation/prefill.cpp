@@ -3,51 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <string_view>
 #include <vector>
 
-#include "runtime/emulation/machine/links.hpp"
+#include "runtime/emulation/stage_costs.hpp"
 
 namespace supernode::emulation {
 namespace {
-
-/// All dies of the instance send each other equal shares: a bulk transfer by the copy engine at the link's write rate.
-ModelTime collective(const Machine& machine, int dies, double bytes_sent) {
-  if (dies < 2) return {};
-  return link_time(machine, Access::write, Memory::die, dies > machine.dies_per_node() ? 2 : 1, bytes_sent).total();
-}
-
-/// Attention of one layer. `fresh` tokens a die are computed; `all` have keys and values, the rest of them reused.
-Terms prefill_attention(const Machine& machine, const ModelShape& model, double fresh, double all, double prompt,
-                        int dies) {
-  const double queries = model.heads * (model.nope + model.rope), values = model.heads * model.value;
-  const double keys_values = model.heads * (model.nope + model.value);
-  const double q_input = model.q_lora > 0 ? model.q_lora : model.hidden;
-  Terms t;
-  const auto vector = [&](const char* name, double elements) { t.add(name, vector_time(machine, 2 * elements)); };
-  const auto product = [&](const char* name, double rows, double n, double k) {
-    t.add(name, gemm_time(machine, {.m = rows, .n = n, .k = k}));
-  };
-  vector("norm, quantise", fresh * model.hidden * 2.5);
-  const double down = (model.q_lora > 0 ? model.q_lora : 0) + model.latent();
-  product("down projections", fresh, down, model.hidden);
-  vector("norm latents, rope", 2 * fresh * down);
-  // Each die needs the latents of every token for its own heads; reused ones were loaded in shares too.
-  const double latents = fresh * q_input + all * model.latent();
-  t.add("all-gather", collective(machine, dies, 2 * latents * (dies - 1)));
-  product("q up", fresh, queries, q_input);
-  product("kv up", all, keys_values, model.kv_lora);
-  vector("rope, join heads", fresh * queries * 2 + all * (keys_values * 2 + queries - model.heads * model.nope));
-  // Causal: a fresh token sees the reused ones and half of the fresh ones of its prompt.
-  const double seen = prompt * (all > 0 ? 1 - fresh / all / 2 : 0);
-  t.add("attention",
-        attention_time(machine, 2 * fresh * seen * (queries + values), 2 * all * (queries + values) / model.heads));
-  vector("quantise, pack heads", fresh * values * (1 + 0.5 + 1 + 1));
-  t.add("all-to-all", collective(machine, dies, 2 * fresh * values * (dies - 1) / dies));
-  product("output", fresh, model.hidden, values);
-  vector("residual", fresh * model.hidden * 3);
-  t.add("starts", start_time(machine, 12));
-  return t;
-}
 
 /// Tokens of a die in one microbatch: `all` of its prompts, of which `fresh` are computed and the rest reused.
 struct Share {
@@ -60,67 +22,41 @@ double reused_share(const PrefillSetup& setup) {
   return blocks * setup.block_tokens / setup.prompt_tokens;
 }
 
-/// Prices what one microbatch does in one MoE layer.
+AttentionWork work_of(const PrefillSetup& setup, const Share& share) {
+  // Causal: a fresh token sees the reused ones and half of the fresh ones of its prompt.
+  const double seen = setup.prompt_tokens * (share.all > 0 ? 1 - share.fresh / share.all / 2 : 0);
+  return {.sequences = setup.prompt_tokens > 0 ? share.all / setup.prompt_tokens : 0,
+          .tokens = share.fresh,
+          .context = share.all,
+          .attended = share.fresh * seen};
+}
+
+/// What one microbatch does in one MoE layer, for the reader.
 void price_layer(PrefillResult& r, const Machine& machine, const ModelShape& model, const PrefillSetup& setup,
-                 const Share& share) {
-  const MoeStage moe = moe_stage(machine, model, setup.layout, setup.load, setup.exchange, share.fresh,
-                                 share.all * setup.layout.dies / setup.prompt_tokens);
+                 const AttentionWork& work) {
+  const MoeStage moe = moe_stage(machine, model, setup.layout, setup.load, setup.exchange, work.tokens,
+                                 work.context * setup.layout.dies / setup.prompt_tokens);
   r.skew = moe.skew;
-  r.before_experts = prefill_attention(machine, model, share.fresh, share.all, setup.prompt_tokens, setup.layout.dies);
-  r.before_experts.add(moe.gate);
-  // The vector cores sort rows for the copy engine, on either side of the wire.
-  const double rows = share.fresh * model.topk;
-  r.before_experts.add("prepare dispatch", vector_time(machine, rows * 2 * model.hidden));
-  r.experts.add("sort by expert", vector_time(machine, moe.skew * rows * 2 * model.hidden));
+  const PrefillAttention attention = prefill_attention(machine, model, setup.layout.dies, work, work, work);
+  for (const Terms* terms : {&attention.before, &attention.between, &attention.after, &moe.gate})
+    r.before_experts.add(*terms);
+  const double rows = work.tokens * model.topk;
+  r.before_experts.add("prepare dispatch", prepare_rows(machine, model, rows));
+  r.experts.add("sort by expert, prepare combine", arrange_rows(machine, model, moe.skew * rows));
   r.experts.add(moe.experts);
-  r.experts.add("prepare combine", vector_time(machine, moe.skew * rows * 4 * model.hidden));
-  r.after_experts.add("sum, residual", vector_time(machine, (rows + 2 * share.fresh) * 2 * model.hidden));
+  r.after_experts.add("sum, residual", sum_rows(machine, model, work.tokens));
   r.dispatch = moe.dispatch;
   r.combine = moe.combine;
 }
 
-/// Appends the MoE layers. Microbatches take turns: while one's rows travel, the other computes. A microbatch goes on
-/// to its next attention before the other's combine is awaited.
-/// @param ready for each microbatch the task that it waits for; then its last one. @returns when each layer was done
-/// except for its combines.
-std::vector<ModelTime> schedule_moe_layers(Timeline& line, const PrefillResult& r, int layers,
-                                           std::vector<int>& ready) {
-  const ModelTime attention = r.before_experts.total(), experts = r.experts.total(), sum = r.after_experts.total();
-  const ModelTime dispatch = r.dispatch.total(), combine = r.combine.total();
+/// From the end of a layer's experts to those of the next one, in the middle of the batch.
+ModelTime steady_layer(const Timeline& line, int microbatches) {
   std::vector<ModelTime> ends;
-  for (int layer = 0; layer < layers; ++layer) {
-    for (int& last : ready) {
-      if (layer > 0) last = line.add("sum", 0, sum, {last});
-      last = line.add("attention", 0, attention, {last});
-    }
-    for (int& last : ready) last = line.add("dispatch", 1, dispatch, {last});
-    for (int& last : ready) last = line.add("experts", 0, experts, {last});
-    ends.push_back(line.end());
-    for (int& last : ready) last = line.add("combine", 1, combine, {last});
-  }
-  for (int& last : ready) last = line.add("sum", 0, sum, {last});
-  return ends;
-}
-
-/// Fills in the timeline and what is read from it. `r` holds the prices.
-void schedule_batch(PrefillResult& r, const Machine& machine, const ModelShape& model, const PrefillSetup& setup,
-                    const Share& share) {
-  Timeline& line = r.timeline;
-  std::vector<int> ready(static_cast<std::size_t>(setup.microbatches), line.add("pool", 0, r.pool));
-  const ModelTime dense_layer =
-      prefill_attention(machine, model, share.fresh, share.all, setup.prompt_tokens, setup.layout.dies).total() +
-      dense_stage(machine, model, share.fresh).total();
-  for (int layer = 0; layer < model.dense_layers; ++layer)
-    for (int& last : ready) last = line.add("dense layer", 0, dense_layer, {last});
-  const std::vector<ModelTime> ends = schedule_moe_layers(line, r, model.layers - model.dense_layers, ready);
+  int of_layer = 0;
+  for (const Task& task : line.tasks())
+    if (std::string_view(task.name) == "experts" && ++of_layer % microbatches == 0) ends.push_back(task.end);
   const std::size_t middle = ends.size() / 2;
-  if (ends.size() > 1) r.layer = ends[middle] - ends[middle - 1];
-  // Only a prompt's last token needs logits.
-  const double prompts = setup.prompt_tokens > 0 ? setup.tokens_per_die / setup.prompt_tokens : 0;
-  line.add("head", 0, gemm_time(machine, {.m = prompts, .n = model.vocabulary, .k = model.hidden}), ready);
-
-  r.parts = line.critical_path();
-  r.batch = r.parts.total();
+  return ends.size() > 1 ? ends[middle] - ends[middle - 1] : ModelTime{};
 }
 
 double memory_of(const ModelShape& model, const PrefillSetup& setup) {
@@ -147,11 +83,22 @@ PrefillResult prefill_batch(const Machine& machine, const ModelShape& model, con
   const double reuse = reused_share(setup);
   const double all = setup.tokens_per_die / setup.microbatches;
   const Share share{.all = all, .fresh = all * (1 - reuse)};
+  const AttentionWork work = work_of(setup, share);
+  const StepSetup step_setup{.stage = Stage::prefill,
+                             .layout = setup.layout,
+                             .exchange = setup.exchange,
+                             .network = setup.network,
+                             .block_tokens = setup.block_tokens};
+  DieStep step;
+  step.microbatches.assign(static_cast<std::size_t>(setup.microbatches), MicrobatchStep{.work = work});
+  step.loads = {{.bytes = setup.tokens_per_die * reuse * model.kv_bytes_per_token()}};
   PrefillResult r;
-  price_layer(r, machine, model, setup, share);
-  const double cached = setup.tokens_per_die * reuse * model.kv_bytes_per_token();
-  r.pool = pool_read_time(machine, setup.network, cached, setup.block_tokens * model.kv_bytes_per_layer()).total();
-  schedule_batch(r, machine, model, setup, share);
+  price_layer(r, machine, model, setup, work);
+  const StepTiming timing = uniform_step_time(machine, model, step_setup, setup.load, step, &r.timeline);
+  r.pool = timing.terms.of("pool");
+  r.parts = timing.terms;
+  r.batch = timing.end();
+  r.layer = steady_layer(r.timeline, setup.microbatches);
   if (r.batch.value > 0) r.tokens_per_s_per_npu = setup.tokens_per_die * machine.dies_per_npu / r.batch.value;
   r.handover = {setup.prompt_tokens * model.kv_bytes_per_token() / (machine.host_path.rdma_gbps * 1e9)};
   r.memory_bytes = memory_of(model, setup);

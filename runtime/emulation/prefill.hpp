@@ -2,9 +2,7 @@
 // One prefill batch of an instance: attention in stages sequence parallel -> tensor parallel -> sequence parallel,
 // experts expert parallel; one die as all.
 
-#include "runtime/emulation/machine/storage.hpp"
-#include "runtime/emulation/machine/streams.hpp"
-#include "runtime/emulation/moe_stage.hpp"
+#include "runtime/emulation/step_time.hpp"
 
 namespace supernode::emulation {
 
@@ -41,6 +39,7 @@ struct PrefillResult {
   std::string limit;  ///< what a faster machine should improve first
 };
 
+/// A call of uniform_step_time() (step_time.hpp).
 /// @throws std::invalid_argument for a layout that does not fit the model, reuse outside [0, 1), microbatches not 1
 /// or 2.
 PrefillResult prefill_batch(const Machine& machine, const ModelShape& model, const PrefillSetup& setup);

@@ -30,6 +30,12 @@ int cache_rank(const ServingConfig& c, int index) { return decode_rank(c, c.deco
 
 int world_size(const ServingConfig& c) { return cache_rank(c, c.cache_ranks); }
 
+int instance_color(const ServingConfig& c, const Part& part) {
+  if (part.role == Role::prefill) return part.instance;
+  if (part.role == Role::decode) return c.prefill_instances + part.instance;
+  return -1;
+}
+
 Part part_of(const ServingConfig& c, int rank) {
   if (rank == 0) return {};
   if (const int i = rank - prefill_rank(c, 0, 0); i < c.prefill_instances * c.prefill_dies)

@@ -27,6 +27,9 @@ int prefill_rank(const ServingConfig& config, int instance, int die);
 int decode_rank(const ServingConfig& config, int instance, int die);
 int cache_rank(const ServingConfig& config, int index);
 
+/// One number for each instance: dies with the same one work together. -1: the rank holds no part of a model.
+int instance_color(const ServingConfig& config, const Part& part);
+
 /// @throws UsageError naming the right number when `size` is not world_size(config).
 void check_world_size(const ServingConfig& config, int size);
 

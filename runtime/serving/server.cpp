@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -16,24 +17,14 @@
 #include "runtime/serving/coordinator/coordinate.hpp"
 #include "runtime/serving/fleet/wall_fleet.hpp"
 #include "runtime/serving/roles.hpp"
+#include "runtime/serving/runs/modelled_run.hpp"
+#include "runtime/serving/runs/shape_run.hpp"
 #include "runtime/serving/workers/model_source.hpp"
 #include "runtime/serving/workers/real_engine.hpp"
 #include "runtime/serving/workers/worker.hpp"
 
 namespace supernode::serving {
 namespace {
-
-/// One color an instance; the coordinator and the cache ranks hold no model.
-int instance_color(const ServingConfig& config, const Part& part) {
-  switch (part.role) {
-    case Role::prefill:
-      return part.instance;
-    case Role::decode:
-      return config.prefill_instances + part.instance;
-    default:
-      return MPI_UNDEFINED;
-  }
-}
 
 std::unique_ptr<pool::Pool> make_pool(const Communicator& world, const ServeOptions& options) {
   const ServingConfig& config = options.serving;
@@ -64,20 +55,19 @@ ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& opt
   WallFleet fleet(options.serving, arrivals, mailbox, options.deadline_s);
   ServedLog served;
   Scheduler scheduler(options.serving, served, options.max_concurrency);
+  const WallTime start = wall_now();
   const WorkerStatistics counts = coordinate(scheduler, fleet);
   ServeOutcome outcome;
+  outcome.wall = wall_now() - start;
   outcome.requests = served.take();
-  outcome.pool.lookups = counts.lookups;
-  outcome.pool.hits = counts.hits;
-  outcome.pool.stored_blocks = counts.stored_blocks;
-  outcome.pool.dropped_blocks = counts.dropped_blocks;
-  outcome.pool.miss_reasons = counts.miss_reasons;
+  outcome.pool = pool_figures(counts);
   return outcome;
 }
 
 /// Any other rank's.
-void work(const Communicator& control, const Communicator& transfer, const ServeOptions& options,
-          const std::string& identity, moe::Transformer* model, pool::Pool* shared_pool, const Part& part) {
+void work(const Communicator& control, const Communicator& transfer, const Communicator& instance,
+          const ServeOptions& options, const std::string& identity, moe::Transformer* model, pool::Pool* shared_pool,
+          const Part& part) {
   Mailbox control_box(control), transfer_box(transfer);
   WorkerContext context;
   context.config = &options.serving;
@@ -86,14 +76,18 @@ void work(const Communicator& control, const Communicator& transfer, const Serve
   context.control = &control_box;
   context.transfer = &transfer_box;
   context.pool = shared_pool;
-  context.model_name = fmt::format("{}/{}", identity, name_of(options.type));
+  // On a modelled clock the coordinator makes the same keys.
+  context.model_name =
+      options.modelled ? options.modelled->model_name : fmt::format("{}/{}", identity, name_of(options.type));
   context.deadline_s = options.deadline_s;
   if (part.role == Role::cache) {
     run_cache_worker(context, options.injections);
     return;
   }
-  RealEngine engine(*model);
-  context.engine = &engine;
+  RealEngine real(*model, options.modelled ? StepRecords::kept : StepRecords::none);
+  std::optional<ModelledEngine> modelled;
+  if (options.modelled) modelled.emplace(real, instance, modelled_instance(options, part), options.deadline_s);
+  context.engine = modelled ? static_cast<StepEngine*>(&*modelled) : &real;
   if (part.role == Role::prefill) {
     run_prefill_worker(context);
   } else {
@@ -113,11 +107,20 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
   // Every rank sees the same size, so all throw or none does.
   collectively(world, [&] {
     check_world_size(config, world.size());
+    if (options.modelled && options.model_from_pool)
+      throw UsageError("--model-from-pool: a modelled machine has no files in its pool");
+    if (options.modelled && !options.injections.empty())
+      throw UsageError("--inject: failures happen at wall times, a modelled machine has none");
+    if (options.modelled && options.modelled->compute == Compute::real && config.cache_ranks > 0)
+      static_cast<void>(blocks_really_held(options));
     if (options.model_from_pool && config.cache_ranks == 0)
       throw UsageError("--model-from-pool needs a pool: serving.cache_ranks is 0");
   });
+  if (options.modelled && options.modelled->compute == Compute::shape)
+    return run_shape(world, options, std::move(requests));
   const Part part = part_of(config, world.rank());
-  const Communicator instance = world.split(instance_color(config, part), world.rank());
+  const int color = instance_color(config, part);
+  const Communicator instance = world.split(color < 0 ? MPI_UNDEFINED : color, world.rank());
   const Communicator control = world.duplicate();
   const Communicator transfer = world.duplicate();
   const std::string identity = model_identity(world, options.checkpoint);
@@ -129,10 +132,12 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
   world.barrier();  // so that no request is charged for a rank that starts late
 
   if (part.role != Role::coordinator) {
-    work(control, transfer, options, identity, built.model.get(), shared_pool.get(), part);
+    work(control, transfer, instance, options, identity, built.model.get(), shared_pool.get(), part);
     return {};
   }
-  ServeOutcome outcome = coordinate_run(control, options, std::move(requests));
+  ServeOutcome outcome = options.modelled
+                             ? coordinate_modelled(control, options, CacheOrders::pool, std::move(requests))
+                             : coordinate_run(control, options, std::move(requests));
   outcome.pool.model_bytes = built.bytes;
   outcome.pool.model_bytes_read = built.bytes_read;
   if (shared_pool && !shared_pool->stop()) log(LogLevel::warning, "a cache rank did not take the order to stop");

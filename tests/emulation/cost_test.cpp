@@ -165,6 +165,9 @@ TEST_CASE("a model that the cost functions cannot describe is refused") {
   config.moe_layer_freq = 2;
   CHECK_THROWS_WITH(moe::shape_of(config), Contains("'moe_layer_freq' is 2"));
   config.moe_layer_freq = 1;
+  CHECK_NOTHROW(moe::expert_layout_of(config, 64).check(moe::shape_of(config)));
+  CHECK_THROWS_WITH(moe::expert_layout_of(config, 3),
+                    Contains("'n_routed_experts' is 256: a modelled instance of 3 dies"));
   config.n_routed_experts = 0;
   CHECK_THROWS_WITH(moe::shape_of(config), Contains("'n_routed_experts' is 0"));
 }

@@ -52,3 +52,10 @@ TEST_CASE("a placement for yesterday's loads pays for today's") {
   // Four experts of 4, 3, 2, 1 on two dies: {4, 1} and {3, 2}. Today's 1, 1, 1, 5 put 6 of 8 on the first.
   CHECK(placed_skew(std::vector<double>{4, 3, 2, 1}, std::vector<double>{1, 1, 1, 5}, 4, 2) == Approx(6 / 4.0));
 }
+
+TEST_CASE("a placement names the expert of each slot, die by die") {
+  // Heaviest first to the least loaded die with room.
+  CHECK(place_experts(std::vector<double>{4, 3, 2, 1}, 4, 2) == std::vector<int>{0, 3, 1, 2});
+  // The copies of an expert are as heavy as a half of it.
+  CHECK(place_experts(std::vector<double>{6, 2, 1}, 4, 2) == std::vector<int>{0, 1, 0, 2});
+}

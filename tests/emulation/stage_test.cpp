@@ -87,7 +87,9 @@ TEST_CASE("the streams of a layer are the sums of their operators, the exchange 
   setup.microbatches = 2;
   const DecodeResult r = decode_iteration(cm(), r1(), setup);
   // 48 requests an NPU and two tokens each in a microbatch: 48 tokens a die, attention on two thirds of it.
-  const Terms attention = decode_attention(cm(), r1(), 48, 24, 4096, {.matrix = 2.0 / 3, .vector = 2.0 / 3});
+  const Terms attention =
+      decode_attention(cm(), r1(), {.sequences = 24, .tokens = 48, .context = 24 * 4096, .attended = 48 * 4096},
+                       {.matrix = 2.0 / 3, .vector = 2.0 / 3});
   CHECK(r.attention_stream.value == Approx(attention.total().value));
   // A die with one of 288 slots gets 320 * 8 / 288 rows a token of each die, of 9 that a die sends.
   const double bytes = 48 * 9 * 7680, hot = r.skew * (320 * 8 / 288.0) / 9;

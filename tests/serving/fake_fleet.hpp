@@ -57,7 +57,7 @@ class FakeFleet : public Fleet {
     return event;
   }
   bool quiet() const override { return source_.closed() && events_.empty(); }
-  WorkerStatistics stop() override {
+  WorkerStatistics stop(Unfinished) override {
     CHECK(quiet());
     CHECK_FALSE(std::exchange(stopped, true));
     return {};

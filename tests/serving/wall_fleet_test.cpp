@@ -188,12 +188,13 @@ TEST_CASE_METHOD(Fixture, "short, foreign, duplicated and late reports are refus
   }
   SECTION("late: after the order to stop") {
     arrive(3, DecodeReport{});
-    CHECK_THROWS_WITH(fleet.stop(), Contains("rank 3 reported a decode iteration, which it did not owe"));
+    CHECK_THROWS_WITH(fleet.stop(Unfinished::none),
+                      Contains("rank 3 reported a decode iteration, which it did not owe"));
   }
   SECTION("two last reports") {
     arrive(1, StoppedReport{});
     arrive(1, StoppedReport{});
-    CHECK_THROWS_WITH(fleet.stop(), Contains("rank 1 reported what it counted, which it did not owe"));
+    CHECK_THROWS_WITH(fleet.stop(Unfinished::none), Contains("rank 1 reported what it counted, which it did not owe"));
   }
 }
 
@@ -268,7 +269,7 @@ TEST_CASE_METHOD(Fixture, "a report that waits to be read is no missing one, how
 TEST_CASE_METHOD(Running, "the order to stop is the last that a worker gets") {
   for (int turn = 0; turn < 150; ++turn) port.pause();  // several times the span between keep-alives
   for (int rank = 1; rank <= 3; ++rank) port.arrive(rank, encode(StoppedReport{}, RunTime{}));
-  fleet.stop();
+  fleet.stop(Unfinished::none);
   REQUIRE(port.sent.size() == 3);
   for (const FakePort::Sent& sent : port.sent) CHECK(sent.tag == static_cast<int>(MessageKind::stop));
 }
@@ -276,6 +277,6 @@ TEST_CASE_METHOD(Running, "the order to stop is the last that a worker gets") {
 TEST_CASE_METHOD(Running, "a worker that does not stop is named") {
   for (const int rank : {1, 3}) port.arrive(rank, encode(StoppedReport{}, RunTime{}));
   CHECK_THROWS_WITH(
-      fleet.stop(),
+      fleet.stop(Unfinished::none),
       "rank 0 (coordinator): rank 2 (prefill instance 0, die 1) did not report what it counted within 0.4 s");
 }

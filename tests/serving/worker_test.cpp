@@ -44,7 +44,8 @@ class FakeEngine : public StepEngine {
   std::size_t state_bytes_per_token() const override { return 4; }
   StepOutcome step(std::span<const StepWork> works, RunTime start) override {
     starts.push_back(start);
-    StepOutcome outcome{{}, 900ns};
+    StepOutcome outcome;
+    outcome.exchange = 900ns;
     for (const StepWork& work : works) {
       auto& tokens = static_cast<FakeState*>(work.state)->tokens;
       tokens.insert(tokens.end(), work.tokens.begin(), work.tokens.end());

@@ -28,15 +28,27 @@ class Deadline {
 enum class Idle { spin, sleep };
 
 /// One turn of a polling loop. The first turns only pause the pipeline; then the core is yielded at each turn, and with
-/// Idle::sleep the thread sleeps shortly after about a millisecond of yielding.
+/// Idle::sleep the thread sleeps shortly between its turns after about a millisecond of yielding.
+///
+/// Where many ranks share a core, those that wait take the time of those that work: each wakes up to find nothing.
+/// crowd() makes them sleep longer.
 class SpinWait {
  public:
   explicit SpinWait(Idle idle = Idle::spin) : idle_(idle) {}
-  void turn();
-  void reset() noexcept { turns_ = 0; }
+  /// @returns whether it slept: the clock is worth a look then.
+  bool turn();
+  void reset() noexcept {
+    turns_ = 0;
+    sleep_us_ = 0;
+  }
+
+  /// From now on waits of this process reckon with many more ranks than cores: all of them sleep, those of Idle::spin
+  /// too, at once, and the longer the longer they have waited: from 1 ms to 100 ms.
+  static void crowd();
 
  private:
   unsigned turns_ = 0;
+  unsigned sleep_us_ = 0;  ///< of the last turn
   Idle idle_;
 };
 
@@ -51,12 +63,11 @@ void wait_until(Ready&& ready, double seconds, Describe&& describe, Idle idle = 
   const Deadline deadline(seconds);
   SpinWait spin(idle);
   for (unsigned turns = 1; !ready(); ++turns) {
-    // The clock costs more than a turn; look at it now and then.
-    if (turns % 64 == 0 && deadline.expired()) {
+    // The clock costs more than a turn that does not sleep; look at it now and then.
+    if ((spin.turn() || turns % 64 == 0) && deadline.expired()) {
       if (ready()) return;
       throw_timeout(describe(), seconds);
     }
-    spin.turn();
   }
 }
 

@@ -9,11 +9,13 @@
 #include <dlfcn.h>
 #include <mpi.h>
 #include <sched.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "runtime/core/core_sharing.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/communicator.hpp"
+#include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/mpi/launcher.hpp"
 #include "runtime/core/text.hpp"
 
@@ -37,9 +39,25 @@ bool has_rdma_device() {
   return std::filesystem::is_directory(devices, ignored) && !std::filesystem::is_empty(devices, ignored);
 }
 
+/// Prepares this process for a host with many more ranks than cores, before MPI starts: most of a run with hundreds of
+/// ranks on a few cores is ranks that wake up to find nothing, in MPI_Init and in every wait after it.
+void make_room_for_others() {
+  const double ranks_per_core =
+      static_cast<double>(launch_identity().local_size) / static_cast<double>(::sysconf(_SC_NPROCESSORS_ONLN));
+  constexpr double many = 8;
+  if (ranks_per_core < many) return;
+  SpinWait::crowd();
+  // Sleeps of MPI and of its helper threads may end 5 ms late; a rank that wakes up does not push aside one that works.
+  // Both are wishes: what the system refuses costs time only.
+  ::prctl(PR_SET_TIMERSLACK, 5000000ul, 0, 0, 0);
+  const sched_param no_priority{};
+  static_cast<void>(::sched_setscheduler(0, SCHED_IDLE, &no_priority));
+}
+
 }  // namespace
 
 void platform_defaults() {
+  make_room_for_others();
   char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
   int length = 0;
   MPI_Get_library_version(version, &length);

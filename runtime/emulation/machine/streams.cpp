@@ -27,22 +27,30 @@ ModelTime Timeline::end() const {
   return end;
 }
 
-Terms Timeline::critical_path() const {
+std::vector<int> Timeline::critical_tasks() const {
   const auto ends_sooner = [](const Task& a, const Task& b) { return a.end < b.end; };
   const auto latest = std::max_element(tasks_.begin(), tasks_.end(), ends_sooner);
-  std::vector<const Task*> path;
-  for (const Task* task = latest == tasks_.end() ? nullptr : &*latest; task;) {
-    path.push_back(task);
+  std::vector<int> path;
+  for (int index = latest == tasks_.end() ? -1 : static_cast<int>(latest - tasks_.begin()); index >= 0;) {
+    path.push_back(index);
+    const Task& task = tasks_[static_cast<std::size_t>(index)];
     // A task begins when its stream is free or when what it waits for is done, whichever is later: one of them is it.
     const auto decides = [&](int earlier) {
-      return earlier >= 0 && tasks_[static_cast<std::size_t>(earlier)].end == task->begin;
+      return earlier >= 0 && tasks_[static_cast<std::size_t>(earlier)].end == task.begin;
     };
-    const auto awaited = std::find_if(task->after.begin(), task->after.end(), decides);
-    const int decider = decides(task->before) ? task->before : awaited != task->after.end() ? *awaited : -1;
-    task = decider < 0 ? nullptr : &tasks_[static_cast<std::size_t>(decider)];
+    const auto awaited = std::find_if(task.after.begin(), task.after.end(), decides);
+    index = decides(task.before) ? task.before : awaited != task.after.end() ? *awaited : -1;
   }
+  std::reverse(path.begin(), path.end());
+  return path;
+}
+
+Terms Timeline::critical_path() const {
   Terms terms;
-  for (auto task = path.rbegin(); task != path.rend(); ++task) terms.lengthen((*task)->name, (*task)->duration);
+  for (const int index : critical_tasks()) {
+    const Task& task = tasks_[static_cast<std::size_t>(index)];
+    terms.lengthen(task.name, task.duration);
+  }
   return terms;
 }
 

@@ -36,7 +36,9 @@ class Timeline {
   ModelTime busy(int stream) const;  ///< sum of its durations
 
   /// The chain of tasks that ends last: each began at the moment when the one before it in the chain ended, so their
-  /// durations add up to end(). One term for each name of a task, in the order of the chain. O(tasks).
+  /// durations add up to end(). O(tasks). @returns indices into tasks()
+  std::vector<int> critical_tasks() const;
+  /// The same as terms: one for each name of a task, in the order of the chain.
   Terms critical_path() const;
 
   const std::vector<std::string>& streams() const { return streams_; }

@@ -23,7 +23,7 @@ class Admission {
 
   /// KV that a request takes on its decode die in the end, tokens.
   static std::int64_t kv_tokens(const Request& request) {
-    return static_cast<std::int64_t>(request.prompt.size()) + request.max_output;
+    return std::int64_t{request.prompt_tokens()} + request.max_output;
   }
 
  private:

@@ -4,14 +4,19 @@
 
 namespace supernode::serving {
 
-WorkerStatistics coordinate(Scheduler& scheduler, Fleet& fleet) {
+WorkerStatistics coordinate(Scheduler& scheduler, Fleet& fleet, const std::function<bool()>& over) {
+  bool ended = false;
   // That every request has ended is not enough: a die without a request in the last batch still owes its empty report.
   while (!fleet.quiet()) {
     const Event event = fleet.next();
-    for (const Command& command : scheduler.handle(event)) fleet.perform(command, event.time);
+    const std::vector<Command> commands = scheduler.handle(event);
+    ended = ended || (over && over());
+    if (ended) continue;
+    for (const Command& command : commands) fleet.perform(command, event.time);
   }
+  if (ended) return fleet.stop(Unfinished::abandoned);
   if (!scheduler.idle()) throw EnvironmentError("requests wait for a report that nobody owes");
-  return fleet.stop();
+  return fleet.stop(Unfinished::none);
 }
 
 }  // namespace supernode::serving

@@ -18,9 +18,9 @@ class Fleet {
   virtual void perform(const Command& command, RunTime now) = 0;
   /// Nothing happens any more unless it is ordered: no request will come, and no die owes a report.
   virtual bool quiet() const = 0;
-  /// Tells all dies to stop. @pre quiet() @returns what they counted, added up. @throws TimeoutError naming a rank that
+  /// Tells all dies to stop. @pre quiet() @param unfinished what becomes of requests that have not ended @returns what they counted, added up. @throws TimeoutError naming a rank that
   /// does not stop.
-  virtual WorkerStatistics stop() = 0;
+  virtual WorkerStatistics stop(Unfinished unfinished) = 0;
 };
 
 }  // namespace supernode::serving

@@ -54,6 +54,9 @@ void Scheduler::on(const Arrived& event, RunTime now, std::vector<Command>& comm
   }
   queue_.push_back(id);
   start_prefills(now, commands);
+  if (event.request->placed_tokens > 0)
+    for (int i = 0; i < config_.decode_instances; ++i)
+      if (decode_instance(i).reports_missing == 0) start_decode(i, now, commands);
 }
 
 void Scheduler::on(const PrefillReported& event, RunTime now, std::vector<Command>& commands) {
@@ -149,8 +152,12 @@ void Scheduler::end_iteration(DecodeInstance& instance, RunTime now) {
     Active& active = active_.at(token.request);
     if (token.token) {
       add_token(active, *token.token, now);
-      if (active.record.tokens.size() == static_cast<std::size_t>(active.request->max_output))
-        end(token.request, {EndReason::length}, now);
+      for (const std::int32_t further : token.further) add_token(active, further, now);
+      const auto most = static_cast<std::size_t>(active.request->max_output);
+      if (active.record.tokens.size() > most)
+        throw EnvironmentError(
+            fmt::format("request {} got {} tokens and asked for {}", token.request, active.record.tokens.size(), most));
+      if (active.record.tokens.size() == most) end(token.request, {EndReason::length}, now);
     } else {
       end(token.request,
           {EndReason::failed, fmt::format("the logits of token {} are not finite", active.record.tokens.size() + 1)},
@@ -186,6 +193,10 @@ void Scheduler::start_prefills(RunTime now, std::vector<Command>& commands) {
   }
   while (!queue_.empty()) {
     Active& active = active_.at(queue_.front());
+    if (active.request->placed_tokens > 0) {
+      if (!start_placed(active, now, commands)) break;
+      continue;
+    }
     const auto tokens = static_cast<std::int64_t>(active.request->prompt.size());
     FormingBatch* least = nullptr;
     for (FormingBatch& batch : forming)
@@ -214,6 +225,31 @@ void Scheduler::start_prefills(RunTime now, std::vector<Command>& commands) {
       instance.missing_results[die] = batch.command.by_die[die].size();
     commands.push_back(std::move(batch.command));
   }
+}
+
+/// A request whose KV lies on its decode die: no prefill, and no hand-over but for the notice.
+bool Scheduler::start_placed(Active& active, RunTime now, std::vector<Command>& commands) {
+  const std::optional<DieId> room = admission_.place(*active.request, fleet_);
+  if (!room) return false;
+  queue_.pop_front();
+  admission_.reserve(*active.request, *room, fleet_);
+  active.decode = *room;
+  RequestRecord& record = active.record;
+  record.prefill_started = record.first_token = record.decode_joined = now;
+  record.hit_tokens = active.request->placed_tokens;
+  constexpr std::int32_t first_token = 0;  // whatever came before
+  add_token(active, first_token, now);
+  if (active.request->max_output == 1) {
+    end(active.request->id, {EndReason::length}, now);
+    return true;
+  }
+  // Its die is told before its next iteration, so it may join that one.
+  active.stage = Stage::ready;
+  decode_instance(active.decode.instance)
+      .ready[static_cast<std::size_t>(active.decode.die)]
+      .push_back(active.request->id);
+  commands.push_back(ExpectKv{active.request, {}, active.decode, first_token});
+  return true;
 }
 
 void Scheduler::start_decode(int index, RunTime now, std::vector<Command>& commands) {

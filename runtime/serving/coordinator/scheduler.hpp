@@ -68,6 +68,7 @@ class Scheduler {
   void check_tokens(const DecodeInstance& instance) const;
   void end_iteration(DecodeInstance& instance, RunTime now);
   void start_prefills(RunTime now, std::vector<Command>& commands);
+  bool start_placed(Active& active, RunTime now, std::vector<Command>& commands);
   void start_decode(int instance, RunTime now, std::vector<Command>& commands);
   /// The request, which must be in that stage. @throws EnvironmentError naming it and what came.
   Active& find(RequestId request, Stage stage, const char* what);

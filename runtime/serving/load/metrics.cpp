@@ -60,7 +60,7 @@ bool meets_objectives(const RequestRecord& r, const std::map<std::string, double
 Json request_json(const ServedRequest& served, const MetricsOptions& options) {
   const RequestRecord& r = served.record;
   Json row{{"id", served.request->id},
-           {"input_tokens", served.request->prompt.size()},
+           {"input_tokens", served.request->prompt_tokens()},
            {"output_tokens", r.tokens.size()},
            {"hit_tokens", r.hit_tokens},
            {"computed_tokens", r.computed_tokens},
@@ -87,7 +87,7 @@ struct Totals {
   void add(const ServedRequest& served, const MetricsOptions& options) {
     const RequestRecord& r = served.record;
     ++completed;
-    input += served.request->prompt.size();
+    input += static_cast<std::uint64_t>(served.request->prompt_tokens());
     output += r.tokens.size();
     hits += static_cast<std::uint64_t>(r.hit_tokens);
     computed += static_cast<std::uint64_t>(r.computed_tokens);
@@ -113,6 +113,22 @@ Json pool_json(const PoolFigures& pool, const Totals& totals) {
             {"stored_blocks", pool.stored_blocks},
             {"dropped_blocks", pool.dropped_blocks}};
   if (pool.model_bytes > 0) json["model"] = {{"bytes", pool.model_bytes}, {"bytes_read", pool.model_bytes_read}};
+  return json;
+}
+
+Json steady_json(const RunDescription& run) {
+  const SteadyFigures& f = run.steady;
+  const double npus = static_cast<double>(run.steady_dies) / run.dies_per_npu;
+  const double batch = run.steady_options->requests * run.dies_per_npu;
+  Json json{{"batch_per_npu", batch}, {"iterations", f.steps}, {"formula_iteration_ms", run.formula_step_ms}};
+  if (run.steady_options->stage == SteadyOptions::Stage::decode) {
+    json["tpot_ms"] = f.tpot_ms;
+    json["iteration_ms"] = f.step_ms;
+    json["output_tokens_per_s_per_npu"] = f.tokens_per_s / npus;
+  } else {
+    json["iteration_ms"] = f.step_ms;
+    json["prefill_tokens_per_s_per_npu"] = f.tokens_per_s / npus;
+  }
   return json;
 }
 
@@ -142,7 +158,7 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
     totals.add(served, options);
     if (options.save_detailed) detailed.push_back(request_json(served, options));
   }
-  const double duration = to_seconds(totals.last - RunTime{});
+  const double duration = run.steady_options ? run.steady_s : to_seconds(totals.last - RunTime{});
   const auto rate = [&](std::uint64_t count) { return duration > 0 ? static_cast<double>(count) / duration : 0.0; };
   const double npus = static_cast<double>(run.dies) / run.dies_per_npu;
 
@@ -164,6 +180,13 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
   results["parts_ms"] = parts_json(totals.parts, totals.completed > 0 ? static_cast<double>(totals.completed) : 1);
   results["npus"] = npus;
   results["output_tokens_per_s_per_npu"] = rate(totals.output) / npus;
+  if (run.clock == "modelled") {
+    results["machine"] = run.machine;
+    results["wall_s"] = run.wall.value;
+    results["modelled_over_wall"] = run.wall.value > 0 ? Json(duration / run.wall.value) : Json(nullptr);
+    results["step_terms_s"] = run.modelled_s;
+  }
+  if (run.steady_options) results["steady"] = steady_json(run);
   if (!failures.empty()) results["failures"] = std::move(failures);
   if (options.save_detailed) results["requests"] = std::move(detailed);
   return results;
@@ -205,6 +228,25 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
   number("Hit rate (% of prompt tokens):", Json(r["pool"]["hit_rate"].get<double>() * 100));
   for (const auto& [reason, blocks] : r["pool"]["miss_reasons"].items())
     count("Blocks missed, " + reason + ":", blocks);
+  if (r.contains("wall_s")) {
+    text += fmt::format("{:-^60}\n", " Two clocks ");
+    number("Modelled time (s):", r["duration"]);
+    number("Wall time of serving (s):", r["wall_s"]);
+    number("Modelled over wall:", r["modelled_over_wall"]);
+  }
+  if (r.contains("steady")) {
+    text += fmt::format("{:-^60}\n", " Steady load ");
+    const Json& steady = r["steady"];
+    number("Batch per NPU:", steady["batch_per_npu"]);
+    number("Iteration or batch (ms):", steady["iteration_ms"]);
+    number("The same by formula (ms):", steady["formula_iteration_ms"]);
+    if (steady.contains("tpot_ms")) {
+      number("TPOT (ms):", steady["tpot_ms"]);
+      number("Output tokens per s and NPU:", steady["output_tokens_per_s_per_npu"]);
+    } else {
+      number("Prompt tokens per s and NPU:", steady["prefill_tokens_per_s_per_npu"]);
+    }
+  }
   text += fmt::format("{:-^60}\n", " Mean time of a request by part (ms) ");
   double sum = 0;
   for (const auto& [part, value] : r["parts_ms"].items()) {

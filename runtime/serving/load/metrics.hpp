@@ -16,8 +16,10 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/clock.hpp"
 #include "runtime/core/json.hpp"
 #include "runtime/serving/load/request_record.hpp"
+#include "runtime/serving/load/steady.hpp"
 
 namespace supernode::serving {
 
@@ -45,6 +47,15 @@ struct RunDescription {
   std::string clock = "wall";  ///< or "modelled"
   int dies = 0;                ///< prefill and decode dies together
   int dies_per_npu = 1;        ///< of the emulated machine
+  // On a modelled clock:
+  std::string machine = {};                       ///< the file
+  WallTime wall = {};                             ///< that serving took on the hosts
+  std::map<std::string, double> modelled_s = {};  ///< where the modelled time of steps went, s, by "stage: part"
+  std::optional<SteadyOptions> steady_options = {};
+  SteadyFigures steady = {};
+  double steady_s = 0;         ///< modelled length of the run, requests that did not end included
+  int steady_dies = 0;         ///< of the stage that was kept full
+  double formula_step_ms = 0;  ///< what the uniform cost function says of the same deployment and batch
 };
 
 /// The `results` object of `serve`. A latency that no request has is null.

@@ -17,8 +17,10 @@ struct Request {
   int max_output = 0;    ///< tokens, at least 1
   std::vector<std::int32_t> prompt;
   moe::SamplerOptions sampler = {};
+  /// Tokens whose KV lies on the decode die already; such a request has no prompt and skips prefill. 0: an ordinary one.
+  int placed_tokens = 0;
 
-  int prompt_tokens() const { return static_cast<int>(prompt.size()); }
+  int prompt_tokens() const { return placed_tokens > 0 ? placed_tokens : static_cast<int>(prompt.size()); }
 };
 
 }  // namespace supernode::serving

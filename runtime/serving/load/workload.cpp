@@ -79,6 +79,11 @@ std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& op
       request.arrival_s = poisson_s;
       poisson_s += -std::log1p(-arrivals.uniform()) / options.request_rate;
     }
+    constexpr double longest_s = 1e9;  // thirty years; the run's clock counts nanoseconds
+    if (!(request.arrival_s <= longest_s))
+      throw UsageError(
+          fmt::format("request {} arrives after {:g} s, more than {:g}: see --time-scale and --request-rate", i,
+                      request.arrival_s, longest_s));
     request.max_output = scaled_length(source.output_tokens, options.length_scale);
     const int length = scaled_length(source.input_tokens, options.length_scale);
     if (length + request.max_output > max_length)

@@ -1,6 +1,7 @@
 #pragma once
 // What happens in a serving run, and what the coordinator orders. Plain data; times are on the run's clock.
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -9,6 +10,9 @@
 #include <variant>
 #include <vector>
 
+#include "memory_pool/key.hpp"
+#include "runtime/emulation/die_step.hpp"
+#include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/load/request.hpp"
 #include "runtime/serving/load/run_time.hpp"
 
@@ -61,6 +65,7 @@ struct DecodeReported {
   struct Token {
     RequestId request = 0;
     SampledToken token;
+    std::vector<std::int32_t> further = {};  ///< behind it, from an accepted guess
     friend bool operator==(const Token&, const Token&) = default;
   };
   std::vector<Token> tokens;
@@ -79,14 +84,22 @@ struct StartPrefill {
   struct Item {
     std::shared_ptr<const Request> request;
     DieId decode;  ///< where the KV goes; unused when the request ends with its first token
+    /// Prefix tokens that the pool has for it and what is read from which owner, where the fleet knows it beforehand
+    /// (modelled_fleet); -1: the die looks for itself.
+    int granted_tokens = -1;
+    std::vector<emulation::PoolLoad> loads = {};
   };
   std::vector<std::vector<Item>> by_die;
+  std::vector<RunTime> start_by_die = {};  ///< empty: all at the time of the command
+  /// Blocks that the model of the pool has given up; one of the dies removes them from a pool that holds them really.
+  std::vector<pool::Key> evicted = {};
 };
 
 /// The KV of a request is on its way from a prefill die to a decode die, which makes room for it.
 struct ExpectKv {
   std::shared_ptr<const Request> request;
-  DieId prefill, decode;
+  DieId prefill;  ///< unused when the request's KV is in place (Request::placed_tokens)
+  DieId decode;
   std::int32_t first_token = 0;
 };
 
@@ -100,11 +113,41 @@ using Command = std::variant<StartPrefill, ExpectKv, StartDecode>;
 
 // ---- the end of a run ----
 
+/// What becomes of requests that have not ended when a fleet is told to stop.
+enum class Unfinished : std::uint8_t {
+  none,       ///< there are none; a die that has one is in error
+  abandoned,  ///< the run is over: what was measured is enough
+};
+
 /// What a worker counted; a decode die has nothing of it.
 struct WorkerStatistics {
   std::uint64_t lookups = 0, hits = 0, stored_blocks = 0, dropped_blocks = 0;
   std::map<std::string, std::uint64_t> miss_reasons;
+  RunTime last{};                                 ///< of the last event, where the fleet says so
+  std::map<std::string, double> modelled_s = {};  ///< of the first die of an instance: where the modelled time went
+
+  WorkerStatistics& operator+=(const WorkerStatistics& other) {
+    lookups += other.lookups;
+    hits += other.hits;
+    stored_blocks += other.stored_blocks;
+    dropped_blocks += other.dropped_blocks;
+    for (const auto& [reason, count] : other.miss_reasons) miss_reasons[reason] += count;
+    last = std::max(last, other.last);
+    for (const auto& [part, seconds] : other.modelled_s) modelled_s[part] += seconds;
+    return *this;
+  }
   friend bool operator==(const WorkerStatistics&, const WorkerStatistics&) = default;
 };
+
+/// The part of it that results show.
+inline PoolFigures pool_figures(const WorkerStatistics& counts) {
+  PoolFigures figures;
+  figures.lookups = counts.lookups;
+  figures.hits = counts.hits;
+  figures.stored_blocks = counts.stored_blocks;
+  figures.dropped_blocks = counts.dropped_blocks;
+  figures.miss_reasons = counts.miss_reasons;
+  return figures;
+}
 
 }  // namespace supernode::serving

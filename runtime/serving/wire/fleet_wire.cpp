@@ -18,20 +18,23 @@ void add(std::vector<Outgoing>& messages, const ServingConfig& config, const Sta
     for (const StartPrefill::Item& item : start.by_die[die])
       order.items.push_back({item.request->id, item.request->max_output,
                              decode_rank(config, item.decode.instance, item.decode.die), item.request->sampler,
-                             item.request->prompt});
+                             item.request->prompt, item.granted_tokens, item.loads});
+    if (die == 0) order.evicted = start.evicted;
     const int rank = prefill_rank(config, start.instance, static_cast<int>(die));
-    messages.push_back(outgoing(rank, std::move(order), stamp, OwedReport{MessageKind::prefill_reported}));
+    const RunTime begin = start.start_by_die.empty() ? stamp : start.start_by_die[die];
+    messages.push_back(outgoing(rank, std::move(order), begin, OwedReport{MessageKind::prefill_reported}));
   }
 }
 
 void add(std::vector<Outgoing>& messages, const ServingConfig& config, const ExpectKv& command, RunTime stamp) {
   const Request& request = *command.request;
-  const KvNotice notice{request.id,
-                        prefill_rank(config, command.prefill.instance, command.prefill.die),
-                        request.prompt_tokens(),
-                        request.max_output,
-                        command.first_token,
-                        request.sampler};
+  const KvNotice notice{
+      request.id,
+      request.placed_tokens > 0 ? -1 : prefill_rank(config, command.prefill.instance, command.prefill.die),
+      request.prompt_tokens(),
+      request.max_output,
+      command.first_token,
+      request.sampler};
   const int rank = decode_rank(config, command.decode.instance, command.decode.die);
   messages.push_back(outgoing(rank, notice, stamp, OwedReport{MessageKind::kv_arrived, request.id}));
 }
@@ -45,7 +48,7 @@ void add(std::vector<Outgoing>& messages, const ServingConfig& config, const Sta
 }
 
 /// The report as an event of the die, if a worker of that role makes such reports.
-std::optional<FleetWire::Incoming> to_event(const Part& part, int rank, Report&& report) {
+std::optional<FleetWire::Incoming> to_event(const Part& part, int rank, CacheOrders cache, Report&& report) {
   const DieId die{part.instance, part.die};
   const bool prefill = part.role == Role::prefill, decode = part.role == Role::decode;
   if (auto* batch = std::get_if<PrefillReport>(&report); batch && prefill)
@@ -53,7 +56,8 @@ std::optional<FleetWire::Incoming> to_event(const Part& part, int rank, Report&&
   if (const auto* kv = std::get_if<KvReport>(&report); kv && decode) return KvArrived{die, kv->request};
   if (auto* iteration = std::get_if<DecodeReport>(&report); iteration && decode)
     return DecodeReported{die, iteration->exchange, std::move(iteration->tokens)};
-  if (auto* stopped = std::get_if<StoppedReport>(&report); stopped && (prefill || decode))
+  if (auto* stopped = std::get_if<StoppedReport>(&report);
+      stopped && (prefill || decode || cache == CacheOrders::coordinator))
     return Stopped{rank, std::move(stopped->statistics)};
   return std::nullopt;
 }
@@ -93,7 +97,8 @@ std::vector<Outgoing> FleetWire::encode_for_all(const Order& order, RunTime stam
   std::vector<Outgoing> messages;
   std::optional<OwedReport> owes;
   if (std::holds_alternative<StopOrder>(order)) owes = OwedReport{MessageKind::stopped};
-  for (int rank = 1; rank < cache_rank(config_, 0); ++rank) messages.push_back(outgoing(rank, order, stamp, owes));
+  const int end = cache_ == CacheOrders::coordinator ? world_size(config_) : cache_rank(config_, 0);
+  for (int rank = 1; rank < end; ++rank) messages.push_back(outgoing(rank, order, stamp, owes));
   return messages;
 }
 
@@ -104,7 +109,7 @@ Stamped<FleetWire::Incoming> FleetWire::decode(int rank, std::span<const std::by
     Stamped<Report> report = decode_report(message);
     const MessageKind kind = kind_of(report.what);
     const Part part = part_of(config_, rank);
-    if (std::optional<Incoming> event = to_event(part, rank, std::move(report.what)))
+    if (std::optional<Incoming> event = to_event(part, rank, cache_, std::move(report.what)))
       return {report.stamp, std::move(*event)};
     throw EnvironmentError(fmt::format("message '{}' of a {} rank", name_of(kind), to_string(part.role)));
   } catch (const EnvironmentError& error) {

@@ -38,14 +38,21 @@ struct Stopped {
   WorkerStatistics statistics;
 };
 
+/// Who tells the cache ranks to stop.
+enum class CacheOrders {
+  pool,         ///< the pool's own messages
+  coordinator,  ///< the coordinator, as all others: no pool runs on them
+};
+
 class FleetWire {
  public:
   /// `config` outlives it.
-  explicit FleetWire(const ServingConfig& config) : config_(config) {}
+  explicit FleetWire(const ServingConfig& config, CacheOrders cache = CacheOrders::pool)
+      : config_(config), cache_(cache) {}
 
   /// The messages of a command. O(bytes of the prompts in it).
   std::vector<Outgoing> encode(const Command& command, RunTime stamp) const;
-  /// An order to every prefill and decode die: KeepAlive, or StopOrder, for which each owes its last report.
+  /// An order to every rank that takes the coordinator's: KeepAlive, or StopOrder, for which each owes its last report.
   std::vector<Outgoing> encode_for_all(const Order& order, RunTime stamp) const;
 
   using Incoming = std::variant<PrefillReported, KvArrived, DecodeReported, Stopped>;
@@ -56,6 +63,7 @@ class FleetWire {
 
  private:
   const ServingConfig& config_;
+  const CacheOrders cache_;
 };
 
 }  // namespace supernode::serving

@@ -75,11 +75,15 @@ RunSpan get_span(ByteReader& from) { return RunSpan(from.get<RunSpan::rep>()); }
 // ---- orders ----
 
 void put_body(ByteWriter& to, const PrefillOrder& order) {
+  to.put<std::uint64_t>(order.evicted.size());
+  for (const pool::Key& key : order.evicted) to.put(key.low).put(key.high);
   to.put<std::uint64_t>(order.items.size());
   for (const PrefillOrder::Item& item : order.items) {
     to.put(item.request).put(item.max_output).put(item.decode_rank);
     put(to, item.sampler);
     to.put_all(std::span<const std::int32_t>(item.prompt));
+    to.put(item.granted_tokens).put<std::uint64_t>(item.loads.size());
+    for (const emulation::PoolLoad& load : item.loads) to.put<std::int32_t>(load.owner).put(load.bytes);
   }
 }
 
@@ -91,7 +95,7 @@ void put_body(ByteWriter& to, const KvNotice& notice) {
 
 void put_body(ByteWriter& to, const IterateOrder& order) { to.put_all(std::span<const RequestId>(order.joins)); }
 void put_body(ByteWriter&, const KeepAlive&) {}
-void put_body(ByteWriter&, const StopOrder&) {}
+void put_body(ByteWriter& to, const StopOrder& order) { to.put(order.unfinished); }
 
 /// Rooms and loops are sized by these.
 void check_lengths(RequestId request, std::int64_t prompt_tokens, std::int32_t max_output) {
@@ -102,6 +106,11 @@ void check_lengths(RequestId request, std::int64_t prompt_tokens, std::int32_t m
 
 PrefillOrder get_prefill_order(ByteReader& from) {
   PrefillOrder order;
+  order.evicted.resize(from.get_count(2 * sizeof(std::uint64_t)));
+  for (pool::Key& key : order.evicted) {
+    key.low = from.get<std::uint64_t>();
+    key.high = from.get<std::uint64_t>();
+  }
   order.items.resize(from.get_count(sizeof(RequestId)));
   for (PrefillOrder::Item& item : order.items) {
     item.request = from.get<RequestId>();
@@ -110,6 +119,15 @@ PrefillOrder get_prefill_order(ByteReader& from) {
     item.sampler = get_sampler(from);
     item.prompt = from.get_all<std::int32_t>();
     check_lengths(item.request, static_cast<std::int64_t>(item.prompt.size()), item.max_output);
+    item.granted_tokens = from.get<std::int32_t>();
+    if (item.granted_tokens < -1 || item.granted_tokens >= static_cast<std::int64_t>(item.prompt.size()))
+      throw EnvironmentError(fmt::format("request {} is granted {} of {} prompt tokens", item.request,
+                                         item.granted_tokens, item.prompt.size()));
+    item.loads.resize(from.get_count(sizeof(std::int32_t) + sizeof(double)));
+    for (emulation::PoolLoad& load : item.loads) {
+      load.owner = from.get<std::int32_t>();
+      load.bytes = from.get<double>();
+    }
   }
   return order;
 }
@@ -137,7 +155,7 @@ Order get_order(MessageKind kind, ByteReader& from) {
     case MessageKind::keep_alive:
       return KeepAlive{};
     case MessageKind::stop:
-      return StopOrder{};
+      return StopOrder{from.get<Unfinished>()};
     default:
       refuse(kind, "order");
   }
@@ -164,6 +182,7 @@ void put_body(ByteWriter& to, const DecodeReport& report) {
   for (const DecodeReported::Token& token : report.tokens) {
     to.put(token.request);
     put(to, token.token);
+    to.put_all(std::span<const std::int32_t>(token.further));
   }
 }
 
@@ -172,6 +191,8 @@ void put_body(ByteWriter& to, const StoppedReport& report) {
   to.put(s.lookups).put(s.hits).put(s.stored_blocks).put(s.dropped_blocks);
   to.put<std::uint64_t>(s.miss_reasons.size());
   for (const auto& [reason, count] : s.miss_reasons) to.put_text(reason).put(count);
+  to.put<std::uint64_t>(s.modelled_s.size());
+  for (const auto& [part, seconds] : s.modelled_s) to.put_text(part).put(seconds);
 }
 
 PrefillReport get_prefill_report(ByteReader& from) {
@@ -195,6 +216,7 @@ DecodeReport get_decode_report(ByteReader& from) {
   for (DecodeReported::Token& token : report.tokens) {
     token.request = from.get<RequestId>();
     token.token = get_token(from);
+    token.further = from.get_all<std::int32_t>();
   }
   return report;
 }
@@ -209,6 +231,10 @@ StoppedReport get_stopped_report(ByteReader& from) {
   for (std::size_t left = from.get_count(sizeof(std::uint64_t)); left > 0; --left) {
     std::string reason = from.get_text();
     s.miss_reasons[std::move(reason)] = from.get<std::uint64_t>();
+  }
+  for (std::size_t left = from.get_count(sizeof(double)); left > 0; --left) {
+    std::string part = from.get_text();
+    s.modelled_s[std::move(part)] = from.get<double>();
   }
   return report;
 }
@@ -319,9 +345,11 @@ Stamped<KvPiece> decode_kv_piece(std::span<const std::byte> message) {
   piece.count = reader.get<std::int32_t>();
   piece.bytes_per_token = reader.get<std::uint64_t>();
   piece.bytes = reader.get_raw(reader.left());
-  if (piece.first < 0 || piece.count < 1 || piece.bytes_per_token == 0 ||
-      piece.bytes.size() / piece.bytes_per_token != static_cast<std::size_t>(piece.count) ||
-      piece.bytes.size() % piece.bytes_per_token != 0)
+  const bool fits = piece.bytes_per_token == 0
+                        ? piece.bytes.empty()
+                        : piece.bytes.size() % piece.bytes_per_token == 0 &&
+                              piece.bytes.size() / piece.bytes_per_token == static_cast<std::size_t>(piece.count);
+  if (piece.first < 0 || piece.count < 1 || !fits)
     throw EnvironmentError(fmt::format("piece of KV with {} bytes for {} tokens from {} on of {} bytes each",
                                        piece.bytes.size(), piece.count, piece.first, piece.bytes_per_token));
   return {envelope.stamp, piece};

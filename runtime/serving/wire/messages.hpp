@@ -49,14 +49,18 @@ struct PrefillOrder {
     std::int32_t decode_rank = 0;  ///< where the KV goes; unused for one output token
     moe::SamplerOptions sampler;
     std::vector<std::int32_t> prompt;
+    std::int32_t granted_tokens = -1;  ///< as in StartPrefill
+    std::vector<emulation::PoolLoad> loads = {};
   };
   std::vector<Item> items;
+  std::vector<pool::Key> evicted = {};  ///< to be removed from the pool first
 };
 
 /// Tells a decode die that a request's KV is on its way to it.
 struct KvNotice {
   RequestId request = 0;
-  std::int32_t prefill_rank = 0, prompt_tokens = 0, max_output = 0, first_token = 0;
+  std::int32_t prefill_rank = 0;  ///< -1: nobody sends it, the die makes the state of the prompt by itself
+  std::int32_t prompt_tokens = 0, max_output = 0, first_token = 0;
   moe::SamplerOptions sampler;
 };
 
@@ -68,7 +72,9 @@ struct IterateOrder {
 /// "I am still here": a worker's wait begins anew.
 struct KeepAlive {};
 
-struct StopOrder {};
+struct StopOrder {
+  Unfinished unfinished = Unfinished::none;
+};
 
 using Order = std::variant<PrefillOrder, KvNotice, IterateOrder, KeepAlive, StopOrder>;
 
@@ -101,7 +107,7 @@ struct KvPiece {
   RequestId request = 0;
   std::int32_t first = 0, count = 0;
   std::uint64_t bytes_per_token = 0;
-  std::span<const std::byte> bytes;  ///< count x bytes_per_token, in the message
+  std::span<const std::byte> bytes;  ///< count x bytes_per_token, in the message; none where payloads are elided
 };
 
 // ---- bytes ----

@@ -2,8 +2,16 @@
 #include "runtime/core/clock.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/serving/workers/worker.hpp"
+#include "runtime/serving/workers/worker_inbox.hpp"
 
 namespace supernode::serving {
+
+void run_idle_cache_worker(const WorkerContext& context) {
+  WorkerInbox inbox(context);
+  const Stamped<Order> order = inbox.wait([] { return false; });
+  if (!std::holds_alternative<StopOrder>(order.what)) inbox.refuse(order.what);
+  inbox.report_stopped({});
+}
 
 void run_cache_worker(const WorkerContext& context, const std::vector<Injection>& injections) {
   pool::Pool& pool = *context.pool;

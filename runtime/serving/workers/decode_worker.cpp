@@ -25,6 +25,7 @@ class DecodeWorker {
   explicit DecodeWorker(const WorkerContext& context) : context_(context), inbox_(context), intake_(*context.engine) {}
 
   void run() {
+    Unfinished unfinished = Unfinished::none;
     for (;;) {
       const Stamped<Order> order = inbox_.wait([this] { return take_in(); });
       if (const auto* notice = std::get_if<KvNotice>(&order.what)) {
@@ -32,16 +33,21 @@ class DecodeWorker {
         report_complete();
       } else if (const auto* iteration = std::get_if<IterateOrder>(&order.what)) {
         iterate(iteration->joins, order.stamp);
-      } else if (std::holds_alternative<StopOrder>(order.what)) {
+      } else if (const auto* stop = std::get_if<StopOrder>(&order.what)) {
+        unfinished = stop->unfinished;
         break;
       } else {
         inbox_.refuse(order.what);
       }
     }
-    // Every request has ended before the order to stop, so whatever is left came without being asked for.
-    if (!intake_.empty() || !ready_.empty() || !running_.empty())
+    // Unless the run was cut short, every request has ended before the order to stop, so whatever is left came without
+    // being asked for.
+    const bool all_ended = unfinished == Unfinished::none;
+    if (all_ended && (!intake_.empty() || !ready_.empty() || !running_.empty()))
       throw EnvironmentError(fmt::format("{}: told to stop with KV of requests that have not ended", inbox_.where()));
-    inbox_.report_stopped({});
+    WorkerStatistics counts;
+    counts.modelled_s = context_.engine->modelled_s();
+    inbox_.report_stopped(counts);
   }
 
  private:
@@ -93,13 +99,23 @@ class DecodeWorker {
     DecodeReport report{outcome.exchange, {}};
     std::size_t row = 0;
     for (Sequence& sequence : running_) {
-      const SampledToken token = outcome.tokens[row++];
-      report.tokens.push_back({sequence.notice.request, token});
+      const SampledToken token = outcome.tokens[row];
       sequence.failed = !token;
       sequence.last_token = token.value_or(0);
       ++sequence.generated;
+      DecodeReported::Token& reported = report.tokens.emplace_back();
+      reported.request = sequence.notice.request;
+      reported.token = token;
+      if (!outcome.further.empty())
+        for (const std::int32_t further : outcome.further[row]) {
+          if (sequence.failed || sequence.generated == sequence.notice.max_output) break;
+          reported.further.push_back(further);
+          sequence.last_token = further;
+          ++sequence.generated;
+        }
+      ++row;
     }
-    inbox_.report(report, start);
+    inbox_.report(report, outcome.end.value_or(start));
     running_.remove_if(
         [](const Sequence& sequence) { return sequence.failed || sequence.generated == sequence.notice.max_output; });
   }

@@ -21,6 +21,13 @@ void KvIntake::expect_kv(const KvNotice& notice) {
   entry->second.notice = notice;
   // Room for the whole output now, so that no iteration allocates.
   entry->second.state = engine_.make_state(notice.prompt_tokens + notice.max_output);
+  if (notice.prefill_rank < 0) {
+    const std::vector<std::byte> bytes(engine_.state_bytes_per_token() *
+                                       static_cast<std::size_t>(notice.prompt_tokens));
+    entry->second.state->import_tokens(0, notice.prompt_tokens, bytes);
+    finish_if_whole(notice.request);
+    return;
+  }
   if (auto early = early_.extract(notice.request)) {
     for (const auto& [first, held] : early.mapped())
       place(entry->second, held.source, {notice.request, first, held.count, held.bytes_per_token, held.bytes});

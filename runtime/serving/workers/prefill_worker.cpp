@@ -38,22 +38,38 @@ class PrefillWorker {
     }
     context_.transfer->flush(context_.deadline_s);
     if (pool_) pool_->finish(context_.deadline_s);
-    inbox_.report_stopped(pool_ ? pool_->statistics() : WorkerStatistics{});
+    WorkerStatistics counts = pool_ ? pool_->statistics() : WorkerStatistics{};
+    counts.modelled_s = context_.engine->modelled_s();
+    inbox_.report_stopped(counts);
   }
 
  private:
   void prefill(const PrefillOrder& batch, RunTime start) {
+    if (pool_) pool_->remove(batch.evicted);
     std::vector<Sequence> sequences = make_sequences(batch);
     load_prefixes(sequences);
-    compute(sequences, start);
+    const std::optional<RunTime> end = compute(sequences, start);
     PrefillReport report;
     for (const Sequence& sequence : sequences) report.results.push_back(sequence.result);
-    inbox_.report(report, start);
-    // The tokens are on their way; what follows is off the path of the first token.
+    if (end) {
+      // On a modelled clock the report says when, however late it is. Once the coordinator has it, it may send others to
+      // the new blocks.
+      pass_on(sequences, *end);
+      if (pool_) pool_->finish(context_.deadline_s);
+      inbox_.report(report, *end);
+    } else {
+      // What follows the report is off the path of the first token.
+      inbox_.report(report, start);
+      pass_on(sequences, start);
+    }
+  }
+
+  /// KV to the decode dies, new blocks to the pool.
+  void pass_on(const std::vector<Sequence>& sequences, RunTime stamp) {
     for (const Sequence& sequence : sequences) {
       if (!sequence.result.first_token) continue;  // what was computed is of no use to anyone
-      hand_over(sequence, start);
-      if (pool_) pool_->store(sequence.blocks, *sequence.state);
+      hand_over(sequence, stamp);
+      if (pool_) pool_->store(sequence.blocks, *sequence.state, context_.deadline_s);
     }
   }
 
@@ -76,21 +92,25 @@ class PrefillWorker {
     };
     if (pool_) {
       for (Sequence& sequence : sequences)
-        timed(sequence, [&] { pool_->start(sequence.item->prompt, sequence.blocks); });
+        timed(sequence, [&] { pool_->start(sequence.item->prompt, sequence.item->granted_tokens, sequence.blocks); });
       for (Sequence& sequence : sequences) timed(sequence, [&] { pool_->take(sequence.blocks, *sequence.state); });
     }
     for (Sequence& sequence : sequences) {
+      // Granted without a pool: payloads are elided, so the state's length is all of it.
+      if (!pool_ && sequence.item->granted_tokens > 0)
+        sequence.state->import_tokens(0, sequence.item->granted_tokens, {});
       sequence.result.hit_tokens = sequence.state->length();
       sequence.result.computed_tokens = static_cast<int>(sequence.uncomputed().size());
     }
   }
 
-  /// The step of the whole batch, in which a die without a request takes part, too.
-  void compute(std::vector<Sequence>& sequences, RunTime start) {
+  /// The step of the whole batch, in which a die without a request takes part, too. @returns its end on a modelled clock
+  std::optional<RunTime> compute(std::vector<Sequence>& sequences, RunTime start) {
     std::vector<StepWork> works;
     std::int64_t computed = 0;
     for (Sequence& sequence : sequences) {
-      works.push_back({sequence.item->request, sequence.state.get(), sequence.uncomputed(), sequence.item->sampler});
+      works.push_back({sequence.item->request, sequence.state.get(), sequence.uncomputed(), sequence.item->sampler,
+                       sequence.item->loads});
       computed += sequence.result.computed_tokens;
     }
     const StepOutcome outcome = context_.engine->step(works, start);
@@ -101,14 +121,19 @@ class PrefillWorker {
       result.exchange = RunSpan(static_cast<RunSpan::rep>(static_cast<double>(outcome.exchange.count()) *
                                                           result.computed_tokens / static_cast<double>(computed)));
     }
+    return outcome.end;
   }
 
   /// Sends the prompt's state to the decode die, in pieces.
   void hand_over(const Sequence& sequence, RunTime stamp) {
     if (sequence.item->max_output == 1) return;
     const int tokens = sequence.state->length();
-    const auto most = static_cast<int>(std::clamp<std::size_t>(
-        static_cast<std::size_t>(context_.config->handover_piece.value) / bytes_per_token_, 1, 1u << 30));
+    // Without payload there is nothing to cut.
+    const auto most =
+        bytes_per_token_ == 0
+            ? tokens
+            : static_cast<int>(std::clamp<std::size_t>(
+                  static_cast<std::size_t>(context_.config->handover_piece.value) / bytes_per_token_, 1, 1u << 30));
     for (int first = 0; first < tokens; first += most) {
       const int count = std::min(most, tokens - first);
       std::span<std::byte> payload;

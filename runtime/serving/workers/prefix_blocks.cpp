@@ -3,6 +3,10 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
+#include "runtime/core/error.hpp"
+
 namespace supernode::serving {
 
 PrefixBlocks::PrefixBlocks(const WorkerContext& context, std::size_t bytes_per_token)
@@ -11,9 +15,12 @@ PrefixBlocks::PrefixBlocks(const WorkerContext& context, std::size_t bytes_per_t
                           context.model_name, context.config->context_block_tokens,
                           bytes_per_token * static_cast<std::size_t>(context.config->context_block_tokens)}) {}
 
-void PrefixBlocks::start(std::span<const std::int32_t> prompt, PromptBlocks& blocks) {
+void PrefixBlocks::start(std::span<const std::int32_t> prompt, int granted_tokens, PromptBlocks& blocks) {
   blocks.keys = cache_.keys(prompt);
-  const int usable = cache_.usable_blocks(cache_.longest_prefix(blocks.keys).blocks, static_cast<int>(prompt.size()));
+  if (granted_tokens >= 0) blocks.granted = granted_tokens / cache_.config().block_tokens;
+  const int usable = blocks.granted >= 0 ? blocks.granted
+                                         : cache_.usable_blocks(cache_.longest_prefix(blocks.keys).blocks,
+                                                                static_cast<int>(prompt.size()));
   if (usable == 0) return;
   const std::size_t block_bytes = cache_.config().block_bytes;
   blocks.loaded.resize(block_bytes * static_cast<std::size_t>(usable));
@@ -39,15 +46,23 @@ void PrefixBlocks::take(PromptBlocks& blocks, EngineState& state) {
   }
   blocks.load.reset();
   blocks.loaded = {};
+  if (blocks.taken < blocks.granted)
+    throw EnvironmentError(fmt::format("the pool has {} of {} blocks that the model has: pool.capacity is too small",
+                                       blocks.taken, blocks.granted));
 }
 
-void PrefixBlocks::store(const PromptBlocks& blocks, const EngineState& state) {
+void PrefixBlocks::store(const PromptBlocks& blocks, const EngineState& state, double deadline_s) {
   const int block_tokens = cache_.config().block_tokens;
   for (std::size_t b = static_cast<std::size_t>(blocks.taken); b < blocks.keys.size(); ++b) {
     std::vector<std::byte> bytes(cache_.config().block_bytes);
     state.export_tokens(static_cast<int>(b) * block_tokens, block_tokens, bytes);
+    if (blocks.granted >= 0) client_.drain(deadline_s);
     if (!cache_.store(blocks.keys[b], std::move(bytes))) ++dropped_;
   }
+}
+
+void PrefixBlocks::remove(std::span<const pool::Key> keys) {
+  for (const pool::Key& key : keys) client_.remove(key);
 }
 
 void PrefixBlocks::finish(double deadline_s) {

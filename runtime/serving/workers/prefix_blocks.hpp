@@ -16,6 +16,7 @@ struct PromptBlocks {
   std::vector<pool::Key> keys;            ///< of the prompt's full blocks
   std::vector<std::byte> loaded;          ///< what the load writes: state of the blocks that the pool has
   std::optional<pool::PendingLoad> load;  ///< under way
+  int granted = -1;                       ///< leading blocks that must be there; -1: as many as there are
   int taken = 0;                          ///< leading blocks that the sequence's state holds
 };
 
@@ -26,15 +27,21 @@ class PrefixBlocks {
 
   /// Looks the prompt up and begins to load the leading blocks that the pool holds, leaving at least one token to
   /// compute. While they are on their way, the next prompt's can be looked up.
-  void start(std::span<const std::int32_t> prompt, PromptBlocks& blocks);
+  /// @param granted_tokens -1: all that the pool holds; else exactly these (StartPrefill), which take() insists on
+  void start(std::span<const std::int32_t> prompt, int granted_tokens, PromptBlocks& blocks);
   /// Waits for the blocks; each goes into `state` as soon as it has come, while others are on their way.
+  /// @throws EnvironmentError when granted blocks are not there.
   void take(PromptBlocks& blocks, EngineState& state);
-  /// Queues the blocks that did not come from the pool for storing.
-  void store(const PromptBlocks& blocks, const EngineState& state);
+  /// Queues the blocks that did not come from the pool for storing. A block for which the queue has no room is dropped;
+  /// for a prompt whose prefix was granted it waits for room. @throws TimeoutError
+  void store(const PromptBlocks& blocks, const EngineState& state, double deadline_s);
+
+  /// Removes blocks that nobody will be sent to any more.
+  void remove(std::span<const pool::Key> keys);
 
   /// Lets stores go on. @returns whether something happened.
   bool progress() { return client_.progress(); }
-  /// Waits until all stores have gone. @throws TimeoutError
+  /// Waits until all stores have been acknowledged, and tells the owners what was used. @throws TimeoutError
   void finish(double deadline_s);
   WorkerStatistics statistics() const;
 

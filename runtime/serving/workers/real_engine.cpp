@@ -27,11 +27,19 @@ class RealState : public EngineState {
   moe::SequenceState state_;
 };
 
+/// What `works` ask of attention. @pre their states do not hold the new tokens yet
+emulation::AttentionWork attention_work(std::span<const StepWork> works) {
+  emulation::AttentionWork sum;
+  for (const StepWork& work : works) sum.add(static_cast<double>(work.tokens.size()), work.state->length());
+  return sum;
+}
+
 }  // namespace
 
-RealEngine::RealEngine(moe::Transformer& model)
-    : model_(model), bytes_per_token_(model.make_state().bytes_per_token()) {
+RealEngine::RealEngine(moe::Transformer& model, StepRecords records)
+    : model_(model), records_(records), bytes_per_token_(model.make_state().bytes_per_token()) {
   expect(!model.can_draft(), "RealEngine fills no cache of an MTP module");
+  if (records == StepRecords::kept) model.record_routing(moe::RoutingRecord::kept);
 }
 
 std::unique_ptr<EngineState> RealEngine::make_state(int max_tokens) {
@@ -42,10 +50,15 @@ StepOutcome RealEngine::step(std::span<const StepWork> works, RunTime) {
   std::vector<moe::SequenceChunk> chunks;
   for (const StepWork& work : works)
     chunks.push_back({&static_cast<RealState*>(work.state)->state().main, work.tokens});
+  const emulation::AttentionWork attention = attention_work(works);
   const moe::StepResult result = model_.forward(chunks);
 
   StepOutcome outcome;
   outcome.exchange = run_span(model_.last_step().exchange);
+  if (records_ == StepRecords::kept) {
+    const std::span<const std::int32_t> rows = model_.routed_rows();
+    outcome.record = emulation::DieStep{.microbatches = {{attention, {rows.begin(), rows.end()}}}};
+  }
   for (std::size_t i = 0; i < works.size(); ++i) {
     const std::span<const float> logits = result.row(static_cast<int>(i));
     const bool finite = std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); });

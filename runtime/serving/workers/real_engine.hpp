@@ -6,12 +6,17 @@
 
 namespace supernode::serving {
 
+/// Whether an engine's outcomes hold records.
+enum class StepRecords { none, kept };
+
 /// Its state of a sequence is a moe::SequenceState.
 class RealEngine : public StepEngine {
  public:
   /// Borrows the model, which is collective over the dies of the instance. @pre the model makes no guesses: a step fills
   /// the main cache only.
-  explicit RealEngine(moe::Transformer& model);
+  /// @param records kept: each outcome says what this die did, in one microbatch however many slices the model cuts the
+  /// step into. Its slots are the experts of moe::expert_layout_of(). The model counts its rows from then on.
+  explicit RealEngine(moe::Transformer& model, StepRecords records = StepRecords::none);
 
   std::unique_ptr<EngineState> make_state(int max_tokens) override;
   std::size_t state_bytes_per_token() const override { return bytes_per_token_; }
@@ -19,6 +24,7 @@ class RealEngine : public StepEngine {
 
  private:
   moe::Transformer& model_;
+  StepRecords records_;
   std::size_t bytes_per_token_;
 };
 

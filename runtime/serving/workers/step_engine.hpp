@@ -3,10 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "runtime/emulation/die_step.hpp"
 #include "runtime/serving/wire/events.hpp"
 
 namespace supernode::serving {
@@ -30,11 +34,18 @@ struct StepWork {
   EngineState* state = nullptr;
   std::span<const std::int32_t> tokens;  ///< follow those in `state`, which grows by them
   moe::SamplerOptions sampler;
+  std::span<const emulation::PoolLoad> loads = {};  ///< what of the state was read from the pool for this step
 };
 
 struct StepOutcome {
   std::vector<SampledToken> tokens;  ///< [works]
-  RunSpan exchange{};                ///< dispatch and combine within the step, this die's
+  /// [works] tokens behind it that speculation gave as well; empty: none for any.
+  std::vector<std::vector<std::int32_t>> further = {};
+  RunSpan exchange{};  ///< dispatch and combine within the step, this die's
+  /// What this die did, where the engine keeps records.
+  std::optional<emulation::DieStep> record = {};
+  /// When this die's part ends on a modelled clock; not set on the wall clock.
+  std::optional<RunTime> end = {};
 };
 
 class StepEngine {
@@ -47,6 +58,8 @@ class StepEngine {
   /// A step for the sequences of this die. Collective over the dies of the instance; a die may have no work.
   /// @param start when it begins, on the run's clock
   virtual StepOutcome step(std::span<const StepWork> works, RunTime start) = 0;
+  /// Where the modelled time of all steps went, s; empty on the wall clock and on all dies but the instance's first.
+  virtual std::map<std::string, double> modelled_s() const { return {}; }
 };
 
 }  // namespace supernode::serving

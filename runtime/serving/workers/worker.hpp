@@ -37,6 +37,10 @@ void run_prefill_worker(const WorkerContext& context);
 /// All dies of an instance run it together. @throws as above.
 void run_decode_worker(const WorkerContext& context);
 
+/// Waits for the order to stop: on the modelled clock the coordinator keeps the pool's directory, and without payload
+/// there is nothing to hold.
+void run_idle_cache_worker(const WorkerContext& context);
+
 /// Serves the pool's clients until told to stop, and carries out the injected failures of its own cache rank when they
 /// are due. @pre context.pool, and this rank is an owner. @param injections in order of their start
 void run_cache_worker(const WorkerContext& context, const std::vector<Injection>& injections);

@@ -1,0 +1,50 @@
+#pragma once
+// The coordinator's end of the control messages, whatever clock a run is on: orders leave, reports that were owed come
+// in, and a worker that stays silent is named. Its deadlines are on the wall clock.
+
+#include <optional>
+#include <vector>
+
+#include "runtime/core/clock.hpp"
+#include "runtime/core/message_port.hpp"
+#include "runtime/serving/coordinator/liveness.hpp"
+#include "runtime/serving/wire/fleet_wire.hpp"
+
+namespace supernode::serving {
+
+/// Rank 0 only.
+class FleetLink {
+ public:
+  /// The references outlive it. @param deadline_s longest that a die may owe a report @param clock tests have their own
+  FleetLink(const ServingConfig& config, MessagePort& port, double deadline_s, WallTime (*clock)(),
+            CacheOrders cache = CacheOrders::pool);
+
+  WallTime now() const { return clock_(); }
+  void send(std::vector<Outgoing> messages);
+  void send(const Command& command, RunTime stamp) { send(wire_.encode(command, stamp)); }
+
+  /// The next report that is here, if it was owed. @throws EnvironmentError naming a rank whose message is malformed, or
+  /// was not owed.
+  std::optional<Stamped<FleetWire::Incoming>> poll();
+  /// Keep-alives, when they are due. At each turn, also while reports keep coming: an idle worker must hear from the
+  /// coordinator all the same.
+  void keep_alive(WallTime looked, RunTime stamp);
+  /// Call it only when no message waits: what is owed may be among those.
+  /// @throws TimeoutError naming the rank that has owed a report for the deadline.
+  void give_up_if_overdue(WallTime looked) const;
+  /// No die owes a report.
+  bool quiet() const { return liveness_.quiet(); }
+
+  /// Tells all dies to stop. @pre quiet() @returns what they counted, added up. @throws as poll(), give_up_if_overdue()
+  WorkerStatistics stop(RunTime stamp, Unfinished unfinished);
+
+ private:
+  const ServingConfig& config_;
+  MessagePort& port_;
+  const double deadline_s_;
+  WallTime (*const clock_)();
+  FleetWire wire_;
+  Liveness liveness_;
+};
+
+}  // namespace supernode::serving

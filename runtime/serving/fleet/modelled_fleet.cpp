@@ -1,0 +1,221 @@
+#include "runtime/serving/fleet/modelled_fleet.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "runtime/core/error.hpp"
+#include "runtime/core/mpi/deadline.hpp"
+#include "runtime/serving/roles.hpp"
+
+namespace supernode::serving {
+namespace {
+
+/// The order of reports of one time.
+constexpr int kPrefill = 0, kKv = 1, kDecode = 2;
+
+}  // namespace
+
+ModelledFleet::ModelledFleet(const ServingConfig& config, RequestSource& source, MessagePort& port, double deadline_s,
+                             const ModelledFleetOptions& options, WallTime (*clock)())
+    : config_(config),
+      source_(source),
+      link_(config, port, deadline_s, clock, options.cache),
+      options_(options),
+      root_(pool::chain_root("default", options.model_name, config.context_block_tokens)),
+      ports_(options.machine, options.network,
+             config.prefill_instances * config.prefill_dies + config.decode_instances * config.decode_dies,
+             config.cache_ranks) {
+  if (options_.pool) pool_.emplace(*options_.pool);
+}
+
+int ModelledFleet::die_index(Role role, DieId die) const {
+  return role == Role::prefill
+             ? die.instance * config_.prefill_dies + die.die
+             : config_.prefill_instances * config_.prefill_dies + die.instance * config_.decode_dies + die.die;
+}
+
+// ---- commands ----
+
+void ModelledFleet::perform(const Command& command, RunTime now) {
+  if (const auto* prefill = std::get_if<StartPrefill>(&command)) {
+    const StartPrefill granted = grant(*prefill, now);
+    for (int die = 0; die < config_.prefill_dies; ++die) {
+      const RunTime start = granted.start_by_die[static_cast<std::size_t>(die)];
+      stepping_.emplace(prefill_rank(config_, granted.instance, die), start);
+      starts_.insert(start);
+    }
+    link_.send(granted, now);
+    return;
+  }
+  if (const auto* decode = std::get_if<StartDecode>(&command)) {
+    for (int die = 0; die < config_.decode_dies; ++die) {
+      stepping_.emplace(decode_rank(config_, decode->instance, die), now);
+      starts_.insert(now);
+    }
+  }
+  if (const auto* kv = std::get_if<ExpectKv>(&command)) {
+    if (kv->request->placed_tokens > 0) {
+      placed_.insert(kv->request->id);
+    } else {
+      const auto bytes = static_cast<std::int64_t>(options_.kv_bytes_per_token * kv->request->prompt_tokens());
+      const RunTime arrives =
+          ports_.handover(die_index(Role::prefill, kv->prefill), die_index(Role::decode, kv->decode), bytes, now);
+      coming_.emplace(kv->request->id, arrives);
+      arrivals_.insert(arrives);
+    }
+  }
+  link_.send(command, now);
+}
+
+/// Looks up what the pool has for each request now, and when it will be on its die.
+StartPrefill ModelledFleet::grant(StartPrefill command, RunTime now) {
+  command.start_by_die.assign(command.by_die.size(), now);
+  for (std::size_t die = 0; die < command.by_die.size(); ++die) {
+    std::vector<OwnerShare> shares;
+    for (StartPrefill::Item& item : command.by_die[die]) {
+      Granted& granted = granted_[item.request->id];
+      granted.ordered = granted.ready = now;
+      item.granted_tokens = 0;
+      if (!pool_) continue;
+      granted.keys = pool::chain_keys(root_, item.request->prompt, config_.context_block_tokens);
+      const PrefixHit hit = pool_->lookup(granted.keys, item.request->prompt_tokens(), now);
+      item.granted_tokens = granted.tokens = hit.tokens;
+      for (const OwnerShare& share : hit.loads) {
+        item.loads.push_back({share.owner, static_cast<double>(share.bytes)});
+        shares.push_back(share);
+      }
+    }
+    if (shares.empty()) continue;
+    const int index = die_index(Role::prefill, {command.instance, static_cast<int>(die)});
+    const PoolLoadTimes times = ports_.loads(index, shares, now);
+    // The step itself has the loads as the die's own link takes them; whatever makes them later comes before it.
+    double bytes = 0;
+    for (const OwnerShare& share : shares) bytes += static_cast<double>(share.bytes);
+    const double piece = static_cast<double>(pool_->config().block_bytes) / pool_->config().pieces_per_block;
+    const RunSpan in_step = run_span(pool_read_time(options_.machine, options_.network, bytes, piece).total().value);
+    command.start_by_die[die] = std::max(now, times.ready - in_step);
+    for (const StartPrefill::Item& item : command.by_die[die]) granted_[item.request->id].ready = times.ready;
+  }
+  if (pool_)
+    for (const PoolChange& change : pool_->take_changes())
+      if (change.kind == PoolChange::Kind::evicted) command.evicted.push_back(change.key);
+  return command;
+}
+
+// ---- reports ----
+
+void ModelledFleet::take(Stamped<FleetWire::Incoming> report) {
+  if (const auto* kv = std::get_if<KvArrived>(&report.what)) {
+    if (placed_.erase(kv->request) > 0) return;  // it was ready from the start
+    const auto arrives = coming_.extract(kv->request);
+    expect(static_cast<bool>(arrives), "KV came that was not on its way");
+    arrivals_.erase(arrivals_.find(arrives.mapped()));
+    calendar_.emplace(Key{arrives.mapped(), kKv, kv->die.instance, kv->die.die, kv->request}, *kv);
+    return;
+  }
+  const auto ended = [&](int rank, int kind, DieId die, What what) {
+    const auto step = stepping_.extract(rank);
+    expect(static_cast<bool>(step), "a step ended that was not ordered");
+    if (report.stamp <= step.mapped())
+      throw EnvironmentError(fmt::format("rank {} reported a step that ended before it began", rank));
+    starts_.erase(starts_.find(step.mapped()));
+    calendar_.emplace(Key{report.stamp, kind, die.instance, die.die, 0}, std::move(what));
+  };
+  if (auto* batch = std::get_if<PrefillReported>(&report.what)) {
+    const DieId die = batch->die;
+    ended(prefill_rank(config_, die.instance, die.die), kPrefill, die, std::move(*batch));
+  } else if (auto* iteration = std::get_if<DecodeReported>(&report.what)) {
+    const DieId die = iteration->die;
+    ended(decode_rank(config_, die.instance, die.die), kDecode, die, std::move(*iteration));
+  }
+}
+
+void ModelledFleet::settle(PrefillReported& report, RunTime end) {
+  for (PrefillResult& result : report.results) {
+    const auto entry = granted_.extract(result.request);
+    if (!entry)
+      throw EnvironmentError(fmt::format("a prefill result for request {}, which had no order", result.request));
+    const Granted& granted = entry.mapped();
+    if (result.hit_tokens != granted.tokens)
+      throw EnvironmentError(fmt::format("request {} took {} tokens from the pool where the model has {}",
+                                         result.request, result.hit_tokens, granted.tokens));
+    result.pool = granted.ready - granted.ordered;
+    result.exchange = std::clamp(result.exchange, RunSpan{}, std::max(RunSpan{}, end - granted.ready));
+    if (!pool_ || !result.first_token) continue;
+    const Announced fresh = pool_->announce(granted.keys, end);
+    pool_->publish(fresh, ports_.stores(die_index(Role::prefill, report.die), fresh.writes, end));
+  }
+}
+
+// ---- order ----
+
+/// The next event, if nothing earlier can follow.
+std::optional<Event> ModelledFleet::release() {
+  const std::optional<RunTime> arrival = source_.next_at();
+  const bool reported = !calendar_.empty();
+  const RunTime first = reported ? std::get<0>(calendar_.begin()->first) : RunTime::max();
+  const bool arrives = arrival && (!reported || *arrival <= first);
+  if (!arrives && !reported) return std::nullopt;
+  const RunTime time = arrives ? *arrival : first;
+  // A step under way ends later than it begins; KV on its way comes at a time that is known.
+  if (!starts_.empty() && time > *starts_.begin()) return std::nullopt;
+  if (!arrivals_.empty()) {
+    const bool behind_kv = !arrives && std::get<1>(calendar_.begin()->first) >= kKv;
+    const RunTime coming = *arrivals_.begin();
+    if (time > coming || (time == coming && behind_kv)) return std::nullopt;
+  }
+  expect(time >= last_, "an event in the past of the modelled clock");
+  last_ = time;
+  if (arrives) return source_.poll(time);
+  auto entry = calendar_.extract(calendar_.begin());
+  Event event{time, {}};
+  if (auto* batch = std::get_if<PrefillReported>(&entry.mapped())) {
+    settle(*batch, time);
+    event.what = std::move(*batch);
+  } else if (const auto* kv = std::get_if<KvArrived>(&entry.mapped())) {
+    event.what = *kv;
+  } else {
+    event.what = std::move(std::get<DecodeReported>(entry.mapped()));
+  }
+  return event;
+}
+
+Event ModelledFleet::next() {
+  SpinWait spin(Idle::sleep);
+  for (;;) {
+    const WallTime looked = link_.now();
+    link_.keep_alive(looked, last_);
+    bool any = false;
+    while (auto report = link_.poll()) {
+      any = true;
+      take(std::move(*report));
+    }
+    if (std::optional<Event> event = release()) return std::move(*event);
+    if (any) {
+      spin.reset();
+      continue;
+    }
+    link_.give_up_if_overdue(looked);
+    spin.turn();
+  }
+}
+
+WorkerStatistics ModelledFleet::stop(Unfinished unfinished) {
+  WorkerStatistics counts = link_.stop(last_, unfinished);
+  counts.last = last_;
+  if (!pool_) return counts;
+  const ModelledPoolStats& stats = pool_->stats();
+  counts.lookups = stats.asked;
+  counts.hits = stats.hits;
+  counts.stored_blocks = stats.announced;
+  counts.dropped_blocks = stats.too_large;
+  counts.miss_reasons.clear();
+  for (std::size_t reason = 0; reason < kBlockMisses; ++reason)
+    if (stats.misses[reason] > 0)
+      counts.miss_reasons[std::string(to_string(static_cast<BlockMiss>(reason)))] = stats.misses[reason];
+  return counts;
+}
+
+}  // namespace supernode::serving

@@ -1,0 +1,87 @@
+#pragma once
+// The fleet on the modelled clock: events come in the order in which they happen on the emulated machine, whatever the
+// hosts do. Dies report when a step is over on that clock; what they share is kept here, in modelled order: the pool's
+// directory, and the ports of cache owners and of the RDMA network.
+//
+// An event is handed out when nothing earlier can follow: every step under way began no earlier than it, since a step
+// ends later than it begins; or the steps that did have reported. So two runs give the same events, in the same order.
+// Of events at one time arrivals come first, then prefill reports, KV, decode reports; then by instance and die.
+
+#include <map>
+#include <optional>
+#include <set>
+#include <tuple>
+#include <unordered_map>
+#include <unordered_set>
+#include <variant>
+
+#include "runtime/serving/coordinator/fleet.hpp"
+#include "runtime/serving/coordinator/modelled_pool.hpp"
+#include "runtime/serving/coordinator/request_source.hpp"
+#include "runtime/serving/coordinator/shared_ports.hpp"
+#include "runtime/serving/fleet/fleet_link.hpp"
+#include "runtime/serving/roles.hpp"
+
+namespace supernode::serving {
+
+struct ModelledFleetOptions {
+  emulation::Machine machine;
+  emulation::PoolNetwork network = emulation::PoolNetwork::fabric;
+  double kv_bytes_per_token = 0;           ///< on the emulated machine
+  std::optional<ModelledPoolConfig> pool;  ///< none: no context caching
+  std::string model_name;                  ///< part of the keys of blocks
+  CacheOrders cache = CacheOrders::coordinator;
+};
+
+/// Rank 0 only.
+class ModelledFleet : public Fleet {
+ public:
+  /// The references outlive the fleet. @param deadline_s longest that a die may owe a report, wall time
+  ModelledFleet(const ServingConfig& config, RequestSource& source, MessagePort& port, double deadline_s,
+                const ModelledFleetOptions& options, WallTime (*clock)() = wall_now);
+
+  Event next() override;
+  void perform(const Command& command, RunTime now) override;
+  bool quiet() const override { return source_.closed() && link_.quiet() && calendar_.empty(); }
+  /// The pool's counts are the directory's.
+  WorkerStatistics stop(Unfinished unfinished) override;
+
+  const SharedPorts& ports() const { return ports_; }
+
+ private:
+  /// The order of events: time, kind, instance, die, request.
+  using Key = std::tuple<RunTime, int, int, int, RequestId>;
+  using What = std::variant<PrefillReported, KvArrived, DecodeReported>;
+
+  /// What a prefill die was told of one request.
+  struct Granted {
+    std::vector<pool::Key> keys;
+    int tokens = 0;
+    RunTime ordered, ready;  ///< of its batch; its blocks are on the die
+  };
+
+  StartPrefill grant(StartPrefill command, RunTime now);
+  void take(Stamped<FleetWire::Incoming> report);
+  /// Completes what a prefill die reported, and writes its new blocks to the pool.
+  void settle(PrefillReported& report, RunTime end);
+  std::optional<Event> release();
+  int die_index(Role role, DieId die) const;
+
+  const ServingConfig& config_;
+  RequestSource& source_;
+  FleetLink link_;
+  const ModelledFleetOptions options_;
+  const pool::Key root_;  ///< of the keys of blocks
+  std::optional<ModelledPool> pool_;
+  SharedPorts ports_;
+  std::map<Key, What> calendar_;                   ///< reported, not yet handed out
+  std::map<int, RunTime> stepping_;                ///< [rank] start of the step that it owes
+  std::multiset<RunTime> starts_;                  ///< the same, in order
+  std::unordered_map<RequestId, RunTime> coming_;  ///< when KV on its way arrives, until its die has it
+  std::multiset<RunTime> arrivals_;                ///< the same, in order
+  std::unordered_set<RequestId> placed_;           ///< with KV in place; their dies have not said so yet
+  std::unordered_map<RequestId, Granted> granted_;
+  RunTime last_{};  ///< of the event handed out last
+};
+
+}  // namespace supernode::serving

@@ -1,0 +1,61 @@
+#include "runtime/serving/runs/shape_run.hpp"
+
+#include <utility>
+
+#include "runtime/core/mpi/mailbox.hpp"
+#include "runtime/serving/runs/modelled_run.hpp"
+#include "runtime/serving/workers/shape_engine.hpp"
+#include "runtime/serving/workers/worker.hpp"
+
+namespace supernode::serving {
+namespace {
+
+void work(const Communicator& control, const Communicator& transfer, const Communicator& instance,
+          const ServeOptions& options, const Part& part) {
+  const ModelledRun& run = *options.modelled;
+  Mailbox control_box(control), transfer_box(transfer);
+  WorkerContext context;
+  context.config = &options.serving;
+  context.rank = control.rank();
+  context.part = part;
+  context.control = &control_box;
+  context.transfer = &transfer_box;
+  context.model_name = run.model_name;
+  context.deadline_s = options.deadline_s;
+  if (part.role == Role::cache) {
+    run_idle_cache_worker(context);
+    return;
+  }
+  ModelledInstance modelled = modelled_instance(options, part);
+  ShapeEngine shape({.model = run.model,
+                     .setup = modelled.setup,
+                     .load = expert_load(run.config, run.model.experts),
+                     .seed = run.seed,
+                     .die = part.die,
+                     .microbatches = run.config.microbatches,
+                     .acceptance = run.config.acceptance,
+                     .vocabulary = run.vocabulary});
+  ModelledEngine engine(shape, instance, std::move(modelled), options.deadline_s);
+  context.engine = &engine;
+  if (part.role == Role::prefill)
+    run_prefill_worker(context);
+  else
+    run_decode_worker(context);
+}
+
+}  // namespace
+
+ServeOutcome run_shape(const Communicator& world, const ServeOptions& options, std::vector<Request> requests) {
+  const Part part = part_of(options.serving, world.rank());
+  const int color = instance_color(options.serving, part);
+  const Communicator instance = world.split(color < 0 ? MPI_UNDEFINED : color, world.rank());
+  const Communicator control = world.duplicate();
+  const Communicator transfer = world.duplicate();
+  world.barrier();  // so that wall time is that of serving
+  if (part.role == Role::coordinator)
+    return coordinate_modelled(control, options, CacheOrders::coordinator, std::move(requests));
+  work(control, transfer, instance, options, part);
+  return {};
+}
+
+}  // namespace supernode::serving

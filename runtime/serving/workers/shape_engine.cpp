@@ -1,0 +1,152 @@
+#include "runtime/serving/workers/shape_engine.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "runtime/core/error.hpp"
+#include "runtime/core/random.hpp"
+
+namespace supernode::serving {
+namespace {
+
+/// Independent streams of one seed.
+enum class Purpose : std::uint64_t { tokens = 16, guesses };  // 1 to 15 are the routing's
+
+Random draw(std::uint64_t seed, Purpose purpose, RequestId request, int position) {
+  const std::uint64_t stream = mix64(seed ^ mix64(static_cast<std::uint64_t>(purpose)));
+  return Random(mix64(stream ^ mix64(request)), static_cast<std::uint64_t>(position));
+}
+
+class ShapeState : public EngineState {
+ public:
+  explicit ShapeState(std::size_t bytes_per_token) : bytes_per_token_(bytes_per_token) {}
+
+  int length() const override { return length_; }
+  /// Each token is a byte of its own, over and over.
+  void export_tokens(int first, int count, std::span<std::byte> out) const override {
+    expect(first >= 0 && count >= 0 && first + count <= length_, "exported tokens are in the state");
+    expect_size(count, out.size());
+    if (bytes_per_token_ == 0) return;
+    for (int i = 0; i < count; ++i)
+      std::memset(out.data() + static_cast<std::size_t>(i) * bytes_per_token_,
+                  static_cast<int>(mix64(static_cast<std::uint64_t>(first + i)) & 0xff), bytes_per_token_);
+  }
+  void import_tokens(int first, int count, std::span<const std::byte> bytes) override {
+    expect(first >= 0 && count >= 0 && first <= length_, "imported tokens leave a hole");
+    expect_size(count, bytes.size());
+    length_ = std::max(length_, first + count);
+  }
+  void grow(int tokens) { length_ += tokens; }
+
+ private:
+  void expect_size(int count, std::size_t bytes) const {
+    expect(bytes == static_cast<std::size_t>(count) * bytes_per_token_, "bytes of a state are of as many tokens");
+  }
+
+  std::size_t bytes_per_token_;
+  int length_ = 0;
+};
+
+void check(bool holds, const std::string& what) {
+  if (!holds) throw std::invalid_argument("shape engine: " + what);
+}
+
+}  // namespace
+
+/// What one microbatch does of one work.
+struct ShapeEngine::Part {
+  RequestId request;
+  int first, count;  ///< positions
+  bool last;         ///< whether the work ends with it
+};
+
+ShapeEngine::ShapeEngine(ShapeOptions options)
+    : options_(std::move(options)),
+      routing_(options_.model, options_.setup.layout, options_.load, options_.seed,
+               options_.setup.record_layers(options_.model)) {
+  check(options_.microbatches == 1 || options_.microbatches == 2,
+        fmt::format("{} microbatches; there may be 1 or 2", options_.microbatches));
+  check(options_.acceptance >= 0 && options_.acceptance <= 1,
+        fmt::format("acceptance {} is outside [0, 1]", options_.acceptance));
+  check(options_.vocabulary > 0, fmt::format("a vocabulary of {}", options_.vocabulary));
+  check(options_.die >= 0 && options_.die < options_.setup.layout.dies,
+        fmt::format("die {} of {}", options_.die, options_.setup.layout.dies));
+}
+
+std::unique_ptr<EngineState> ShapeEngine::make_state(int) {
+  return std::make_unique<ShapeState>(options_.bytes_per_token);
+}
+
+std::int32_t ShapeEngine::token(RequestId request, int position) const {
+  return static_cast<std::int32_t>(
+      draw(options_.seed, Purpose::tokens, request, position).below(static_cast<std::uint64_t>(options_.vocabulary)));
+}
+
+bool ShapeEngine::guessed(RequestId request, int position) const {
+  return draw(options_.seed, Purpose::guesses, request, position).uniform() < options_.acceptance;
+}
+
+/// Decode: in turns, so that the contexts of both microbatches are alike. Prefill: the new tokens of all works in a row
+/// are cut in the middle, maybe within a work.
+std::vector<std::vector<ShapeEngine::Part>> ShapeEngine::split(std::span<const StepWork> works) const {
+  const auto microbatches = static_cast<std::size_t>(options_.microbatches);
+  std::vector<std::vector<Part>> parts(microbatches);
+  std::vector<Part> whole;
+  for (const StepWork& work : works)
+    whole.push_back(
+        {work.request, work.state->length(), static_cast<int>(work.tokens.size()) + (speculates() ? 1 : 0), true});
+  if (options_.setup.stage == emulation::Stage::decode) {
+    for (std::size_t i = 0; i < whole.size(); ++i) parts[i % microbatches].push_back(whole[i]);
+    return parts;
+  }
+  const int all = std::accumulate(whole.begin(), whole.end(), 0, [](int sum, const Part& p) { return sum + p.count; });
+  int room = microbatches == 1 ? all : (all + 1) / 2;  // in the first microbatch
+  for (const Part& part : whole) {
+    const int here = std::min(room, part.count);
+    if (here > 0) parts.front().push_back({part.request, part.first, here, here == part.count});
+    if (here < part.count) parts.back().push_back({part.request, part.first + here, part.count - here, true});
+    room -= here;
+  }
+  return parts;
+}
+
+emulation::MicrobatchStep ShapeEngine::record(std::span<const Part> parts) const {
+  emulation::MicrobatchStep step;
+  std::vector<emulation::TokenRange> ranges;
+  int tokens = 0;
+  for (const Part& part : parts) {
+    step.work.add(part.count, part.first);
+    // A prompt of which both microbatches have a part is one sequence: it has logits once, at its end.
+    if (!part.last) step.work.sequences -= 1;
+    ranges.push_back({part.request, part.first, part.count});
+    tokens += part.count;
+  }
+  step.rows.resize(routing_.record_size());
+  routing_.draw(ranges, step.rows);
+  routing_.add_shared(options_.die, tokens, step.rows);
+  return step;
+}
+
+StepOutcome ShapeEngine::step(std::span<const StepWork> works, RunTime) {
+  StepOutcome outcome;
+  outcome.record.emplace();
+  for (const std::vector<Part>& parts : split(works)) outcome.record->microbatches.push_back(record(parts));
+  for (const StepWork& work : works) {
+    auto& state = static_cast<ShapeState&>(*work.state);
+    state.grow(static_cast<int>(work.tokens.size()));
+    outcome.tokens.push_back(token(work.request, state.length()));
+    if (!speculates()) continue;
+    std::vector<std::int32_t>& further = outcome.further.emplace_back();
+    if (!guessed(work.request, state.length())) continue;
+    state.grow(1);
+    further.push_back(token(work.request, state.length()));
+  }
+  return outcome;
+}
+
+}  // namespace supernode::serving

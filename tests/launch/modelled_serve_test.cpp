@@ -1,0 +1,147 @@
+// supernode serve on a modelled machine.
+#include <fstream>
+
+#include "tests/support/run_command.hpp"
+
+using namespace supernode;
+using namespace supernode::test;
+using Catch::Matchers::Contains;
+
+namespace {
+
+/// Prompts that share prefixes, ten blocks at the most, twelve a second.
+std::string small_trace() {
+  const std::string path = scratch_path("modelled.jsonl");
+  std::ofstream file(path);
+  for (int i = 0; i < 40; ++i) {
+    const int family = i % 5, blocks = 2 + i % 9;
+    file << R"({"timestamp": )" << i * 83 << R"(, "input_length": )" << blocks * 512 - 37 * (i % 3)
+         << R"(, "output_length": )" << 3 + i % 7 << R"(, "hash_ids": [)";
+    for (int block = 0; block < blocks; ++block)
+      file << (block ? ", " : "") << (block < 4 ? family * 100 + block : 1000 + 20 * i + block);
+    file << "]}\n";
+  }
+  return path;
+}
+
+/// What a run says of the modelled machine; the rest is of the hosts.
+std::string modelled_part(Json results) {
+  results.erase("wall_s");
+  results.erase("modelled_over_wall");
+  return results.dump();
+}
+
+const std::string shape_run =
+    "serve --config configs/deployments/paper-small.ini --save-detailed --save-tokens --format json ";
+
+/// Every part of every request is there, and they add up.
+void check_parts(const Json& results) {
+  for (const Json& request : results["requests"]) {
+    CHECK(request["hit_tokens"].get<int>() + request["computed_tokens"].get<int>() ==
+          request["input_tokens"].get<int>());
+    double sum = 0;
+    for (const auto& [part, value] : request["parts_ms"].items()) {
+      CHECK(value.get<double>() >= 0);
+      sum += value.get<double>();
+    }
+    CHECK(sum == Approx(request["e2el_ms"].get<double>()).epsilon(1e-12));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("runs on the modelled clock are equal to the last byte, whatever the hosts do") {
+  // A pool of 12 blocks of 128 tokens: some are evicted.
+  const std::string command = shape_run + "--modelled.pool-gb 0.11 --trace " + small_trace();
+  const Json first = document_of(supernode_on(14, command))["results"];
+  CHECK(first["clock"] == "modelled");
+  CHECK(first["completed"] == 40);
+  CHECK(first["pool"]["hit_tokens"].get<int>() > 0);
+  CHECK(first["pool"]["miss_reasons"].contains("evicted"));
+  CHECK(first["wall_s"].get<double>() > 0);
+  check_parts(first);
+  CHECK(modelled_part(document_of(supernode_on(14, command))["results"]) == modelled_part(first));
+  // All ranks on one processor.
+  CHECK(modelled_part(document_of(supernode_on(14, command, "taskset -c 0 "))["results"]) == modelled_part(first));
+}
+
+TEST_CASE("sums over instances do not depend on who stops first") {
+  const std::string command = shape_run +
+                              "--serving.prefill-instances 4 --serving.prefill-dies 1 --modelled.prefill-redundant 0 "
+                              "--max-requests 16 --trace " +
+                              small_trace();
+  const Json first = document_of(supernode_on(14, command))["results"];
+  CHECK(first["step_terms_s"]["prefill: steps"].get<int>() >= 4);
+  for (int again = 0; again < 2; ++again)
+    CHECK(modelled_part(document_of(supernode_on(14, command))["results"]) == modelled_part(first));
+}
+
+TEST_CASE("a slow host processor delays loads, and no part of a request becomes negative") {
+  std::string machine = read_file(SUPERNODE_SOURCE_DIR "/configs/machines/cloudmatrix384.ini");
+  const std::size_t key = machine.find("\ncpu_link_gbps");
+  REQUIRE(key != std::string::npos);
+  machine.replace(key, machine.find('\n', key + 1) - key, "\ncpu_link_gbps = 0.05");
+  const std::string path = scratch_file("slow.ini", machine);
+  const Json results =
+      document_of(supernode_on(14, shape_run + "--machine " + path + " --trace " + small_trace()))["results"];
+  CHECK(results["completed"] == 40);
+  CHECK(results["pool"]["hit_tokens"].get<int>() > 0);
+  check_parts(results);
+}
+
+TEST_CASE("the model's tokens are the same on the modelled clock as on the wall clock") {
+  const std::string command =
+      "serve --config configs/quickstart.ini --max-requests 10 --save-detailed --save-tokens --format json ";
+  const Json wall = document_of(supernode_on(8, command + "--time-scale 0"))["results"];
+  const Json modelled = document_of(supernode_on(8, command + "--machine cloudmatrix384"))["results"];
+  const Json again = document_of(supernode_on(8, command + "--machine cloudmatrix384"))["results"];
+  CHECK(modelled["clock"] == "modelled");
+  CHECK(modelled_part(modelled) == modelled_part(again));
+  CHECK(modelled["pool"]["hit_tokens"].get<int>() > 0);
+  // With a pool that holds a part of it, what the model grants is there all the same.
+  const Json tight = document_of(supernode_on(
+      8,
+      "serve --config configs/quickstart.ini --max-requests 24 --machine cloudmatrix384 --pool.capacity 2M "
+      "--serving.max-prefill-tokens 300 --save-detailed --format json"))["results"];
+  CHECK(tight["pool"]["miss_reasons"].contains("evicted"));
+  check_parts(tight);
+  REQUIRE(wall["requests"].size() == modelled["requests"].size());
+  for (std::size_t i = 0; i < wall["requests"].size(); ++i)
+    CHECK(wall["requests"][i]["output_token_ids"] == modelled["requests"][i]["output_token_ids"]);
+}
+
+TEST_CASE("a steady load runs at the pace that the model of its deployment says") {
+  const Json results =
+      document_of(supernode_on(14, shape_run + "--workload steady --batch-per-npu 96 --prompt-tokens 4032 "
+                                               "--output-tokens 128 --steps 24"))["results"];
+  const Json& steady = results["steady"];
+  CHECK(steady["batch_per_npu"] == 96);
+  // Two tokens for each that is accepted, at 0.7.
+  CHECK(steady["iteration_ms"].get<double>() / steady["tpot_ms"].get<double>() == Approx(1.7).epsilon(0.02));
+  CHECK(steady["output_tokens_per_s_per_npu"].get<double>() ==
+        Approx(96e3 / steady["tpot_ms"].get<double>()).epsilon(0.01));
+}
+
+TEST_CASE("what does not fit a modelled machine is refused in one line") {
+  const auto refused = [](int ranks, const std::string& options, const std::string& why) {
+    const Outcome outcome = supernode_on(ranks, "serve --config configs/deployments/paper-small.ini " + options);
+    INFO(options);
+    CHECK(outcome.code == 2);
+    CHECK_THAT(outcome.err, Contains(why));
+  };
+  refused(1, "--machine nowhere", "nowhere");
+  refused(1, "--machine wall", "--compute shape needs --machine");
+  refused(1, "--serving.decode-dies 9", "do not divide");
+  refused(1, "--modelled.experts 4", "modelled.experts: 4, but a token chooses 8");
+  refused(1, "--modelled.expert-load zipf:x", "zipf:ALPHA");
+  refused(1, "--workload steady --batch-per-npu 97", "--batch-per-npu");
+  refused(3, "--workload steady", "14");
+  const Outcome small_pool = supernode_on(
+      8, "serve --config configs/quickstart.ini --machine cloudmatrix384 --max-requests 4 --pool.capacity 1M");
+  CHECK(small_pool.code == 2);
+  CHECK_THAT(small_pool.err, Contains("pool.capacity: 1 MiB is too small"));
+  refused(14, "--inject owner_loss --trace " + small_trace(), "--inject");
+  refused(14, "--time-scale 1e12 --trace " + small_trace(), "--time-scale");
+  refused(14, "--workload steady-prefill --prompt-tokens 16000000", "prefill batch");
+  refused(14, "--workload steady-prefill --prompt-tokens 400000", "places");
+}
