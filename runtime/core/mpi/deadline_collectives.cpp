@@ -22,6 +22,19 @@ void await_all(const Communicator& comm, MPI_Request request, double deadline_s,
   }
 }
 
+/// The same where MPI writes into `buffers`: it may do so until the end, and a wait that fails never sees it, so they then
+/// outlive the call.
+template <class Buffers>
+void await_all(const Communicator& comm, MPI_Request request, double deadline_s, const std::string& occasion,
+               std::unique_ptr<Buffers>& buffers) {
+  try {
+    await_all(comm, request, deadline_s, occasion);
+  } catch (const TimeoutError&) {
+    static_cast<void>(buffers.release());
+    throw;
+  }
+}
+
 }  // namespace
 
 void meet(const Communicator& comm, double deadline_s) {
@@ -32,7 +45,6 @@ void meet(const Communicator& comm, double deadline_s) {
 
 std::vector<std::vector<std::byte>> gather_bytes(const Communicator& comm, std::span<const std::byte> bytes,
                                                  double deadline_s, const std::string& occasion) {
-  // As below: these outlive a wait that fails.
   struct Buffers {
     std::vector<std::byte> sent, received;
     std::int64_t size = 0;
@@ -40,30 +52,24 @@ std::vector<std::vector<std::byte>> gather_bytes(const Communicator& comm, std::
     std::vector<int> counts, displacements;
   };
   auto b = std::make_unique<Buffers>();
-  const bool root = comm.rank() == 0;
-  const auto ranks = static_cast<std::size_t>(root ? comm.size() : 0);
+  const auto ranks = static_cast<std::size_t>(comm.rank() == 0 ? comm.size() : 0);
   b->sent.assign(bytes.begin(), bytes.end());
   b->size = static_cast<std::int64_t>(bytes.size());
   b->sizes.resize(ranks);
-  std::vector<std::vector<std::byte>> all(ranks);
-  try {
-    MPI_Request request = MPI_REQUEST_NULL;
-    SUPERNODE_MPI(MPI_Igather(&b->size, 1, MPI_INT64_T, b->sizes.data(), 1, MPI_INT64_T, 0, comm.get(), &request));
-    await_all(comm, request, deadline_s, occasion);
-    std::int64_t total = 0;
-    for (const std::int64_t size : b->sizes) {
-      b->counts.push_back(count_cast(static_cast<std::size_t>(size)));
-      b->displacements.push_back(count_cast(static_cast<std::size_t>(total)));
-      total += size;
-    }
-    b->received.resize(static_cast<std::size_t>(total));
-    SUPERNODE_MPI(MPI_Igatherv(b->sent.data(), count_cast(b->sent.size()), MPI_BYTE, b->received.data(),
-                               b->counts.data(), b->displacements.data(), MPI_BYTE, 0, comm.get(), &request));
-    await_all(comm, request, deadline_s, occasion);
-  } catch (const TimeoutError&) {
-    static_cast<void>(b.release());
-    throw;
+  MPI_Request request = MPI_REQUEST_NULL;
+  SUPERNODE_MPI(MPI_Igather(&b->size, 1, MPI_INT64_T, b->sizes.data(), 1, MPI_INT64_T, 0, comm.get(), &request));
+  await_all(comm, request, deadline_s, occasion, b);
+  std::int64_t total = 0;
+  for (const std::int64_t size : b->sizes) {
+    b->counts.push_back(count_cast(static_cast<std::size_t>(size)));
+    b->displacements.push_back(count_cast(static_cast<std::size_t>(total)));
+    total += size;
   }
+  b->received.resize(static_cast<std::size_t>(total));
+  SUPERNODE_MPI(MPI_Igatherv(b->sent.data(), count_cast(b->sent.size()), MPI_BYTE, b->received.data(), b->counts.data(),
+                             b->displacements.data(), MPI_BYTE, 0, comm.get(), &request));
+  await_all(comm, request, deadline_s, occasion, b);
+  std::vector<std::vector<std::byte>> all(ranks);
   for (std::size_t rank = 0; rank < ranks; ++rank) {
     const auto first = b->received.begin() + b->displacements[rank];
     all[rank].assign(first, first + b->counts[rank]);
@@ -73,36 +79,31 @@ std::vector<std::vector<std::byte>> gather_bytes(const Communicator& comm, std::
 
 std::vector<std::int64_t> scatter(const Communicator& comm, std::span<const std::int64_t> values, int each,
                                   double deadline_s, const std::string& occasion) {
-  auto sent = std::make_unique<std::vector<std::int64_t>>(values.begin(), values.end());
-  auto mine = std::make_unique<std::vector<std::int64_t>>(static_cast<std::size_t>(each));
+  struct Buffers {
+    std::vector<std::int64_t> sent, mine;
+  };
+  auto b = std::make_unique<Buffers>();
+  b->sent.assign(values.begin(), values.end());
+  b->mine.resize(static_cast<std::size_t>(each));
   MPI_Request request = MPI_REQUEST_NULL;
   SUPERNODE_MPI(
-      MPI_Iscatter(sent->data(), each, MPI_INT64_T, mine->data(), each, MPI_INT64_T, 0, comm.get(), &request));
-  try {
-    await_all(comm, request, deadline_s, occasion);
-  } catch (const TimeoutError&) {
-    static_cast<void>(sent.release());
-    static_cast<void>(mine.release());
-    throw;
-  }
-  return *mine;
+      MPI_Iscatter(b->sent.data(), each, MPI_INT64_T, b->mine.data(), each, MPI_INT64_T, 0, comm.get(), &request));
+  await_all(comm, request, deadline_s, occasion, b);
+  return b->mine;
 }
 
 void take_largest(const Communicator& comm, std::span<double> values, double deadline_s, const std::string& occasion) {
-  // MPI may write until the end, and a wait that fails never sees it: what it writes to must outlive this call then.
-  auto sent = std::make_unique<std::vector<double>>(values.begin(), values.end());
-  auto largest = std::make_unique<std::vector<double>>(values.size());
+  struct Buffers {
+    std::vector<double> sent, largest;
+  };
+  auto b = std::make_unique<Buffers>();
+  b->sent.assign(values.begin(), values.end());
+  b->largest.resize(values.size());
   MPI_Request request = MPI_REQUEST_NULL;
-  SUPERNODE_MPI(MPI_Iallreduce(sent->data(), largest->data(), count_cast(values.size()), MPI_DOUBLE, MPI_MAX,
+  SUPERNODE_MPI(MPI_Iallreduce(b->sent.data(), b->largest.data(), count_cast(values.size()), MPI_DOUBLE, MPI_MAX,
                                comm.get(), &request));
-  try {
-    await_all(comm, request, deadline_s, occasion);
-  } catch (const TimeoutError&) {
-    static_cast<void>(sent.release());
-    static_cast<void>(largest.release());
-    throw;
-  }
-  std::copy(largest->begin(), largest->end(), values.begin());
+  await_all(comm, request, deadline_s, occasion, b);
+  std::copy(b->largest.begin(), b->largest.end(), values.begin());
 }
 
 }  // namespace supernode
