@@ -2,6 +2,7 @@
 #include <fstream>
 
 #include "tests/support/run_command.hpp"
+#include "tests/support/serve_results.hpp"
 
 using namespace supernode;
 using namespace supernode::test;
@@ -34,18 +35,8 @@ std::string modelled_part(Json results) {
 const std::string shape_run =
     "serve --config configs/deployments/paper-small.ini --save-detailed --save-tokens --format json ";
 
-/// Every part of every request is there, and they add up.
-void check_parts(const Json& results) {
-  for (const Json& request : results["requests"]) {
-    CHECK(request["hit_tokens"].get<int>() + request["computed_tokens"].get<int>() ==
-          request["input_tokens"].get<int>());
-    double sum = 0;
-    for (const auto& [part, value] : request["parts_ms"].items()) {
-      CHECK(value.get<double>() >= 0);
-      sum += value.get<double>();
-    }
-    CHECK(sum == Approx(request["e2el_ms"].get<double>()).epsilon(1e-12));
-  }
+void check_requests(const Json& results) {
+  for (const Json& request : results["requests"]) check_request(request);
 }
 
 }  // namespace
@@ -59,7 +50,7 @@ TEST_CASE("runs on the modelled clock are equal to the last byte, whatever the h
   CHECK(first["pool"]["hit_tokens"].get<int>() > 0);
   CHECK(first["pool"]["miss_reasons"].contains("evicted"));
   CHECK(first["wall_s"].get<double>() > 0);
-  check_parts(first);
+  check_requests(first);
   CHECK(modelled_part(document_of(supernode_on(14, command))["results"]) == modelled_part(first));
   // All ranks on one processor.
   CHECK(modelled_part(document_of(supernode_on(14, command, "taskset -c 0 "))["results"]) == modelled_part(first));
@@ -86,7 +77,7 @@ TEST_CASE("a slow host processor delays loads, and no part of a request becomes 
       document_of(supernode_on(14, shape_run + "--machine " + path + " --trace " + small_trace()))["results"];
   CHECK(results["completed"] == 40);
   CHECK(results["pool"]["hit_tokens"].get<int>() > 0);
-  check_parts(results);
+  check_requests(results);
 }
 
 TEST_CASE("the model's tokens are the same on the modelled clock as on the wall clock") {
@@ -104,7 +95,7 @@ TEST_CASE("the model's tokens are the same on the modelled clock as on the wall 
       "serve --config configs/quickstart.ini --max-requests 24 --machine cloudmatrix384 --pool.capacity 2M "
       "--serving.max-prefill-tokens 300 --save-detailed --format json"))["results"];
   CHECK(tight["pool"]["miss_reasons"].contains("evicted"));
-  check_parts(tight);
+  check_requests(tight);
   REQUIRE(wall["requests"].size() == modelled["requests"].size());
   for (std::size_t i = 0; i < wall["requests"].size(); ++i)
     CHECK(wall["requests"][i]["output_token_ids"] == modelled["requests"][i]["output_token_ids"]);

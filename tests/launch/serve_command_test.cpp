@@ -1,5 +1,6 @@
 // supernode serve.
 #include "tests/support/run_command.hpp"
+#include "tests/support/serve_results.hpp"
 
 using namespace supernode;
 using namespace supernode::test;
@@ -23,14 +24,7 @@ TEST_CASE("serve completes a small trace, and its figures add up") {
   CHECK(fs::file_size(output) > 1000);
   const Json* hit = nullptr;
   for (const Json& request : results["requests"]) {
-    CHECK(request["hit_tokens"].get<int>() + request["computed_tokens"].get<int>() ==
-          request["input_tokens"].get<int>());
-    double sum = 0;
-    for (const auto& [part, value] : request["parts_ms"].items()) {
-      CHECK(value.get<double>() >= 0);
-      sum += value.get<double>();
-    }
-    CHECK(sum == Approx(request["e2el_ms"].get<double>()).epsilon(1e-12));
+    check_request(request);
     if (request["hit_tokens"].get<int>() > 0 && request["output_tokens"].get<int>() > 4) hit = &request;
   }
   // What was served with a prefix from the pool is what the model says to the whole prompt at once.

@@ -5,6 +5,7 @@
 #include "runtime/serving/coordinator/arrivals.hpp"
 #include "tests/serving/fake_fleet.hpp"
 #include "tests/serving/fake_port.hpp"
+#include "tests/serving/test_clock.hpp"
 
 using namespace supernode;
 using namespace supernode::serving;
@@ -12,10 +13,6 @@ using namespace supernode::serving::test;
 using Catch::Matchers::Contains;
 
 namespace {
-
-double test_now_s = 0;
-/// Each look takes 1 ms, so that a wait for what does not come ends.
-WallTime running_clock() { return {test_now_s += 0.001}; }
 
 /// Two prefill instances of a die (ranks 1, 2), a decode die (rank 3), a cache host (rank 4).
 ServingConfig some_config() {

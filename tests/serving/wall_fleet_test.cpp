@@ -8,6 +8,7 @@
 #include "runtime/serving/coordinator/coordinate.hpp"
 #include "tests/serving/fake_fleet.hpp"
 #include "tests/serving/fake_port.hpp"
+#include "tests/serving/test_clock.hpp"
 
 using namespace supernode;
 using namespace supernode::serving;
@@ -15,11 +16,6 @@ using namespace supernode::serving::test;
 using Catch::Matchers::Contains;
 
 namespace {
-
-double test_now_s = 0;
-WallTime test_clock() { return {test_now_s}; }
-/// Each look takes 1 ms.
-WallTime running_clock() { return {test_now_s += 0.001}; }
 
 /// Two prefill dies in one instance (ranks 1, 2), one decode die (rank 3).
 ServingConfig some_config() {
