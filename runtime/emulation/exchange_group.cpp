@@ -9,6 +9,7 @@
 #include "runtime/emulation/machine/links.hpp"
 
 namespace supernode::emulation {
+
 ExchangeGroup::ExchangeGroup(const Machine& machine, std::span<const int> dies)
     : machine_(machine),
       dies_(dies.begin(), dies.end()),

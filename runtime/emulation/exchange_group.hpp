@@ -19,13 +19,12 @@ class ExchangeGroup {
   ExchangeGroup(const Machine& machine, std::span<const int> dies);
 
   int ranks() const { return static_cast<int>(dies_.size()); }
-  std::span<const int> dies() const { return dies_; }
 
   /// When each rank has everything in place; equal to the end of its completion_of(), apart from rounding.
   /// @param style its `ranks` are those of this group
   /// @param rows [ranks x ranks], row = sender, >= 0; @param row_bytes of each
   /// @param starts [ranks]; @param ends [ranks], may be `starts`
-  /// O(ranks^2), about a nanosecond for each pair; and sorting the ranks by start, once for each node.
+  /// O(ranks^2), about a nanosecond for each pair; and sorting the ranks once.
   void completions(const ExchangeStyle& style, std::span<const std::int32_t> rows, double row_bytes,
                    std::span<const ModelTime> starts, std::span<ModelTime> ends);
 
@@ -50,6 +49,7 @@ class ExchangeGroup {
     std::vector<std::pair<int, int>> runs;  ///< [first, last) of successive ranks, 16 at the most
     std::vector<Event> events;              ///< of these ranks, in order
   };
+
   void leave(const ExchangeStyle& style, std::span<const std::int32_t> rows, double row_bytes,
              std::span<const ModelTime> starts, double origin);
   /// All events in order, up to the last begin, and those of each node.

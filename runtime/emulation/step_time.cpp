@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <stdexcept>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -228,16 +229,16 @@ CoreShare exchange_share(const StepSetup& setup, std::size_t microbatches) {
   return {.matrix = 1 - setup.attention_share, .vector = 1 - setup.attention_share};
 }
 
-int last_die(const StepTasks& tasks) {
-  const std::vector<ModelTime> ends = tasks.last_ends();
+int last_of(std::span<const ModelTime> ends) {
   return static_cast<int>(std::max_element(ends.begin(), ends.end()) - ends.begin());
 }
 
-/// Times in `tasks` count from `origin`. @param line of the last die
-StepTiming timing_of(const StepTasks& tasks, StepTraffic& traffic, ModelTime origin, const Timeline& line) {
+/// Times in `tasks` count from `origin`. @param ends of its dies @param line of the die that ends last
+StepTiming timing_of(const StepTasks& tasks, StepTraffic& traffic, ModelTime origin, std::vector<ModelTime> ends,
+                     const Timeline& line) {
   StepTiming timing;
-  timing.ends = tasks.last_ends();
-  timing.last = last_die(tasks);
+  timing.last = last_of(ends);
+  timing.ends = std::move(ends);
   for (const int task : line.critical_tasks()) {
     const Task& one = line.tasks()[static_cast<std::size_t>(task)];
     if (one.duration.value > 0) timing.terms.lengthen(one.name, one.duration);
@@ -286,7 +287,9 @@ class StepPricer::Implementation {
       timelines->clear();
       for (int die = 0; die < tasks.dies(); ++die) timelines->push_back(tasks.timeline(die));
     }
-    return timing_of(tasks, *traffic, origin, tasks.timeline(last_die(tasks)));
+    std::vector<ModelTime> ends = tasks.last_ends();
+    const Timeline line = tasks.timeline(last_of(ends));
+    return timing_of(tasks, *traffic, origin, std::move(ends), line);
   }
 
  private:
@@ -329,7 +332,7 @@ StepTiming uniform_step_time(const Machine& machine, const ModelShape& model, co
   StepSchedule schedule(machine, model, setup, {&step, 1}, start, *traffic);
   const StepTasks& tasks = setup.stage == Stage::decode ? schedule.decode() : schedule.prefill();
   Timeline line = tasks.timeline(0);
-  const StepTiming timing = timing_of(tasks, *traffic, {}, line);
+  const StepTiming timing = timing_of(tasks, *traffic, {}, tasks.last_ends(), line);
   if (timeline) *timeline = std::move(line);
   return timing;
 }
