@@ -68,7 +68,6 @@ std::optional<serving::ModelledRun> ModelledOptions::make(serving::ServingConfig
     run.config.microbatches = 1;
     run.config.mtp = false;
     run.config.decode_shared_dies = run.config.decode_redundant = run.config.prefill_redundant = 0;
-    run.payload = serving::Payload::carried;
     run.real_bytes_per_token = moe::state_bytes_per_token(model, moe::DraftCache::none);
   }
   serving::check_deployment(run.config, serving, run.machine, run.model);

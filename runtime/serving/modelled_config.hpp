@@ -15,12 +15,6 @@ enum class Compute {
   shape,  ///< nothing: routing is drawn, tokens are a function of request and position
 };
 
-/// What KV, blocks and token rows travel as.
-enum class Payload {
-  carried,  ///< as many bytes as on the emulated machine
-  elided,   ///< as messages without them
-};
-
 struct ModelledConfig {
   int microbatches = 2;  ///< of shape steps, 1 or 2
   bool mtp = true;       ///< decode steps of shape: a speculative token for each request

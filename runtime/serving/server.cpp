@@ -19,9 +19,9 @@
 #include "runtime/serving/roles.hpp"
 #include "runtime/serving/runs/modelled_run.hpp"
 #include "runtime/serving/runs/shape_run.hpp"
+#include "runtime/serving/runs/worker_run.hpp"
 #include "runtime/serving/workers/model_source.hpp"
 #include "runtime/serving/workers/real_engine.hpp"
-#include "runtime/serving/workers/worker.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -69,17 +69,11 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
           const ServeOptions& options, const std::string& identity, moe::Transformer* model, pool::Pool* shared_pool,
           const Part& part) {
   Mailbox control_box(control), transfer_box(transfer);
-  WorkerContext context;
-  context.config = &options.serving;
-  context.rank = control.rank();
-  context.part = part;
-  context.control = &control_box;
-  context.transfer = &transfer_box;
-  context.pool = shared_pool;
   // On a modelled clock the coordinator makes the same keys.
-  context.model_name =
+  const std::string name =
       options.modelled ? options.modelled->model_name : fmt::format("{}/{}", identity, name_of(options.type));
-  context.deadline_s = options.deadline_s;
+  WorkerContext context = worker_context(options, part, control.rank(), control_box, transfer_box, name);
+  context.pool = shared_pool;
   if (part.role == Role::cache) {
     run_cache_worker(context, options.injections);
     return;
@@ -88,11 +82,7 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
   std::optional<ModelledEngine> modelled;
   if (options.modelled) modelled.emplace(real, instance, modelled_instance(options, part), options.deadline_s);
   context.engine = modelled ? static_cast<StepEngine*>(&*modelled) : &real;
-  if (part.role == Role::prefill) {
-    run_prefill_worker(context);
-  } else {
-    run_decode_worker(context);
-  }
+  run_die(context);
 }
 
 }  // namespace

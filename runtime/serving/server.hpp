@@ -27,7 +27,6 @@ struct ModelledRun {
   std::size_t real_bytes_per_token = 0;  ///< KV of the model that really computes
   ModelledConfig config;
   Compute compute = Compute::shape;
-  Payload payload = Payload::elided;
   std::optional<SteadyOptions> steady;  ///< instead of requests
 };
 

@@ -204,7 +204,6 @@ Event ModelledFleet::next() {
 
 WorkerStatistics ModelledFleet::stop(Unfinished unfinished) {
   WorkerStatistics counts = link_.stop(last_, unfinished);
-  counts.last = last_;
   if (!pool_) return counts;
   const ModelledPoolStats& stats = pool_->stats();
   counts.lookups = stats.asked;

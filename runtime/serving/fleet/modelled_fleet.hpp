@@ -46,7 +46,8 @@ class ModelledFleet : public Fleet {
   /// The pool's counts are the directory's.
   WorkerStatistics stop(Unfinished unfinished) override;
 
-  const SharedPorts& ports() const { return ports_; }
+  /// Of the event handed out last.
+  RunTime last() const { return last_; }
 
  private:
   /// The order of events: time, kind, instance, die, request.

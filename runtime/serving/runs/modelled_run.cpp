@@ -73,28 +73,28 @@ ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions
   const ModelledRun& run = *options.modelled;
   Mailbox mailbox(control);
   const ModelledFleetOptions of_fleet = fleet_options(options, cache);
+  ServeOutcome outcome;
+  WorkerStatistics counts;
   const auto serve_from = [&](RequestSource& source, TokenSink& sink, const std::function<bool()>& over) {
     ModelledFleet fleet(options.serving, source, mailbox, options.deadline_s, of_fleet);
     Scheduler scheduler(options.serving, sink, options.max_concurrency);
-    return coordinate(scheduler, fleet, over);
+    counts = coordinate(scheduler, fleet, over);
+    outcome.last = fleet.last();
   };
-  ServeOutcome outcome;
-  WorkerStatistics counts;
   const WallTime start = wall_now();
   if (run.steady) {
     SteadyLoad load(*run.steady, options.serving);
-    counts = serve_from(load, load, [&] { return load.over(); });
+    serve_from(load, load, [&] { return load.over(); });
     outcome.requests = load.take();
     outcome.steady = load.figures();
   } else {
     log(LogLevel::info, "serving {} requests", requests.size());
     Arrivals arrivals(std::move(requests));
     ServedLog served;
-    counts = serve_from(arrivals, served, {});
+    serve_from(arrivals, served, {});
     outcome.requests = served.take();
   }
   outcome.wall = wall_now() - start;
-  outcome.last = counts.last;
   outcome.pool = pool_figures(counts);
   outcome.modelled_s = std::move(counts.modelled_s);
   return outcome;
@@ -103,9 +103,8 @@ ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions
 ModelledInstance modelled_instance(const ServeOptions& options, const Part& part) {
   const ModelledRun& run = *options.modelled;
   const auto stage = part.role == Role::decode ? emulation::Stage::decode : emulation::Stage::prefill;
-  emulation::StepSetup setup = step_setup(run.config, options.serving, stage);
-  if (run.compute == Compute::real) setup.mtp = false;  // the real engine does not guess
-  return {run.machine, run.model, setup, machine_dies(options.serving, stage, part.instance)};
+  return {run.machine, run.model, step_setup(run.config, options.serving, stage),
+          machine_dies(options.serving, stage, part.instance)};
 }
 
 }  // namespace supernode::serving

@@ -4,8 +4,8 @@
 
 #include "runtime/core/mpi/mailbox.hpp"
 #include "runtime/serving/runs/modelled_run.hpp"
+#include "runtime/serving/runs/worker_run.hpp"
 #include "runtime/serving/workers/shape_engine.hpp"
-#include "runtime/serving/workers/worker.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -14,14 +14,7 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
           const ServeOptions& options, const Part& part) {
   const ModelledRun& run = *options.modelled;
   Mailbox control_box(control), transfer_box(transfer);
-  WorkerContext context;
-  context.config = &options.serving;
-  context.rank = control.rank();
-  context.part = part;
-  context.control = &control_box;
-  context.transfer = &transfer_box;
-  context.model_name = run.model_name;
-  context.deadline_s = options.deadline_s;
+  WorkerContext context = worker_context(options, part, control.rank(), control_box, transfer_box, run.model_name);
   if (part.role == Role::cache) {
     run_idle_cache_worker(context);
     return;
@@ -37,10 +30,7 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
                      .vocabulary = run.vocabulary});
   ModelledEngine engine(shape, instance, std::move(modelled), options.deadline_s);
   context.engine = &engine;
-  if (part.role == Role::prefill)
-    run_prefill_worker(context);
-  else
-    run_decode_worker(context);
+  run_die(context);
 }
 
 }  // namespace

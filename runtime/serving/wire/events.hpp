@@ -1,7 +1,6 @@
 #pragma once
 // What happens in a serving run, and what the coordinator orders. Plain data; times are on the run's clock.
 
-#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -123,7 +122,6 @@ enum class Unfinished : std::uint8_t {
 struct WorkerStatistics {
   std::uint64_t lookups = 0, hits = 0, stored_blocks = 0, dropped_blocks = 0;
   std::map<std::string, std::uint64_t> miss_reasons;
-  RunTime last{};                                 ///< of the last event, where the fleet says so
   std::map<std::string, double> modelled_s = {};  ///< of the first die of an instance: where the modelled time went
 
   WorkerStatistics& operator+=(const WorkerStatistics& other) {
@@ -132,7 +130,6 @@ struct WorkerStatistics {
     stored_blocks += other.stored_blocks;
     dropped_blocks += other.dropped_blocks;
     for (const auto& [reason, count] : other.miss_reasons) miss_reasons[reason] += count;
-    last = std::max(last, other.last);
     for (const auto& [part, seconds] : other.modelled_s) modelled_s[part] += seconds;
     return *this;
   }

@@ -1,5 +1,5 @@
 #pragma once
-// The record of a die's step as bytes: how it travels to the die that prices the step, and how it lies in a file. Pure.
+// The record of a die's step as bytes: how it travels to the die that prices the step. Pure.
 
 #include <cstddef>
 #include <span>

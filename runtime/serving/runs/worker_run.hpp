@@ -1,0 +1,31 @@
+#pragma once
+// The part of a rank that is not the coordinator, whatever its engine.
+
+#include "runtime/serving/server.hpp"
+#include "runtime/serving/workers/worker.hpp"
+
+namespace supernode::serving {
+
+/// What every worker works with; engine and pool are left to the caller. All arguments outlive it.
+inline WorkerContext worker_context(const ServeOptions& options, const Part& part, int rank, MessagePort& control,
+                                    MessagePort& transfer, std::string model_name) {
+  WorkerContext context;
+  context.config = &options.serving;
+  context.rank = rank;
+  context.part = part;
+  context.control = &control;
+  context.transfer = &transfer;
+  context.model_name = std::move(model_name);
+  context.deadline_s = options.deadline_s;
+  return context;
+}
+
+/// The loop of a prefill or decode die. @pre context.engine
+inline void run_die(const WorkerContext& context) {
+  if (context.part.role == Role::prefill)
+    run_prefill_worker(context);
+  else
+    run_decode_worker(context);
+}
+
+}  // namespace supernode::serving
