@@ -79,8 +79,9 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
     return;
   }
   RealEngine real(*model, options.modelled ? StepRecords::kept : StepRecords::none);
+  Mailbox dies(instance);
   std::optional<ModelledEngine> modelled;
-  if (options.modelled) modelled.emplace(real, instance, modelled_instance(options, part), options.deadline_s);
+  if (options.modelled) modelled.emplace(real, dies, part.die, modelled_instance(options, part), options.deadline_s);
   context.engine = modelled ? static_cast<StepEngine*>(&*modelled) : &real;
   run_die(context);
 }

@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 #include <sched.h>
 
+#include "runtime/core/mpi/doorbell.hpp"
+
 namespace supernode {
 
 namespace {
@@ -15,6 +17,8 @@ namespace {
 bool crowded = false;
 
 }  // namespace
+
+SpinWait::SpinWait(Idle idle) : idle_(idle), rings_(idle == Idle::bell ? doorbell::rings() : 0) {}
 
 void SpinWait::crowd() { crowded = true; }
 
@@ -31,6 +35,15 @@ bool SpinWait::turn() {
   if (!crowded && (turns_ < pauses + yields || idle_ == Idle::spin)) {
     sched_yield();
     return false;
+  }
+  if (crowded && idle_ == Idle::bell && doorbell::hung()) {
+    // A probe of MPI may take a message in and find it at the next look only.
+    if (turns_ % 2 == 1) return false;
+    // Messages of which parts are still missing have no bell.
+    constexpr auto unheard = std::chrono::milliseconds(200);
+    doorbell::wait(rings_, unheard);
+    rings_ = doorbell::rings();
+    return true;
   }
   sleep_us_ = crowded ? std::clamp(sleep_us_ + sleep_us_ / 4, crowded_us, longest_us) : usual_us;
   std::this_thread::sleep_for(std::chrono::microseconds(sleep_us_));

@@ -2,6 +2,7 @@
 // Every wait has a deadline, and every polling loop yields the core: ranks may outnumber the cores.
 
 #include <chrono>
+#include <cstdint>
 #include <string>
 
 #include "runtime/core/error.hpp"
@@ -23,18 +24,21 @@ class Deadline {
   double seconds_;
 };
 
-/// Whether a polling loop that has found nothing for long goes on (in an exchange) or sleeps between its turns (in a
-/// service loop).
-enum class Idle { spin, sleep };
+/// What a polling loop does that has found nothing for long.
+enum class Idle {
+  spin,   ///< goes on: in an exchange
+  sleep,  ///< sleeps between its turns: in a service loop
+  bell,   ///< the same, and whoever ends the wait rings (doorbell.hpp): in a crowd it sleeps until then
+};
 
-/// One turn of a polling loop. The first turns only pause the pipeline; then the core is yielded at each turn, and with
-/// Idle::sleep the thread sleeps shortly between its turns after about a millisecond of yielding.
+/// One turn of a polling loop. The first turns only pause the pipeline; then the core is yielded at each turn, and a loop
+/// that may sleep does so shortly between its turns after about a millisecond of yielding.
 ///
 /// Where many ranks share a core, those that wait take the time of those that work: each wakes up to find nothing.
 /// crowd() makes them sleep longer.
 class SpinWait {
  public:
-  explicit SpinWait(Idle idle = Idle::spin) : idle_(idle) {}
+  explicit SpinWait(Idle idle = Idle::spin);
   /// @returns whether it slept: the clock is worth a look then.
   bool turn();
   void reset() noexcept {
@@ -43,13 +47,15 @@ class SpinWait {
   }
 
   /// From now on waits of this process reckon with many more ranks than cores: all of them sleep, those of Idle::spin
-  /// too, at once, and the longer the longer they have waited: from 1 ms to 100 ms.
+  /// too, at once, and the longer the longer they have waited: from 1 ms to 100 ms. Where bells hang, those of Idle::bell
+  /// sleep until one rings.
   static void crowd();
 
  private:
   unsigned turns_ = 0;
   unsigned sleep_us_ = 0;  ///< of the last turn
   Idle idle_;
+  std::uint32_t rings_ = 0;  ///< of this rank's bell before the caller last looked
 };
 
 /// @throws TimeoutError "<what> within <seconds> s"

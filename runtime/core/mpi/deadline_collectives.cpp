@@ -43,55 +43,6 @@ void meet(const Communicator& comm, double deadline_s) {
   await_all(comm, request, deadline_s, "a barrier");
 }
 
-std::vector<std::vector<std::byte>> gather_bytes(const Communicator& comm, std::span<const std::byte> bytes,
-                                                 double deadline_s, const std::string& occasion) {
-  struct Buffers {
-    std::vector<std::byte> sent, received;
-    std::int64_t size = 0;
-    std::vector<std::int64_t> sizes;
-    std::vector<int> counts, displacements;
-  };
-  auto b = std::make_unique<Buffers>();
-  const auto ranks = static_cast<std::size_t>(comm.rank() == 0 ? comm.size() : 0);
-  b->sent.assign(bytes.begin(), bytes.end());
-  b->size = static_cast<std::int64_t>(bytes.size());
-  b->sizes.resize(ranks);
-  MPI_Request request = MPI_REQUEST_NULL;
-  SUPERNODE_MPI(MPI_Igather(&b->size, 1, MPI_INT64_T, b->sizes.data(), 1, MPI_INT64_T, 0, comm.get(), &request));
-  await_all(comm, request, deadline_s, occasion, b);
-  std::int64_t total = 0;
-  for (const std::int64_t size : b->sizes) {
-    b->counts.push_back(count_cast(static_cast<std::size_t>(size)));
-    b->displacements.push_back(count_cast(static_cast<std::size_t>(total)));
-    total += size;
-  }
-  b->received.resize(static_cast<std::size_t>(total));
-  SUPERNODE_MPI(MPI_Igatherv(b->sent.data(), count_cast(b->sent.size()), MPI_BYTE, b->received.data(), b->counts.data(),
-                             b->displacements.data(), MPI_BYTE, 0, comm.get(), &request));
-  await_all(comm, request, deadline_s, occasion, b);
-  std::vector<std::vector<std::byte>> all(ranks);
-  for (std::size_t rank = 0; rank < ranks; ++rank) {
-    const auto first = b->received.begin() + b->displacements[rank];
-    all[rank].assign(first, first + b->counts[rank]);
-  }
-  return all;
-}
-
-std::vector<std::int64_t> scatter(const Communicator& comm, std::span<const std::int64_t> values, int each,
-                                  double deadline_s, const std::string& occasion) {
-  struct Buffers {
-    std::vector<std::int64_t> sent, mine;
-  };
-  auto b = std::make_unique<Buffers>();
-  b->sent.assign(values.begin(), values.end());
-  b->mine.resize(static_cast<std::size_t>(each));
-  MPI_Request request = MPI_REQUEST_NULL;
-  SUPERNODE_MPI(
-      MPI_Iscatter(b->sent.data(), each, MPI_INT64_T, b->mine.data(), each, MPI_INT64_T, 0, comm.get(), &request));
-  await_all(comm, request, deadline_s, occasion, b);
-  return b->mine;
-}
-
 void take_largest(const Communicator& comm, std::span<double> values, double deadline_s, const std::string& occasion) {
   struct Buffers {
     std::vector<double> sent, largest;

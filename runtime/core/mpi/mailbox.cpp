@@ -36,6 +36,7 @@ void Mailbox::send(int to, int tag, std::vector<std::byte> bytes) {
   message.bytes = std::move(bytes);
   SUPERNODE_MPI(MPI_Isend(message.bytes.data(), count_cast(message.bytes.size(), "message bytes"), MPI_BYTE, to, tag,
                           comm_->get(), message.request.out()));
+  bells_.ring(to);
 }
 
 std::optional<Message> Mailbox::poll() {

@@ -8,6 +8,7 @@
 
 #include "runtime/core/message_port.hpp"
 #include "runtime/core/mpi/communicator.hpp"
+#include "runtime/core/mpi/doorbell.hpp"
 
 namespace supernode {
 
@@ -16,7 +17,7 @@ namespace supernode {
 class Mailbox : public MessagePort {
  public:
   /// Borrows the communicator: it outlives the mailbox, and nothing else receives on it.
-  explicit Mailbox(const Communicator& comm) : comm_(&comm) {}
+  explicit Mailbox(const Communicator& comm) : comm_(&comm), bells_(comm) {}
   /// Waits for what is on its way, unless an error unwinds: then MPI keeps the bytes, and this process will end.
   ~Mailbox() override;
   Mailbox(const Mailbox&) = delete;
@@ -44,6 +45,7 @@ class Mailbox : public MessagePort {
   bool is_arriving_from(int source) const;
 
   const Communicator* comm_;
+  PeerBells bells_;
   // Lists: MPI holds pointers into the elements.
   std::list<Outgoing> outgoing_;
   std::list<Arriving> arriving_;

@@ -16,6 +16,7 @@
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/communicator.hpp"
 #include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/doorbell.hpp"
 #include "runtime/core/mpi/launcher.hpp"
 #include "runtime/core/text.hpp"
 
@@ -39,13 +40,17 @@ bool has_rdma_device() {
   return std::filesystem::is_directory(devices, ignored) && !std::filesystem::is_empty(devices, ignored);
 }
 
+/// Whether many more ranks than cores are on this host; the same on all of them.
+bool in_a_crowd() {
+  constexpr double many = 8;  // ranks a core
+  return static_cast<double>(launch_identity().local_size) >=
+         many * static_cast<double>(::sysconf(_SC_NPROCESSORS_ONLN));
+}
+
 /// Prepares this process for a host with many more ranks than cores, before MPI starts: most of a run with hundreds of
 /// ranks on a few cores is ranks that wake up to find nothing, in MPI_Init and in every wait after it.
 void make_room_for_others() {
-  const double ranks_per_core =
-      static_cast<double>(launch_identity().local_size) / static_cast<double>(::sysconf(_SC_NPROCESSORS_ONLN));
-  constexpr double many = 8;
-  if (ranks_per_core < many) return;
+  if (!in_a_crowd()) return;
   SpinWait::crowd();
   // Sleeps of MPI and of its helper threads may end 5 ms late; a rank that wakes up does not push aside one that works.
   // Both are wishes: what the system refuses costs time only.
@@ -105,8 +110,14 @@ Session::Session(int& argc, char**& argv) {
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   if (provided < MPI_THREAD_FUNNELED) throw EnvironmentError("this MPI library gives no MPI_THREAD_FUNNELED");
   yield_on_shared_processors();
+  const Communicator host = Communicator::world().split_by_host();
+  const bool crowd = host.max(static_cast<long long>(in_a_crowd())) != 0;
+  if (crowd) doorbell::hang(host);
 }
 
-Session::~Session() { MPI_Finalize(); }
+Session::~Session() {
+  doorbell::take_down();
+  MPI_Finalize();
+}
 
 }  // namespace supernode

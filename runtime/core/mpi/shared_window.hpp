@@ -25,7 +25,7 @@ struct WindowUse {
 
 struct SharedWindow {
   OwnedWindow window;  ///< null where this MPI library has no such windows (another one-sided component was chosen)
-  std::byte* own = nullptr;  ///< this rank's memory, zero, not aligned
+  std::byte* own = nullptr;  ///< this rank's memory; not cleared, not aligned
 };
 
 /// MPI_Win_allocate_shared with `bytes` of this rank, each rank's memory at pages of its own. Collective over `all`,

@@ -54,7 +54,7 @@ WorkerStatistics FleetLink::stop(RunTime stamp, Unfinished unfinished) {
   // No keep-alives from here on: a worker that has its order to stop waits for no other, and would not take it.
   send(wire_.encode_for_all(StopOrder{unfinished}, stamp));
   std::map<int, WorkerStatistics> by_rank;
-  SpinWait spin(Idle::sleep);
+  SpinWait spin(Idle::bell);
   while (!liveness_.quiet()) {
     const WallTime looked = clock_();
     auto report = poll();

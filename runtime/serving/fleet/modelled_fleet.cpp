@@ -183,7 +183,7 @@ std::optional<Event> ModelledFleet::release() {
 }
 
 Event ModelledFleet::next() {
-  SpinWait spin(Idle::sleep);
+  SpinWait spin(Idle::bell);
   for (;;) {
     const WallTime looked = link_.now();
     link_.keep_alive(looked, last_);

@@ -11,7 +11,7 @@ WallFleet::WallFleet(const ServingConfig& config, RequestSource& source, Message
     : source_(source), link_(config, port, deadline_s, clock), start_(clock()) {}
 
 Event WallFleet::next() {
-  SpinWait spin(Idle::sleep);
+  SpinWait spin(Idle::bell);
   for (;;) {
     // One look at the clock for all: an arrival that is found later is then never earlier than a report found now.
     const WallTime looked = link_.now();

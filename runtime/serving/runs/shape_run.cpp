@@ -28,7 +28,8 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
                      .microbatches = run.config.microbatches,
                      .acceptance = run.config.acceptance,
                      .vocabulary = run.vocabulary});
-  ModelledEngine engine(shape, instance, std::move(modelled), options.deadline_s);
+  Mailbox dies(instance);
+  ModelledEngine engine(shape, dies, part.die, std::move(modelled), options.deadline_s);
   context.engine = &engine;
   run_die(context);
 }

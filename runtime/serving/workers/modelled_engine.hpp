@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "runtime/core/mpi/communicator.hpp"
+#include "runtime/core/message_port.hpp"
 #include "runtime/emulation/step_time.hpp"
 #include "runtime/serving/workers/step_engine.hpp"
 
@@ -22,9 +22,9 @@ struct ModelledInstance {
 
 class ModelledEngine : public StepEngine {
  public:
-  /// @param inner keeps records; borrowed @param instance all dies of the instance, borrowed
-  /// @param deadline_s longest wait for the other dies
-  ModelledEngine(StepEngine& inner, const Communicator& instance, ModelledInstance modelled, double deadline_s);
+  /// @param inner keeps records; borrowed @param dies connects the dies of the instance, and nothing else uses it; borrowed
+  /// @param die of the instance, this one @param deadline_s longest wait for the other dies
+  ModelledEngine(StepEngine& inner, MessagePort& dies, int die, ModelledInstance modelled, double deadline_s);
   ~ModelledEngine() override;
 
   std::unique_ptr<EngineState> make_state(int max_tokens) override { return inner_.make_state(max_tokens); }
@@ -36,11 +36,24 @@ class ModelledEngine : public StepEngine {
   std::map<std::string, double> modelled_s() const override { return totals_; }
 
  private:
-  /// The ends of all dies and what exchanges took on the way to the last of them, each in ns. [dies x 2]
-  std::vector<std::int64_t> price(const std::vector<std::vector<std::byte>>& records);
+  /// When a die's part of a step ends, and what exchanges took of it.
+  struct Price {
+    RunTime end{};
+    RunSpan exchange{};
+  };
+
+  /// On the first die: the records of all, by die. @param own of this die
+  std::vector<std::vector<std::byte>> collect(std::vector<std::byte> own);
+  std::vector<Price> price(const std::vector<std::vector<std::byte>>& records);
+  /// On the other dies.
+  Price await_price();
+  /// The next message of the instance's dies. @throws TimeoutError that begins with what()
+  template <class What>
+  Message await(What&& what);
 
   StepEngine& inner_;
-  const Communicator& instance_;
+  MessagePort& dies_;
+  const int die_;
   const ModelledInstance modelled_;
   const double deadline_s_;
   std::unique_ptr<emulation::StepPricer> pricer_;  ///< on the first die

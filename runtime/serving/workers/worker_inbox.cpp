@@ -14,7 +14,8 @@ std::string WorkerInbox::where() const {
 
 Stamped<Order> WorkerInbox::wait(const std::function<bool()>& background) {
   Deadline patience(context_.deadline_s);
-  SpinWait spin(Idle::sleep);
+  // What the pool's owners answer has no bell.
+  SpinWait spin(context_.pool ? Idle::sleep : Idle::bell);
   for (;;) {
     if (const std::optional<Message> message = context_.control->poll()) {
       try {
