@@ -56,6 +56,33 @@ TEST_CASE("runs on the modelled clock are equal to the last byte, whatever the h
   CHECK(modelled_part(document_of(supernode_on(14, command, "taskset -c 0 "))["results"]) == modelled_part(first));
 }
 
+TEST_CASE("a rank that is stopped again and again changes nothing on the modelled clock") {
+  const std::string trace = std::string(SUPERNODE_SHARED_DIR) + "/data/traces/mooncake_conversation.jsonl";
+  if (!std::filesystem::exists(trace)) {
+    WARN("skipped: needs " << trace);
+    return;
+  }
+  // Open MPI's variable for the rank; one prefill die of eight ranks.
+  const std::string slowed = "sh " + scratch_file("slowed.sh", R"(
+if [ "$OMPI_COMM_WORLD_RANK" = 1 ]; then
+  (while kill -STOP $$ 2>/dev/null; do sleep 0.04; kill -CONT $$; sleep 0.02; done) &
+fi
+exec "$@"
+)");
+  // 300 requests, and a pool that holds 40 blocks.
+  const std::string command =
+      "serve --machine cloudmatrix384 --compute shape --model configs/models/deepseek-r1 --modelled.experts 32 "
+      "--max-requests 300 --length-scale 0.01 --time-scale 0.02 --serving.context-block-tokens 32 "
+      "--modelled.pool-gb 0.09 --save-detailed --format json --trace " +
+      trace;
+  const Json first = document_of(supernode_on(8, command))["results"];
+  CHECK(first["completed"].get<int>() + first.value("without_output", 0) == 300);
+  CHECK(first["pool"]["hit_tokens"].get<int>() > 0);
+  CHECK(first["pool"]["miss_reasons"].contains("evicted"));
+  check_requests(first);
+  CHECK(modelled_part(document_of(supernode_on(8, command, "", slowed))["results"]) == modelled_part(first));
+}
+
 TEST_CASE("sums over instances do not depend on who stops first") {
   const std::string command = shape_run +
                               "--serving.prefill-instances 4 --serving.prefill-dies 1 --modelled.prefill-redundant 0 "

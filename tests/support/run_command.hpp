@@ -66,9 +66,11 @@ inline Outcome shell(const std::string& line) {
 }
 
 /// `supernode <arguments>` on ranks of a launcher. @param before in front of the launcher: variables, a tool
-inline Outcome supernode_on(int ranks, const std::string& arguments, const std::string& before = "") {
-  return shell(before + " timeout 120 " SUPERNODE_MPIRUN " " + std::to_string(ranks) +
-               " " SUPERNODE_MPIRUN_FLAGS " " SUPERNODE_BINARY " " + arguments);
+/// @param around a program that each rank runs, with the command as its arguments
+inline Outcome supernode_on(int ranks, const std::string& arguments, const std::string& before = "",
+                            const std::string& around = "") {
+  return shell(before + " timeout 120 " SUPERNODE_MPIRUN " " + std::to_string(ranks) + " " SUPERNODE_MPIRUN_FLAGS " " +
+               around + " " SUPERNODE_BINARY " " + arguments);
 }
 
 /// `supernode <arguments>` without a launcher.
