@@ -5,19 +5,41 @@
 
 #include <fmt/format.h>
 
+#include "runtime/core/byte_stream.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/deadline_collectives.hpp"
-#include "runtime/serving/wire/step_record.hpp"
+#include "runtime/serving/record/step_log.hpp"
+#include "runtime/serving/record/step_record.hpp"
 
 namespace supernode::serving {
 
+struct ModelledEngine::Gathered {
+  WallTime begin, end;
+  std::span<const std::byte> record;
+
+  std::vector<std::byte> encode() const {
+    ByteWriter to;
+    to.reserve(2 * sizeof(double) + record.size());
+    return to.put(begin.value).put(end.value).put_raw(record).take();
+  }
+  static Gathered decode(std::span<const std::byte> message) {
+    ByteReader from(message);
+    Gathered one;
+    one.begin = {from.get<double>()};
+    one.end = {from.get<double>()};
+    one.record = from.get_raw(from.left());
+    return one;
+  }
+};
+
 ModelledEngine::ModelledEngine(StepEngine& inner, const Communicator& instance, ModelledInstance modelled,
-                               double deadline_s)
+                               double deadline_s, std::optional<StepReporting> reporting)
     : inner_(inner),
       instance_(instance),
       modelled_(std::move(modelled)),
       // A little less than the coordinator's, which knows only who has not reported: this one names who did not come.
-      deadline_s_(deadline_s * 7 / 8) {
+      deadline_s_(deadline_s * 7 / 8),
+      reporting_(std::move(reporting)) {
   if (instance_.rank() == 0)
     pricer_ =
         std::make_unique<emulation::StepPricer>(modelled_.machine, modelled_.model, modelled_.setup, modelled_.dies);
@@ -26,50 +48,82 @@ ModelledEngine::ModelledEngine(StepEngine& inner, const Communicator& instance, 
 ModelledEngine::~ModelledEngine() = default;
 
 StepOutcome ModelledEngine::step(std::span<const StepWork> works, RunTime start) {
+  const WallTime begin = wall_now();
   StepOutcome outcome = inner_.step(works, start);
+  const WallTime end = wall_now();
   expect(outcome.record.has_value(), "an engine on a modelled clock keeps records");
   for (const StepWork& work : works)
     outcome.record->loads.insert(outcome.record->loads.end(), work.loads.begin(), work.loads.end());
-  const std::vector<std::byte> mine = encode_step({start, std::move(*outcome.record)});
+  const std::vector<std::byte> record = encode_step({start, std::move(*outcome.record)});
   outcome.record.reset();
-  const auto records = gather_bytes(instance_, mine, deadline_s_, "the end of a step");
+  const WallTime origin = reporting_ ? reporting_->origin : WallTime{};
+  const std::vector<std::byte> mine = Gathered{begin - origin, end - origin, record}.encode();
+  const auto messages = gather_bytes(instance_, mine, deadline_s_, "the end of a step");
   std::vector<std::int64_t> priced;
-  if (pricer_) priced = price(records);
+  if (pricer_) priced = price(messages);
   const std::vector<std::int64_t> ours = scatter(instance_, priced, 2, deadline_s_, "the price of a step");
   outcome.end = RunTime(RunSpan(ours[0]));
   outcome.exchange = RunSpan(ours[1]);
   return outcome;
 }
 
-std::vector<std::int64_t> ModelledEngine::price(const std::vector<std::vector<std::byte>>& records) {
-  std::vector<emulation::DieStep> steps;
-  std::vector<ModelTime> starts;
-  std::vector<RunTime> began;
-  for (const std::vector<std::byte>& record : records) {
-    StartedStep started = decode_step(record);
-    steps.push_back(std::move(started.step));
-    began.push_back(started.start);
+std::vector<std::int64_t> ModelledEngine::price(const std::vector<std::vector<std::byte>>& messages) {
+  std::vector<Gathered> gathered;
+  std::vector<StartedStep> steps;
+  std::vector<StepReport::Die> dies;
+  for (const std::vector<std::byte>& message : messages) {
+    gathered.push_back(Gathered::decode(message));
+    steps.push_back(decode_step(gathered.back().record));
+    const emulation::AttentionWork work = steps.back().step.work();
+    StepReport::Die& die = dies.emplace_back();
+    die.start = steps.back().start;
+    die.sequences = work.sequences;
+    die.tokens = work.tokens;
+    die.context = work.context;
   }
-  // Counted from the first start, so that equal steps have equal prices, whenever they are.
-  const RunTime origin = *std::min_element(began.begin(), began.end());
-  for (const RunTime start : began) starts.push_back({to_seconds(start - origin)});
-  const emulation::StepTiming timing = pricer_->step_time(steps, starts);
+  std::vector<emulation::Timeline> timelines;
+  const bool traced = reporting_ && reporting_->wanted.traced_step == step_;
+  const PricedStep step = price_step(*pricer_, std::move(steps), traced ? &timelines : nullptr);
+  add_totals(step.timing);
 
-  const char* stage = modelled_.setup.stage == emulation::Stage::decode ? "decode" : "prefill";
+  const RunSpan exchange = run_span((step.timing.terms.of("dispatch") + step.timing.terms.of("combine")).value);
+  std::vector<std::int64_t> priced;
+  for (std::size_t die = 0; die < dies.size(); ++die) {
+    dies[die].end = step.ends[die];
+    priced.push_back(dies[die].end.time_since_epoch().count());
+    priced.push_back(std::min(exchange, dies[die].end - dies[die].start).count());
+  }
+  if (reporting_) report(gathered, dies, exchange, timelines);
+  ++step_;
+  return priced;
+}
+
+void ModelledEngine::add_totals(const emulation::StepTiming& timing) {
+  const char* stage = name_of(modelled_.setup.stage);
   totals_[fmt::format("{}: steps", stage)] += 1;
   for (const emulation::Term& term : timing.terms) totals_[fmt::format("{}: {}", stage, term.name)] += term.time.value;
   for (const emulation::Term& term : timing.exchange)
     totals_[fmt::format("{}: exchange: {}", stage, term.name)] += term.time.value;
+}
 
-  const ModelTime exchange = timing.terms.of("dispatch") + timing.terms.of("combine");
-  std::vector<std::int64_t> priced;
-  for (std::size_t die = 0; die < steps.size(); ++die) {
-    // A step takes at least a nanosecond, so that what follows it is later.
-    const RunTime end = std::max(origin + run_span(timing.ends[die].value), began[die] + RunSpan(1));
-    priced.push_back(end.time_since_epoch().count());
-    priced.push_back(std::min(run_span(exchange.value), end - began[die]).count());
+void ModelledEngine::report(const std::vector<Gathered>& gathered, const std::vector<StepReport::Die>& dies,
+                            RunSpan exchange, const std::vector<emulation::Timeline>& timelines) const {
+  StepReport told;
+  told.step = step_;
+  told.dies = dies;
+  told.exchange = exchange;
+  std::vector<RunTime> starts, ends;
+  for (std::size_t die = 0; die < dies.size(); ++die) {
+    starts.push_back(dies[die].start);
+    ends.push_back(dies[die].end);
+    told.dies[die].wall_begin = gathered[die].begin;
+    told.dies[die].wall_end = gathered[die].end;
+    if (reporting_->wanted.records)
+      told.dies[die].record.assign(gathered[die].record.begin(), gathered[die].record.end());
   }
-  return priced;
+  if (!timelines.empty()) told.timeline = step_timeline(timelines, starts, ends);
+  told.wall_priced = wall_now() - reporting_->origin;
+  reporting_->tell(told);
 }
 
 }  // namespace supernode::serving

@@ -2,12 +2,16 @@
 // An engine on a modelled clock: another engine does the work and says what it did; the first die of the instance
 // gathers the records of all and prices them.
 
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "runtime/core/mpi/communicator.hpp"
 #include "runtime/emulation/step_time.hpp"
+#include "runtime/serving/record/priced_step.hpp"
+#include "runtime/serving/record/step_report.hpp"
 #include "runtime/serving/workers/step_engine.hpp"
 
 namespace supernode::serving {
@@ -20,11 +24,20 @@ struct ModelledInstance {
   std::vector<int> dies;  ///< of the machine, one for each die of the instance
 };
 
+/// What is told of every step, and how; equal on all dies of the instance, the first of which tells it.
+struct StepReporting {
+  StepReports wanted;
+  std::function<void(const StepReport&)> tell;
+  /// When this host's part of the run began, by a barrier: hosts need no common clock.
+  WallTime origin;
+};
+
 class ModelledEngine : public StepEngine {
  public:
   /// @param inner keeps records; borrowed @param instance all dies of the instance, borrowed
-  /// @param deadline_s longest wait for the other dies
-  ModelledEngine(StepEngine& inner, const Communicator& instance, ModelledInstance modelled, double deadline_s);
+  /// @param deadline_s longest wait for the other dies @param reporting none: nobody wants to know of steps
+  ModelledEngine(StepEngine& inner, const Communicator& instance, ModelledInstance modelled, double deadline_s,
+                 std::optional<StepReporting> reporting = {});
   ~ModelledEngine() override;
 
   std::unique_ptr<EngineState> make_state(int max_tokens) override { return inner_.make_state(max_tokens); }
@@ -36,15 +49,23 @@ class ModelledEngine : public StepEngine {
   std::map<std::string, double> modelled_s() const override { return totals_; }
 
  private:
+  /// What a die sends to the first one: its record, and when it worked on its host.
+  struct Gathered;
+
   /// The ends of all dies and what exchanges took on the way to the last of them, each in ns. [dies x 2]
-  std::vector<std::int64_t> price(const std::vector<std::vector<std::byte>>& records);
+  std::vector<std::int64_t> price(const std::vector<std::vector<std::byte>>& messages);
+  void add_totals(const emulation::StepTiming& timing);
+  void report(const std::vector<Gathered>& gathered, const std::vector<StepReport::Die>& dies, RunSpan exchange,
+              const std::vector<emulation::Timeline>& timelines) const;
 
   StepEngine& inner_;
   const Communicator& instance_;
   const ModelledInstance modelled_;
   const double deadline_s_;
   std::unique_ptr<emulation::StepPricer> pricer_;  ///< on the first die
-  std::map<std::string, double> totals_;           ///< by "stage: part", s; "stage: steps" counts them
+  const std::optional<StepReporting> reporting_;
+  std::int64_t step_ = 0;                 ///< priced so far
+  std::map<std::string, double> totals_;  ///< by "stage: part", s; "stage: steps" counts them
 };
 
 }  // namespace supernode::serving
