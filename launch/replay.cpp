@@ -18,7 +18,11 @@ using serving::ReplayedInstance;
 using serving::ReplayedSteps;
 using serving::ReplayedTerm;
 
-double ratio(double recorded, double replayed) { return recorded > 0 ? replayed / recorded : 0; }
+/// "-" and null where there is nothing to compare with.
+std::string ratio_text(double recorded, double replayed) {
+  return recorded > 0 ? fmt::format("{:.4f}", replayed / recorded) : "-";
+}
+Json ratio_json(double recorded, double replayed) { return recorded > 0 ? Json(replayed / recorded) : Json(); }
 
 Json terms_json(const std::vector<ReplayedTerm>& terms) {
   Json json = Json::object();
@@ -31,8 +35,7 @@ std::string terms_text(std::string_view title, const std::vector<ReplayedTerm>& 
   std::string text;
   for (const ReplayedTerm& term : terms)
     text += fmt::format("{:<34} {:>13.6f} {:>13.6f} {:>8}\n", fmt::format("{}{}", title, term.name), term.recorded_s,
-                        term.replayed_s,
-                        term.recorded_s > 0 ? fmt::format("{:.4f}", ratio(term.recorded_s, term.replayed_s)) : "-");
+                        term.replayed_s, ratio_text(term.recorded_s, term.replayed_s));
   return text;
 }
 
@@ -42,15 +45,15 @@ Written row_of(const std::string& name, int dies, const ReplayedSteps& steps) {
   const double count = static_cast<double>(steps.recorded_ms.size());
   const double recorded_s = before.mean * count / 1e3, replayed_s = now.mean * count / 1e3;
   Written row;
-  row.text = fmt::format("{:<12} {:>6} {:>7} {:>11.6f} {:>11.6f} {:>10.4f} {:>10.4f} {:>10.4f} {:>10.4f} {:>8.4f}\n",
-                         name, dies, steps.recorded_ms.size(), recorded_s, replayed_s, before.mean, now.mean,
-                         before.p50, now.p50, ratio(recorded_s, replayed_s));
+  row.text = fmt::format("{:<12} {:>6} {:>7} {:>11.6f} {:>11.6f} {:>10.4f} {:>10.4f} {:>10.4f} {:>10.4f} {:>8}\n", name,
+                         dies, steps.recorded_ms.size(), recorded_s, replayed_s, before.mean, now.mean, before.p50,
+                         now.p50, ratio_text(recorded_s, replayed_s));
   row.json = {{"dies", dies},
               {"steps", steps.recorded_ms.size()},
               {"time_s", {{"recorded", recorded_s}, {"replayed", replayed_s}}},
               {"mean_step_ms", {{"recorded", before.mean}, {"replayed", now.mean}}},
               {"median_step_ms", {{"recorded", before.p50}, {"replayed", now.p50}}},
-              {"ratio", ratio(recorded_s, replayed_s)},
+              {"ratio", ratio_json(recorded_s, replayed_s)},
               {"terms_s", terms_json(steps.terms)},
               {"exchange_terms_s", terms_json(steps.exchange)}};
   return row;
@@ -104,6 +107,7 @@ class ReplayCommand : public Command {
       Json json{{"stage", serving::name_of(instance.id.stage)}, {"instance", instance.id.index}};
       json.update(row.json);
       results["instances"].push_back(std::move(json));
+      if (instance.steps.recorded_ms.empty()) continue;
       auto& [dies, steps] = stages[instance.id.stage];
       dies += instance.dies;
       steps += instance.steps;

@@ -187,15 +187,21 @@ TEST_CASE("a trace has every step of every die, on both clocks, and the layers o
   }
 }
 
-TEST_CASE("a steady load can be traced; a step that never comes is named") {
-  const std::string path = scratch_path("steady.json");
+TEST_CASE("a steady load can be recorded and traced; a step that never comes is named") {
+  const std::string path = scratch_path("steady.json"), record = scratch_path("steady.h5");
   const Outcome outcome = supernode_on(8, shape_run +
                                               "--workload steady --batch-per-npu 8 --prompt-tokens 400 --output-tokens "
                                               "64 --steps 8 --trace-step 1000 --trace-out " +
-                                              path);
+                                              path + " --record " + record);
   CHECK(outcome.code == 0);
   CHECK_THAT(outcome.err, Contains("no instance came to step 1000"));
   CHECK(parse_json(read_file(path), path)["traceEvents"].size() > 8 * 4 * 2);
+  const Json replayed = replay(record);
+  CHECK(replayed["other_ends"] == 0);
+  CHECK(replayed["instances"][0]["steps"] == 0);  // no prompt is prefilled
+  CHECK(replayed["instances"][0]["ratio"].is_null());
+  REQUIRE(replayed["stages"].size() == 1);
+  CHECK(replayed["stages"][0]["steps"].get<int>() >= 8);
 }
 
 TEST_CASE("records and traces that cannot be made are refused before the run, in one line") {
