@@ -2,9 +2,11 @@
 #include "runtime/serving/record/step_report.hpp"
 
 #include "runtime/core/error.hpp"
-#include "runtime/serving/fleet/step_intake.hpp"
+#include "runtime/serving/fleet/fleet_link.hpp"
 #include "runtime/serving/wire/messages.hpp"
+#include "tests/serving/fake_port.hpp"
 #include "tests/serving/recorded_steps.hpp"
+#include "tests/serving/test_clock.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;
@@ -160,4 +162,22 @@ TEST_CASE("a part that nobody asked for, of a wrong rank, or out of order is ref
   refused(&log, 3, {cut}, "too short");
   refused(&log, 3, {encode(KvReport{7}, {})}, "is no part of a step's report");
   CHECK(log.reports.empty());
+}
+
+TEST_CASE("the coordinator's link hands reports of steps to the log, and what was owed to the fleet") {
+  const ServingConfig config = some_config();
+  FakePort port;
+  Kept log;
+  FleetLink link(config, port, 1, (test_now_s = 0, test_clock), CacheOrders::pool, &log);
+  link.send(StartDecode{0, {{}, {}, {}}}, {});
+  port.arrive(4, encode(DecodeReport{}, {}));
+  for (auto& part : make_step_pieces(encode_report(some_report()), {}, 1000)) port.arrive(3, std::move(part));
+  port.arrive(3, encode(DecodeReport{}, {}));
+  REQUIRE(link.poll());
+  CHECK(log.reports.empty());
+  const auto report = link.poll();
+  REQUIRE(report);
+  CHECK(std::get<DecodeReported>(report->what).die == DieId{0, 0});
+  CHECK(log.reports.size() == 1);
+  CHECK_FALSE(link.poll());
 }

@@ -111,12 +111,21 @@ RecordedStep RecordReader::next(const InstanceId& instance) {
   read("ends");
   for (const std::int64_t ns : row) step.ends.emplace_back(RunSpan(ns));
   read("record_bytes");
+  std::size_t all = 0;
   for (const std::int64_t bytes : row) {
-    if (bytes < 0 || static_cast<std::size_t>(bytes) > place.records_bytes - place.offset)
+    if (bytes < 0 || static_cast<std::size_t>(bytes) > place.records_bytes - place.offset - all)
       throw UsageError(fmt::format("{}: '{}/records' is shorter than its steps", path(), group));
-    std::vector<std::byte>& record = step.records.emplace_back(static_cast<std::size_t>(bytes));
-    file_.read_rows(group + "/records", place.offset, std::span(record));
-    place.offset += record.size();
+    all += static_cast<std::size_t>(bytes);
+  }
+  // In one piece: what is compressed together is read once.
+  std::vector<std::byte> records(all);
+  file_.read_rows(group + "/records", place.offset, std::span(records));
+  place.offset += all;
+  std::span<const std::byte> rest = records;
+  for (const std::int64_t bytes : row) {
+    const auto record = rest.first(static_cast<std::size_t>(bytes));
+    step.records.emplace_back(record.begin(), record.end());
+    rest = rest.subspan(record.size());
   }
   ++place.step;
   return step;

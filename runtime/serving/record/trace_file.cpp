@@ -4,11 +4,13 @@
 
 #include <fmt/format.h>
 
+#include "runtime/core/error.hpp"
+
 namespace supernode::serving {
 namespace {
 
 constexpr int kRequests = 1;
-/// A die's rows: its steps, then a row for each of its streams.
+/// A die's rows: its steps, then one for each of its streams (two, and one row to spare).
 constexpr int kRowsOfDie = 4;
 
 int row_of(std::size_t die) { return static_cast<int>(die) * kRowsOfDie + 1; }
@@ -69,6 +71,7 @@ void TraceFile::add_wall(int process, const std::string& name, const StepReport&
 void TraceFile::add_tasks(int process, const StepReport& report) {
   has_tasks_ = true;
   const StepTimeline& line = *report.timeline;
+  expect(line.streams.size() < static_cast<std::size_t>(kRowsOfDie), "a die has more streams than rows in a trace");
   const std::size_t tasks = line.tasks.size();
   std::vector<std::int64_t> latest(tasks, 0);
   for (std::size_t i = 0; i < line.begins.size(); ++i) latest[i % tasks] = std::max(latest[i % tasks], line.begins[i]);
