@@ -24,6 +24,8 @@ std::span<const CommandEntry> commands() {
        make_place},
       {"plan", "plan", "what-if on a modelled machine, and the best deployment for objectives", Launcher::optional,
        make_plan},
+      {"replay", "replay", "price the recorded steps of a run again, on another machine", Launcher::optional,
+       make_replay},
       {"validate", "validate", "the modelled machine against the published tables", Launcher::optional, make_validate},
       {"topo", "topo", "the emulated machine rank by rank, and the hosts", Launcher::needed, make_topo},
       {"config", "config", "print the effective configuration as a file", Launcher::optional, make_config},

@@ -19,6 +19,7 @@ std::unique_ptr<Command> make_import();
 std::unique_ptr<Command> make_inspect();
 std::unique_ptr<Command> make_place();
 std::unique_ptr<Command> make_plan();
+std::unique_ptr<Command> make_replay();
 std::unique_ptr<Command> make_serve();
 std::unique_ptr<Command> make_topo();
 std::unique_ptr<Command> make_validate();

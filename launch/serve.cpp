@@ -8,6 +8,7 @@
 #include "collectives/token_exchange.hpp"
 #include "launch/commands.hpp"
 #include "launch/modelled_options.hpp"
+#include "launch/step_outputs.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/sequence_state.hpp"
 #include "moe/transformer.hpp"
@@ -51,6 +52,7 @@ class ServeCommand : public Command {
     t.add("serve", "max_concurrency", max_concurrency_, "requests in flight; 0: no limit").range(0, 1e9);
     t.add("serve", "seed", workload_.seed, "of prompt tokens, arrivals and sampling");
     modelled_.describe(t);
+    step_outputs_.describe(t);
     t.add("serve", "dtype", dtype_, "type of the model's matrices").choices({"f32", "bf16", "int8"});
     t.add("serve", "temperature", workload_.sampler.temperature, "0: greedy").range(0, 1e3);
     t.add("serve", "top_p", workload_.sampler.top_p, "nucleus sampling, (0, 1]").range(1e-9, 1);
@@ -79,7 +81,9 @@ class ServeCommand : public Command {
         collectively(world, [&] { return serving::parse_injections(inject_, options_.serving.cache_ranks); });
     options_.modelled = collectively(world, [&] {
       const moe::ModelConfig model = modelled_.chosen() ? read_config() : moe::ModelConfig{};
-      return modelled_.make(options_.serving, model, dtype_, workload_.seed);
+      std::optional<serving::ModelledRun> run = modelled_.make(options_.serving, model, dtype_, workload_.seed);
+      step_outputs_.ask(run);
+      return run;
     });
     // Whatever is wrong with options, files or sizes is found by rank 0 before anyone loads a model.
     Prepared prepared;
@@ -88,7 +92,11 @@ class ServeCommand : public Command {
       report(context, "serve", Json{{"plan", prepared.plan}}, prepared.plan);
       return static_cast<int>(ExitCode::good);
     }
-    return finish(context, serving::serve(world, options_, std::move(prepared.requests)));
+    on_root(world, [&] { step_outputs_.open(options_, context.run); });
+    const serving::ServeOutcome outcome =
+        serving::serve(world, options_, std::move(prepared.requests), step_outputs_.log());
+    on_root(world, [&] { step_outputs_.close(outcome.requests); });
+    return finish(context, outcome);
   }
 
  private:
@@ -240,6 +248,7 @@ class ServeCommand : public Command {
   int max_concurrency_ = 0;
   std::string dtype_ = "f32";
   ModelledOptions modelled_;
+  StepOutputs step_outputs_;
   std::vector<std::string> goodput_, inject_;
   bool dry_run_ = false;
   serving::WorkloadOptions workload_;

@@ -33,9 +33,11 @@ MODULES = {
     "moe/text": CORE + ["moe"],
     "moe": CORE_MPI + EMULATION + EXCHANGE + ["moe/placement", "moe/text"],
     "runtime/serving/load": CORE + ["moe"],
-    "runtime/serving": CORE_MPI + EMULATION + EXCHANGE + ["memory_pool"] + MOE + ["runtime/serving/load"],
+    "runtime/serving/record": CORE + EMULATION + ["runtime/serving/load"],
+    "runtime/serving": CORE_MPI + EMULATION + EXCHANGE + ["memory_pool"] + MOE + ["runtime/serving/load",
+                       "runtime/serving/record"],
     "launch": CORE_MPI + EMULATION + ["runtime/emulation/validation"] + EXCHANGE + ["collectives/benchmark",
-              "memory_pool"] + MOE + ["runtime/serving", "runtime/serving/load"],
+              "memory_pool"] + MOE + ["runtime/serving", "runtime/serving/load", "runtime/serving/record"],
 }
 # Module -> its rooms from left to right: each may include those to its right. Rooms in one string, split by a blank, are
 # beside each other and do not know one another.
@@ -52,7 +54,7 @@ PURE = ["runtime/core", "runtime/core/hdf5", "runtime/emulation", "runtime/emula
         "runtime/emulation/validation", "collectives/rows", "collectives/selection", "collectives/traffic",
         "memory_pool/owner", "memory_pool/files", "memory_pool/format", "moe/checkpoint", "moe/operators",
         "moe/placement", "moe/products", "moe/text",
-        "runtime/serving/coordinator", "runtime/serving/load", "runtime/serving/wire"]
+        "runtime/serving/coordinator", "runtime/serving/load", "runtime/serving/record", "runtime/serving/wire"]
 # Pattern of a system header -> the only folders that may include it.
 ONLY_IN = {
     r"mpi\.h": None,  # any folder that is not pure

@@ -1,16 +1,12 @@
 #include "runtime/core/array_file.hpp"
 
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
+#include <utility>
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
-#include "runtime/core/file_descriptor.hpp"
+#include "runtime/core/hdf5/hdf5_input.hpp"
 #include "runtime/core/hdf5/hdf5_output.hpp"
-#include "runtime/core/hdf5/hdf5_storage.hpp"
 
 namespace supernode {
 namespace {
@@ -105,53 +101,25 @@ void ArrayFileWriter::write_rows(const std::string& name, std::size_t row, std::
 void ArrayFileWriter::close() { impl_->file.commit(); }
 
 struct ArrayFile::Impl {
-  std::string path;
-  FileDescriptor disk_file;  ///< none for an image
-  internal::Hdf5Storage storage;
-  std::map<std::string, ArrayInfo> arrays;
-  Id file;  // goes first
+  internal::Hdf5Input file;
+  std::map<std::string, ArrayInfo> arrays = {};
 };
 
-ArrayFile::ArrayFile(const std::string& path) : impl_(std::make_unique<Impl>()) {
-  impl_->path = path;
-  if (!std::filesystem::is_regular_file(path)) throw UsageError(fmt::format("{}: no such file", path));
-  impl_->disk_file = FileDescriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!impl_->disk_file) throw UsageError(fmt::format("{}: {}", path, std::strerror(errno)));
-  impl_->storage.descriptor = impl_->disk_file.get();
-  impl_->file = internal::open_hdf5(impl_->storage, path.c_str());
-  read_directory();
-}
+ArrayFile::ArrayFile(const std::string& path) : impl_(new Impl{internal::Hdf5Input(path)}) { read_directory(); }
 
-ArrayFile::ArrayFile(const std::string& path, std::vector<std::byte> image) : impl_(std::make_unique<Impl>()) {
-  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
-  impl_->path = path;
-  // HDF5's core driver keeps a copy of the image and never touches a file.
-  const Id access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
-  if (!image.empty() && H5Pset_fapl_core(access, 1u << 20, 0) >= 0 &&
-      H5Pset_file_image(access, image.data(), image.size()) >= 0)
-    impl_->file = Id(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access), H5Fclose);
+ArrayFile::ArrayFile(const std::string& path, std::vector<std::byte> image)
+    : impl_(new Impl{internal::Hdf5Input(path, std::move(image))}) {
   read_directory();
 }
 
 void ArrayFile::read_directory() {
-  const std::string& path = impl_->path;
-  if (impl_->file < 0) throw UsageError(fmt::format("{}: not an HDF5 file, or truncated", path));
-
-  H5G_info_t group{};
-  if (H5Gget_info(impl_->file, &group) < 0) throw UsageError(fmt::format("{}: its directory is damaged", path));
-  for (hsize_t i = 0; i < group.nlinks; ++i) {
-    const auto read_name = [&](char* to, std::size_t size) {
-      return H5Lget_name_by_idx(impl_->file, ".", H5_INDEX_NAME, H5_ITER_NATIVE, i, to, size, H5P_DEFAULT);
+  for (std::string& name : impl_->file.names_in("/")) {
+    const auto refuse = [&](const char* why) {
+      throw UsageError(fmt::format("{}: '{}' {}", impl_->file.path(), name, why));
     };
-    const ssize_t length = read_name(nullptr, 0);
-    if (length < 0) throw UsageError(fmt::format("{}: its directory is damaged", path));
-    std::string name(static_cast<std::size_t>(length), '\0');
-    read_name(name.data(), name.size() + 1);
-    const auto refuse = [&](const char* why) { throw UsageError(fmt::format("{}: '{}' {}", path, name, why)); };
-
-    const Id set(H5Dopen2(impl_->file, name.c_str(), H5P_DEFAULT), H5Dclose);
+    const Id set(H5Dopen2(impl_->file.id(), name.c_str(), H5P_DEFAULT), H5Dclose);
     if (set < 0) refuse("is not an array that can be opened");
-    const Id type(H5Dget_type(set), H5Tclose), space(H5Dget_space(set), H5Sclose);
+    const Id type(H5Dget_type(set), H5Tclose);
     ArrayInfo info;
     bool known = false;
     for (const ElementType candidate : all_types)
@@ -160,17 +128,8 @@ void ArrayFile::read_directory() {
         known = true;
       }
     if (!known) refuse("is of another type than f32, bf16 or int8");
-    const int dimensions = H5Sget_simple_extent_ndims(space);
-    if (dimensions < 1) refuse("has no dimensions");
-    std::vector<hsize_t> extent(static_cast<std::size_t>(dimensions));
-    H5Sget_simple_extent_dims(space, extent.data(), nullptr);
-    // A damaged header may claim anything; sizes are multiplied and allocated later.
-    hsize_t elements = 1;
-    for (const hsize_t size : extent) {
-      if (size != 0 && elements > (hsize_t{1} << 48) / size) refuse("has an absurd shape");
-      elements *= size;
-    }
-    info.shape.assign(extent.begin(), extent.end());
+    const std::vector<std::size_t> shape = impl_->file.shape_of(set, name);
+    info.shape.assign(shape.begin(), shape.end());
     impl_->arrays.emplace(std::move(name), std::move(info));
   }
 }
@@ -179,7 +138,7 @@ ArrayFile::~ArrayFile() = default;
 ArrayFile::ArrayFile(ArrayFile&&) noexcept = default;
 ArrayFile& ArrayFile::operator=(ArrayFile&&) noexcept = default;
 
-const std::string& ArrayFile::path() const { return impl_->path; }
+const std::string& ArrayFile::path() const { return impl_->file.path(); }
 const std::map<std::string, ArrayInfo>& ArrayFile::arrays() const { return impl_->arrays; }
 
 const ArrayInfo* ArrayFile::find(const std::string& name) const {
@@ -188,17 +147,7 @@ const ArrayInfo* ArrayFile::find(const std::string& name) const {
 }
 
 std::string ArrayFile::attribute(const std::string& name) const {
-  if (H5Aexists(impl_->file, name.c_str()) <= 0) return {};
-  const Id attribute(H5Aopen(impl_->file, name.c_str(), H5P_DEFAULT), H5Aclose);
-  if (attribute < 0) return {};
-  const Id stored(H5Aget_type(attribute), H5Tclose), space(H5Aget_space(attribute), H5Sclose);
-  if (H5Tis_variable_str(stored) <= 0 || H5Sget_simple_extent_npoints(space) != 1) return {};
-  char* text = nullptr;
-  const Id type = internal::text_type();
-  if (H5Aread(attribute, type, &text) < 0 || !text) return {};
-  std::string result = text;
-  H5free_memory(text);
-  return result;
+  return internal::Hdf5Input::attribute(impl_->file.id(), name);
 }
 
 void ArrayFile::read_rows(const std::string& name, std::size_t row, std::span<std::byte> out) const {
@@ -206,10 +155,10 @@ void ArrayFile::read_rows(const std::string& name, std::size_t row, std::span<st
   const std::size_t rows = rows_in(info, out.size());
   expect(row + rows <= static_cast<std::size_t>(info.shape[0]), "array file: rows beyond the end");
   if (rows == 0) return;
-  const Id set(H5Dopen2(impl_->file, name.c_str(), H5P_DEFAULT), H5Dclose), space(H5Dget_space(set), H5Sclose);
+  const Id set(H5Dopen2(impl_->file.id(), name.c_str(), H5P_DEFAULT), H5Dclose), space(H5Dget_space(set), H5Sclose);
   const Id memory = select_rows(space, info, row, rows), type = stored_type(info.type);
   if (H5Dread(set, type, memory, space, H5P_DEFAULT, out.data()) < 0)
-    throw UsageError(fmt::format("{}: array '{}' cannot be read: a damaged file?", impl_->path, name));
+    throw UsageError(fmt::format("{}: array '{}' cannot be read: a damaged file?", impl_->file.path(), name));
 }
 
 }  // namespace supernode

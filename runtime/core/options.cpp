@@ -68,6 +68,11 @@ std::string exact_size(std::uint64_t bytes) {
 
 }  // namespace
 
+Option& Option::stands_alone() {
+  stands_alone_ = true;
+  return *this;
+}
+
 Option& Option::short_flag(char letter) {
   short_ = letter;
   return *this;
@@ -298,11 +303,13 @@ void OptionTable::parse_arguments(const OptionSources& sources) {
     known.add_options()((has_short ? fmt::format("{},{}", name, option.short_) : name).c_str(), value, "");
     by_flag[name] = &option;
   };
+  Option* alone_option = nullptr;
   for (const auto& option : options_) {
+    if (option->stands_alone_ && option->section_ == own_section_) alone_option = option.get();
     declare(*option, long_flag(*option));
     if (is_own(*option)) declare(*option, own_flag(*option));
   }
-  // Nothing is positional; what stands alone is gathered under a name that no flag has, to be named in the error.
+  // What stands alone is gathered under a name that no flag has: most commands take nothing of that kind.
   const std::string alone = "<argument>";
   known.add_options()(alone.c_str(), po::value<std::string>(), "");
   try {
@@ -311,10 +318,10 @@ void OptionTable::parse_arguments(const OptionSources& sources) {
     const auto parsed =
         po::command_line_parser(sources.arguments).options(known).positional(positional).style(style).run();
     for (const auto& item : parsed.options) {
-      if (item.string_key == alone)
+      Option* option = item.string_key == alone ? alone_option : by_flag.at(item.string_key);
+      if (!option)
         throw UsageError(fmt::format("unexpected argument '{}' (--help lists the options)", item.value.front()));
-      Option* option = by_flag.at(item.string_key);
-      const std::string origin = "--" + item.string_key;
+      const std::string origin = "--" + (item.string_key == alone ? own_flag(*option) : item.string_key);
       const auto key = std::pair(option->section_, option->key_);
       if (given_.contains(key) && given_[key].starts_with("--"))
         throw UsageError(fmt::format("{}: given more than once", origin));
@@ -348,7 +355,9 @@ std::string OptionTable::help() const {
       if (option->section_ != section) continue;
       if (!any) text += fmt::format("\n{}\n", title);
       any = true;
-      std::string flag = fmt::format("  --{}", own_flag(*option));
+      std::string flag = option->stands_alone_
+                             ? fmt::format("  {}, or --{}", in_capitals(own_flag(*option)), own_flag(*option))
+                             : fmt::format("  --{}", own_flag(*option));
       if (option->short_) flag += fmt::format(", -{}", option->short_);
       if (!option->is_flag_) flag += fmt::format(" {}", in_capitals(option->type_));
       text += fmt::format("{:<34} {}", flag, option->help_);

@@ -40,6 +40,8 @@ struct BytesRange {
 class Option {
  public:
   Option& short_flag(char letter);
+  /// An argument without a flag is its value, when it is of the running command's section: one option of a section.
+  Option& stands_alone();
   /// Numbers only; both ends included.
   Option& range(double low, double high);
   /// Real numbers only: "inf" is a value too, beyond the range.
@@ -58,7 +60,7 @@ class Option {
 
   std::string section_, key_, help_, type_;
   char short_ = 0;
-  bool is_flag_ = false;
+  bool is_flag_ = false, stands_alone_ = false;
   std::vector<std::string> choices_;
   double low_ = -std::numeric_limits<double>::infinity();
   double high_ = std::numeric_limits<double>::infinity();

@@ -26,9 +26,9 @@ class StepTasks {
 
   /// Begins a task on every die: when its stream is free and `after` is done there. The caller then sets ends(task).
   /// @param after a task, or -1 @returns its index
-  int begin(const char* name, int stream, int after, std::optional<ExchangeTask> exchange = {});
+  int begin(const char* name, int stream, int after, TaskPlace place = {}, std::optional<ExchangeTask> exchange = {});
   /// A task whose duration is known beforehand. @param durations [dies]
-  int add(const char* name, int stream, int after, std::span<const ModelTime> durations);
+  int add(const char* name, int stream, int after, std::span<const ModelTime> durations, TaskPlace place = {});
 
   /// [dies]; they stay where they are until the next task begins.
   std::span<const ModelTime> begins(int task) const { return row(begins_, task); }
@@ -50,6 +50,7 @@ class StepTasks {
   struct StepTask {
     const char* name;
     int stream, after;
+    TaskPlace place;
     std::optional<ExchangeTask> exchange;
   };
   std::span<const ModelTime> row(const std::vector<ModelTime>& times, int task) const {

@@ -49,10 +49,12 @@ class StepSchedule {
     return step.microbatches[static_cast<std::size_t>(microbatch)].work;
   }
   int moe_layers() const { return model_.layers - model_.dense_layers; }
+  /// @param layer of a record
+  TaskPlace place(int layer, int microbatch) const { return {model_.dense_layers + layer, microbatch}; }
 
   int exchange(Phase phase, int stream, int microbatch, int layer) {
     const int task = tasks_.begin(phase == Phase::dispatch ? "dispatch" : "combine", stream, ready(microbatch),
-                                  ExchangeTask{phase, microbatch, layer});
+                                  place(layer, microbatch), ExchangeTask{phase, microbatch, layer});
     traffic_.exchange(phase, microbatch, layer, tasks_.begins(task), tasks_.ends(task));
     return task;
   }
@@ -65,7 +67,7 @@ class StepSchedule {
     ModelTime between;
   };
   PrefillLayer prefill_layer(int microbatch) const;
-  int attend(const char* name, int after, const PrefillLayer& layer);
+  int attend(const char* name, int after, const PrefillLayer& layer, TaskPlace place);
   void prefill_moe_layers(std::vector<PrefillLayer>& layers);
 
   const Machine& machine_;
@@ -83,11 +85,11 @@ void StepSchedule::decode_layer(const std::vector<Durations>& attention, const s
   Durations experts(steps_.size());
   for (int m = 0; m < microbatches_; ++m) {
     const auto i = static_cast<std::size_t>(m);
-    ready(m) = tasks_.add("attention", 0, ready(m), attention[i]);
-    ready(m) = tasks_.add("gate", 1, ready(m), gate[i]);
+    ready(m) = tasks_.add("attention", 0, ready(m), attention[i], place(layer, m));
+    ready(m) = tasks_.add("gate", 1, ready(m), gate[i], place(layer, m));
     ready(m) = exchange(Phase::dispatch, 1, m, layer);
     traffic_.experts(m, layer, experts);
-    ready(m) = tasks_.add("experts", 1, ready(m), experts);
+    ready(m) = tasks_.add("experts", 1, ready(m), experts, place(layer, m));
     ready(m) = exchange(Phase::combine, 1, m, layer);
   }
 }
@@ -110,7 +112,8 @@ const StepTasks& StepSchedule::decode() {
     const AttentionWork all = step.work();
     return decode_attention(machine_, model_, all).total() + dense_stage(machine_, model_, all.tokens).total();
   });
-  for (int layer = 0; layer < model_.dense_layers; ++layer) ready(0) = tasks_.add("dense layer", 0, ready(0), dense);
+  for (int layer = 0; layer < model_.dense_layers; ++layer)
+    ready(0) = tasks_.add("dense layer", 0, ready(0), dense, {.layer = layer});
   for (int& last : ready_) last = ready(0);
   for (int layer = 0; layer < moe_layers(); ++layer) decode_layer(attention, gate, layer);
   // Stream 1 does the microbatches in order, so the last one is the last to be ready.
@@ -155,8 +158,8 @@ StepSchedule::PrefillLayer StepSchedule::prefill_layer(int microbatch) const {
   return layer;
 }
 
-int StepSchedule::attend(const char* name, int after, const PrefillLayer& layer) {
-  const int task = tasks_.begin(name, 0, after);
+int StepSchedule::attend(const char* name, int after, const PrefillLayer& layer, TaskPlace place) {
+  const int task = tasks_.begin(name, 0, after, place);
   const std::span<const ModelTime> from = tasks_.begins(task);
   const std::span<ModelTime> to = tasks_.ends(task);
   ModelTime all_there = from[0] + layer.before[0];
@@ -182,20 +185,21 @@ void StepSchedule::prefill_moe_layers(std::vector<PrefillLayer>& layers) {
   // before the other's combine is awaited.
   for (int layer = 0; layer < moe_layers(); ++layer) {
     for (int m = 0; m < microbatches_; ++m) {
-      if (layer > 0) ready(m) = tasks_.add("sum", 0, ready(m), sum[static_cast<std::size_t>(m)]);
-      ready(m) = attend("attention", ready(m), layers[static_cast<std::size_t>(m)]);
+      if (layer > 0) ready(m) = tasks_.add("sum", 0, ready(m), sum[static_cast<std::size_t>(m)], place(layer - 1, m));
+      ready(m) = attend("attention", ready(m), layers[static_cast<std::size_t>(m)], place(layer, m));
     }
     for (int m = 0; m < microbatches_; ++m) ready(m) = exchange(Phase::dispatch, 1, m, layer);
     for (int m = 0; m < microbatches_; ++m) {
       traffic_.experts(m, layer, experts);
       traffic_.received(m, layer, rows);
       for (std::size_t die = 0; die < steps_.size(); ++die) experts[die] += arrange_rows(machine_, model_, rows[die]);
-      ready(m) = tasks_.add("experts", 0, ready(m), experts);
+      ready(m) = tasks_.add("experts", 0, ready(m), experts, place(layer, m));
     }
     for (int m = 0; m < microbatches_; ++m) ready(m) = exchange(Phase::combine, 1, m, layer);
   }
   if (moe_layers() > 0)
-    for (int m = 0; m < microbatches_; ++m) ready(m) = tasks_.add("sum", 0, ready(m), sum[static_cast<std::size_t>(m)]);
+    for (int m = 0; m < microbatches_; ++m)
+      ready(m) = tasks_.add("sum", 0, ready(m), sum[static_cast<std::size_t>(m)], place(moe_layers() - 1, m));
 }
 
 const StepTasks& StepSchedule::prefill() {
@@ -213,7 +217,7 @@ const StepTasks& StepSchedule::prefill() {
       PrefillLayer dense = layers[static_cast<std::size_t>(m)];
       for (std::size_t die = 0; die < steps_.size(); ++die)
         dense.after[die] += dense_stage(machine_, model_, work(steps_[die], m).tokens).total();
-      ready(m) = attend("dense layer", ready(m), dense);
+      ready(m) = attend("dense layer", ready(m), dense, {.layer = layer, .microbatch = m});
     }
   }
   prefill_moe_layers(layers);

@@ -68,6 +68,7 @@ ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& opt
 void work(const Communicator& control, const Communicator& transfer, const Communicator& instance,
           const ServeOptions& options, const std::string& identity, moe::Transformer* model, pool::Pool* shared_pool,
           const Part& part) {
+  const WallTime began = wall_now();
   Mailbox control_box(control), transfer_box(transfer);
   // On a modelled clock the coordinator makes the same keys.
   const std::string name =
@@ -81,7 +82,9 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
   RealEngine real(*model, options.modelled ? StepRecords::kept : StepRecords::none);
   Mailbox dies(instance);
   std::optional<ModelledEngine> modelled;
-  if (options.modelled) modelled.emplace(real, dies, part.die, modelled_instance(options, part), options.deadline_s);
+  if (options.modelled)
+    modelled.emplace(real, dies, part.die, modelled_instance(options, part), options.deadline_s,
+                     step_reporting(options, control_box, began));
   context.engine = modelled ? static_cast<StepEngine*>(&*modelled) : &real;
   run_die(context);
 }
@@ -93,7 +96,8 @@ int max_request_length(const ServingConfig& serving, const moe::ModelConfig& mod
   return std::min(by_model, serving.decode_kv_tokens);
 }
 
-ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::vector<Request> requests) {
+ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::vector<Request> requests,
+                   StepLog* steps) {
   const ServingConfig& config = options.serving;
   // Every rank sees the same size, so all throw or none does.
   collectively(world, [&] {
@@ -108,7 +112,7 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
       throw UsageError("--model-from-pool needs a pool: serving.cache_ranks is 0");
   });
   if (options.modelled && options.modelled->compute == Compute::shape)
-    return run_shape(world, options, std::move(requests));
+    return run_shape(world, options, std::move(requests), steps);
   const Part part = part_of(config, world.rank());
   const int color = instance_color(config, part);
   const Communicator instance = world.split(color < 0 ? MPI_UNDEFINED : color, world.rank());
@@ -127,7 +131,7 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
     return {};
   }
   ServeOutcome outcome = options.modelled
-                             ? coordinate_modelled(control, options, CacheOrders::pool, std::move(requests))
+                             ? coordinate_modelled(control, options, CacheOrders::pool, std::move(requests), steps)
                              : coordinate_run(control, options, std::move(requests));
   outcome.pool.model_bytes = built.bytes;
   outcome.pool.model_bytes_read = built.bytes_read;

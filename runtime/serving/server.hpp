@@ -13,6 +13,7 @@
 #include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/load/steady.hpp"
 #include "runtime/serving/modelled_config.hpp"
+#include "runtime/serving/record/step_log.hpp"
 #include "runtime/serving/serving_config.hpp"
 
 namespace supernode::serving {
@@ -28,6 +29,7 @@ struct ModelledRun {
   ModelledConfig config;
   Compute compute = Compute::shape;
   std::optional<SteadyOptions> steady;  ///< instead of requests
+  std::optional<StepReports> steps;     ///< what the log of the run wants to know of steps; none: there is no log
 };
 
 /// Equal on all ranks.
@@ -58,7 +60,9 @@ int max_request_length(const ServingConfig& serving, const moe::ModelConfig& mod
 
 /// Serves `requests` (which matter on rank 0 only) on the wall clock, or on a modelled one. Collective over `world`, whose size is
 /// world_size().
+/// @param steps rank 0's log of steps, where options.modelled->steps asks for it
 /// @throws AgreedError for a wrong world size or a bad checkpoint; TimeoutError when a peer goes silent.
-ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::vector<Request> requests);
+ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::vector<Request> requests,
+                   StepLog* steps = nullptr);
 
 }  // namespace supernode::serving

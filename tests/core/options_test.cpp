@@ -149,3 +149,24 @@ TEST_CASE("a module's options may be described by several commands") {
   CHECK(second.tokens == 7);
   CHECK(table.help().find("--num-tokens") == table.help().rfind("--num-tokens"));
 }
+
+TEST_CASE("an argument without a flag is the value of the option that stands alone") {
+  const auto parsed = [](std::vector<std::string> arguments) {
+    std::string file, other;
+    OptionTable table("replay");
+    table.add("replay", "file", file, "what is read").stands_alone();
+    table.add("serve", "file", other, "of another command").stands_alone();
+    table.parse({std::move(arguments), {}, "", ""});
+    CHECK(other.empty());
+    return file;
+  };
+  CHECK(parsed({"a.h5"}) == "a.h5");
+  CHECK(parsed({"--file", "a.h5"}) == "a.h5");
+  CHECK(parsed({}) == "");
+  CHECK_THROWS_WITH(parsed({"a.h5", "b.h5"}), Contains("--file: given more than once"));
+  CHECK_THROWS_WITH(parsed({"--file", "a.h5", "b.h5"}), Contains("given more than once"));
+  std::string file;
+  OptionTable table("generate");
+  table.add("replay", "file", file, "what is read").stands_alone();
+  CHECK_THROWS_WITH(table.parse({{"a.h5"}, {}, "", ""}), Contains("unexpected argument 'a.h5'"));
+}

@@ -39,6 +39,19 @@ TEST_CASE("the machine files that ship can be read") {
   CHECK(cm.fabric_gbps() == Approx(196));
 }
 
+TEST_CASE("a machine as text is read back as it was") {
+  Machine machine = load_machine("cloudmatrix384");
+  machine.name = "with a name of several words";
+  machine.fabric.lane_gbps = 1.0 / 3;
+  const Machine back = parse_machine(to_text(machine), "text");
+  CHECK(back.name == machine.name);
+  for (const MachineKey& key : machine_keys()) {
+    const std::string name = fmt::format("{}.{}", key.section, key.key);
+    INFO(name);
+    CHECK(get(back, name) == get(machine, name));
+  }
+}
+
 TEST_CASE("a die has one place, and places cover the machine") {
   const Machine cm = load_machine("cloudmatrix384");
   std::set<std::pair<int, int>> npus;

@@ -38,6 +38,8 @@ TEST_CASE("a full disk is one line with the reason, exit code 3, and nothing is 
   if (!can_mount()) return;
   const std::string folder = empty_folder("small-disk"), file = folder + "/x.h5";
   const std::string program = SUPERNODE_BINARY " ", mpirun = SUPERNODE_MPIRUN " 2 " SUPERNODE_MPIRUN_FLAGS " ";
+  const std::string serve = SUPERNODE_MPIRUN " 8 " SUPERNODE_MPIRUN_FLAGS " " + program +
+                            "serve --config configs/quickstart.ini --max-requests 8 --machine cloudmatrix384 ";
   for (const auto& [size, command] : std::vector<std::pair<std::string, std::string>>{
            {"8k", program + "validate --output " + file},
            {"24k", program + "validate --output " + file},
@@ -48,6 +50,9 @@ TEST_CASE("a full disk is one line with the reason, exit code 3, and nothing is 
            {"1m", program + "import --model " + model + " --output " + file},
            {"6m", program + "import --model " + model + " --dtype f32 --output " + file},
            {"16k", program + "plan --trace " + file},
+           {"8k", serve + "--trace-out " + file},
+           {"8k", serve + "--record " + file},
+           {"24k", serve + "--record " + file},
            {"4k", program + "bench pool --trace configs/traces/quickstart.jsonl --plot " + folder + "/x.svg"}}) {
     INFO(size << " " << command);
     const Outcome outcome = on_small_disk(size, folder, command);

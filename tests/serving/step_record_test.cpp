@@ -1,5 +1,5 @@
 // The record of a step as bytes, and the closed loop of a steady load.
-#include "runtime/serving/wire/step_record.hpp"
+#include "runtime/serving/record/step_record.hpp"
 
 #include "runtime/core/error.hpp"
 #include "runtime/serving/coordinator/steady_load.hpp"

@@ -184,6 +184,17 @@ Machine parse_machine(std::string_view text, const std::string& source) {
   return machine;
 }
 
+std::string to_text(const Machine& machine) {
+  std::string text = fmt::format("[machine]\nname = {}\n", machine.name);
+  std::string_view section = "machine";
+  for (const KeyMember& row : key_members()) {
+    if (row.key.section != section) text += fmt::format("\n[{}]\n", section = row.key.section);
+    const auto number = [&](auto member) { return fmt::format("{}", number_in(machine, member)); };
+    text += fmt::format("{} = {}\n", row.key.key, std::visit(number, row.member));
+  }
+  return text;
+}
+
 Machine load_machine(const std::string& name) {
   const std::string path = config_path("machines", name, ".ini");
   return parse_machine(read_file(path), path);

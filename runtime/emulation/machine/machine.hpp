@@ -107,6 +107,9 @@ int hops(const Machine& machine, int from, int to);
 /// @throws UsageError "<source>:<line>: [section] key = value: ..." for a missing, unknown or absurd key.
 Machine parse_machine(std::string_view text, const std::string& source);
 
+/// The machine as such a file, without comments: parse_machine() gives the same values back.
+std::string to_text(const Machine& machine);
+
 /// @param name a path, or the name of a file in configs/machines without ".ini". @throws UsageError
 Machine load_machine(const std::string& name);
 

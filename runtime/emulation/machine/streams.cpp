@@ -1,13 +1,14 @@
 #include "runtime/emulation/machine/streams.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
-#include "runtime/core/json.hpp"
+#include "runtime/core/trace_events.hpp"
 
 namespace supernode::emulation {
 
-int Timeline::add(const char* name, int stream, ModelTime duration, std::vector<int> after) {
+int Timeline::add(const char* name, int stream, ModelTime duration, std::vector<int> after, TaskPlace place) {
   const auto index = static_cast<int>(tasks_.size());
   if (stream < 0 || stream >= static_cast<int>(streams_.size())) throw std::invalid_argument("no such stream");
   int& last = last_[static_cast<std::size_t>(stream)];
@@ -16,7 +17,7 @@ int Timeline::add(const char* name, int stream, ModelTime duration, std::vector<
     if (earlier < 0 || earlier >= index) throw std::invalid_argument("a task can only wait for earlier ones");
     begin = std::max(begin, tasks_[static_cast<std::size_t>(earlier)].end);
   }
-  tasks_.push_back({name, stream, duration, std::move(after), last, begin, begin + duration});
+  tasks_.push_back({name, stream, duration, std::move(after), last, begin, begin + duration, place});
   return last = index;
 }
 
@@ -62,25 +63,20 @@ ModelTime Timeline::busy(int stream) const {
 }
 
 std::string chrome_trace(const std::vector<std::pair<std::string, const Timeline*>>& timelines) {
-  Json events = Json::array();
-  for (std::size_t process = 0; process < timelines.size(); ++process) {
-    const auto& [name, timeline] = timelines[process];
-    events.push_back({{"name", "process_name"}, {"ph", "M"}, {"pid", process}, {"args", {{"name", name}}}});
-    for (std::size_t i = 0; i < timeline->streams().size(); ++i)
-      events.push_back({{"name", "thread_name"},
-                        {"ph", "M"},
-                        {"pid", process},
-                        {"tid", i},
-                        {"args", {{"name", timeline->streams()[i]}}}});
+  std::string text;
+  TraceEvents events([&](std::string_view piece) { text += piece; });
+  const auto ns = [](ModelTime time) { return std::llround(time.value * 1e9); };
+  for (std::size_t i = 0; i < timelines.size(); ++i) {
+    const auto& [name, timeline] = timelines[i];
+    const auto process = static_cast<int>(i);
+    events.name_process(process, name);
+    for (std::size_t stream = 0; stream < timeline->streams().size(); ++stream)
+      events.name_thread(process, static_cast<int>(stream), timeline->streams()[stream]);
     for (const Task& task : timeline->tasks())
-      events.push_back({{"name", task.name},
-                        {"ph", "X"},
-                        {"pid", process},
-                        {"tid", task.stream},
-                        {"ts", task.begin.us()},
-                        {"dur", task.duration.us()}});
+      events.span(process, task.stream, task.name, ns(task.begin), ns(task.end));
   }
-  return Json{{"traceEvents", events}, {"displayTimeUnit", "ms"}}.dump();
+  events.finish();
+  return text;
 }
 
 }  // namespace supernode::emulation

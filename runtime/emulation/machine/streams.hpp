@@ -12,6 +12,12 @@
 
 namespace supernode::emulation {
 
+/// Which part of a step a task is of; -1: of no single one.
+struct TaskPlace {
+  int layer = -1;  ///< of the model, the speculative module's behind its last
+  int microbatch = -1;
+};
+
 struct Task {
   const char* name = "";  ///< a literal
   int stream = 0;
@@ -19,6 +25,7 @@ struct Task {
   std::vector<int> after;  ///< indices of earlier tasks
   int before = -1;         ///< the task in front of it on its stream; -1: it is the first
   ModelTime begin, end;    ///< filled by add()
+  TaskPlace place = {};
 };
 
 /// A timeline that grows by one task at a time.
@@ -29,7 +36,7 @@ class Timeline {
   /// Schedules a task behind all earlier ones of its stream. @param name must outlive the timeline; literals do
   /// @param after indices that add() returned
   /// @throws std::invalid_argument for a stream or an index that does not exist. @return its index
-  int add(const char* name, int stream, ModelTime duration, std::vector<int> after = {});
+  int add(const char* name, int stream, ModelTime duration, std::vector<int> after = {}, TaskPlace place = {});
 
   const std::vector<Task>& tasks() const { return tasks_; }
   ModelTime end() const;             ///< of the last task

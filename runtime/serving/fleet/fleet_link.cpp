@@ -12,13 +12,14 @@
 namespace supernode::serving {
 
 FleetLink::FleetLink(const ServingConfig& config, MessagePort& port, double deadline_s, WallTime (*clock)(),
-                     CacheOrders cache)
+                     CacheOrders cache, StepLog* steps)
     : config_(config),
       port_(port),
       deadline_s_(deadline_s),
       clock_(clock),
       wire_(config, cache),
-      liveness_(deadline_s, clock().value) {}
+      liveness_(deadline_s, clock().value),
+      steps_(config, steps) {}
 
 void FleetLink::send(std::vector<Outgoing> messages) {
   for (Outgoing& message : messages) {
@@ -28,7 +29,8 @@ void FleetLink::send(std::vector<Outgoing> messages) {
 }
 
 std::optional<Stamped<FleetWire::Incoming>> FleetLink::poll() {
-  const std::optional<Message> message = port_.poll();
+  std::optional<Message> message = port_.poll();
+  for (; message && is_step_piece(message->bytes); message = port_.poll()) steps_.take(message->source, message->bytes);
   if (!message) return std::nullopt;
   Stamped<FleetWire::Incoming> report = wire_.decode(message->source, message->bytes);
   // Only what was asked for is taken: before the end no last report, after it nothing else.

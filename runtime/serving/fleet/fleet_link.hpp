@@ -8,6 +8,7 @@
 #include "runtime/core/clock.hpp"
 #include "runtime/core/message_port.hpp"
 #include "runtime/serving/coordinator/liveness.hpp"
+#include "runtime/serving/fleet/step_intake.hpp"
 #include "runtime/serving/wire/fleet_wire.hpp"
 
 namespace supernode::serving {
@@ -16,14 +17,15 @@ namespace supernode::serving {
 class FleetLink {
  public:
   /// The references outlive it. @param deadline_s longest that a die may owe a report @param clock tests have their own
+  /// @param steps gets the reports of steps; null where none are asked for
   FleetLink(const ServingConfig& config, MessagePort& port, double deadline_s, WallTime (*clock)(),
-            CacheOrders cache = CacheOrders::pool);
+            CacheOrders cache = CacheOrders::pool, StepLog* steps = nullptr);
 
   WallTime now() const { return clock_(); }
   void send(std::vector<Outgoing> messages);
   void send(const Command& command, RunTime stamp) { send(wire_.encode(command, stamp)); }
 
-  /// The next report that is here, if it was owed. @throws EnvironmentError naming a rank whose message is malformed, or
+  /// The next report that is here, if it was owed. Reports of steps that come before it go to their log. @throws EnvironmentError naming a rank whose message is malformed, or
   /// was not owed.
   std::optional<Stamped<FleetWire::Incoming>> poll();
   /// Keep-alives, when they are due. At each turn, also while reports keep coming: an idle worker must hear from the
@@ -45,6 +47,7 @@ class FleetLink {
   WallTime (*const clock_)();
   FleetWire wire_;
   Liveness liveness_;
+  StepIntake steps_;
 };
 
 }  // namespace supernode::serving

@@ -21,7 +21,7 @@ ModelledFleet::ModelledFleet(const ServingConfig& config, RequestSource& source,
                              const ModelledFleetOptions& options, WallTime (*clock)())
     : config_(config),
       source_(source),
-      link_(config, port, deadline_s, clock, options.cache),
+      link_(config, port, deadline_s, clock, options.cache, options.steps),
       options_(options),
       root_(pool::chain_root("default", options.model_name, config.context_block_tokens)),
       ports_(options.machine, options.network,

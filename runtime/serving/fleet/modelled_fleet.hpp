@@ -31,6 +31,7 @@ struct ModelledFleetOptions {
   std::optional<ModelledPoolConfig> pool;  ///< none: no context caching
   std::string model_name;                  ///< part of the keys of blocks
   CacheOrders cache = CacheOrders::coordinator;
+  StepLog* steps = nullptr;  ///< gets the reports of steps; null where none are asked for
 };
 
 /// Rank 0 only.

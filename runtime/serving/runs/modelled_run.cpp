@@ -69,10 +69,11 @@ std::int64_t blocks_really_held(const ServeOptions& options) {
 }
 
 ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions& options, CacheOrders cache,
-                                 std::vector<Request> requests) {
+                                 std::vector<Request> requests, StepLog* steps) {
   const ModelledRun& run = *options.modelled;
   Mailbox mailbox(control);
-  const ModelledFleetOptions of_fleet = fleet_options(options, cache);
+  ModelledFleetOptions of_fleet = fleet_options(options, cache);
+  of_fleet.steps = steps;
   ServeOutcome outcome;
   WorkerStatistics counts;
   const auto serve_from = [&](RequestSource& source, TokenSink& sink, const std::function<bool()>& over) {
@@ -105,6 +106,15 @@ ModelledInstance modelled_instance(const ServeOptions& options, const Part& part
   const auto stage = part.role == Role::decode ? emulation::Stage::decode : emulation::Stage::prefill;
   return {run.machine, run.model, step_setup(run.config, options.serving, stage),
           machine_dies(options.serving, stage, part.instance)};
+}
+
+std::optional<StepReporting> step_reporting(const ServeOptions& options, MessagePort& control, WallTime began) {
+  if (!options.modelled->steps) return std::nullopt;
+  const auto tell = [&control](const StepReport& report) {
+    for (std::vector<std::byte>& message : make_step_pieces(encode_report(report), report.dies.front().start))
+      control.send(0, static_cast<int>(MessageKind::step_piece), std::move(message));
+  };
+  return StepReporting{*options.modelled->steps, tell, began};
 }
 
 }  // namespace supernode::serving

@@ -8,8 +8,9 @@
 namespace supernode::serving {
 
 /// Rank 0's part of the run. @pre options.modelled @param cache who tells the cache ranks to stop
+/// @param steps as in serve()
 ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions& options, CacheOrders cache,
-                                 std::vector<Request> requests);
+                                 std::vector<Request> requests, StepLog* steps);
 
 /// Where a model computes: blocks of the directory that an owner of the real pool can hold in any case.
 /// @pre options.modelled, and there are cache ranks @throws UsageError when there are none
@@ -17,5 +18,9 @@ std::int64_t blocks_really_held(const ServeOptions& options);
 
 /// What is priced on the dies of this rank's instance. @pre a prefill or decode rank
 ModelledInstance modelled_instance(const ServeOptions& options, const Part& part);
+
+/// How the first die of an instance tells the coordinator of steps; nothing where nobody wants to know. A report leaves
+/// before what the die itself reports of the step. @param control outlives it @param began when this rank was let go
+std::optional<StepReporting> step_reporting(const ServeOptions& options, MessagePort& control, WallTime began);
 
 }  // namespace supernode::serving

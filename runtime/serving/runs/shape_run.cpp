@@ -12,6 +12,7 @@ namespace {
 
 void work(const Communicator& control, const Communicator& transfer, const Communicator& instance,
           const ServeOptions& options, const Part& part) {
+  const WallTime began = wall_now();
   const ModelledRun& run = *options.modelled;
   Mailbox control_box(control), transfer_box(transfer);
   WorkerContext context = worker_context(options, part, control.rank(), control_box, transfer_box, run.model_name);
@@ -29,14 +30,16 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
                      .acceptance = run.config.acceptance,
                      .vocabulary = run.vocabulary});
   Mailbox dies(instance);
-  ModelledEngine engine(shape, dies, part.die, std::move(modelled), options.deadline_s);
+  ModelledEngine engine(shape, dies, part.die, std::move(modelled), options.deadline_s,
+                        step_reporting(options, control_box, began));
   context.engine = &engine;
   run_die(context);
 }
 
 }  // namespace
 
-ServeOutcome run_shape(const Communicator& world, const ServeOptions& options, std::vector<Request> requests) {
+ServeOutcome run_shape(const Communicator& world, const ServeOptions& options, std::vector<Request> requests,
+                       StepLog* steps) {
   const Part part = part_of(options.serving, world.rank());
   const int color = instance_color(options.serving, part);
   const Communicator instance = world.split(color < 0 ? MPI_UNDEFINED : color, world.rank());
@@ -44,7 +47,7 @@ ServeOutcome run_shape(const Communicator& world, const ServeOptions& options, s
   const Communicator transfer = world.duplicate();
   world.barrier();  // so that wall time is that of serving
   if (part.role == Role::coordinator)
-    return coordinate_modelled(control, options, CacheOrders::coordinator, std::move(requests));
+    return coordinate_modelled(control, options, CacheOrders::coordinator, std::move(requests), steps);
   work(control, transfer, instance, options, part);
   return {};
 }

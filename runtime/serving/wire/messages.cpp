@@ -1,5 +1,7 @@
 #include "runtime/serving/wire/messages.hpp"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "runtime/core/byte_stream.hpp"
@@ -285,6 +287,8 @@ std::string_view name_of(MessageKind kind) {
       return "stopped";
     case MessageKind::kv_piece:
       return "kv_piece";
+    case MessageKind::step_piece:
+      return "step_piece";
   }
   return "unknown";
 }
@@ -352,6 +356,34 @@ Stamped<KvPiece> decode_kv_piece(std::span<const std::byte> message) {
   if (piece.first < 0 || piece.count < 1 || !fits)
     throw EnvironmentError(fmt::format("piece of KV with {} bytes for {} tokens from {} on of {} bytes each",
                                        piece.bytes.size(), piece.count, piece.first, piece.bytes_per_token));
+  return {envelope.stamp, piece};
+}
+
+std::vector<std::vector<std::byte>> make_step_pieces(std::span<const std::byte> report, RunTime stamp,
+                                                     std::size_t most) {
+  std::vector<std::vector<std::byte>> messages;
+  do {
+    const auto bytes = report.first(std::min(most, report.size()));
+    report = report.subspan(bytes.size());
+    ByteWriter message;
+    message.reserve(envelope_bytes + sizeof(std::uint64_t) + bytes.size());
+    put_envelope(message, MessageKind::step_piece, sizeof(std::uint64_t) + bytes.size(), stamp);
+    messages.push_back(message.put<std::uint64_t>(report.size()).put_raw(bytes).take());
+  } while (!report.empty());
+  return messages;
+}
+
+bool is_step_piece(std::span<const std::byte> message) {
+  return message.size() >= sizeof(MessageKind) && ByteReader(message).get<MessageKind>() == MessageKind::step_piece;
+}
+
+Stamped<StepPiece> decode_step_piece(std::span<const std::byte> message) {
+  ByteReader reader(message);
+  const Envelope envelope = get_envelope(reader);
+  if (envelope.kind != MessageKind::step_piece) refuse(envelope.kind, "part of a step's report");
+  StepPiece piece;
+  piece.left = reader.get<std::uint64_t>();
+  piece.bytes = reader.get_raw(reader.left());
   return {envelope.stamp, piece};
 }
 

@@ -32,6 +32,8 @@ enum class MessageKind : std::uint16_t {
   stopped,
   // prefill die -> decode die
   kv_piece,
+  // first die of an instance -> coordinator, where someone wants to know of steps
+  step_piece,
 };
 
 std::string_view name_of(MessageKind kind);
@@ -110,6 +112,17 @@ struct KvPiece {
   std::span<const std::byte> bytes;  ///< count x bytes_per_token, in the message; none where payloads are elided
 };
 
+// ---- reports of steps ----
+
+/// Largest part of a report (encode_report()) that goes as one message.
+inline constexpr std::size_t largest_step_piece = std::size_t{64} << 20;
+
+/// A part of a report; the parts come in order.
+struct StepPiece {
+  std::uint64_t left = 0;            ///< bytes of the report behind this part
+  std::span<const std::byte> bytes;  ///< in the message
+};
+
 // ---- bytes ----
 
 /// A message with the time that its envelope carries.
@@ -135,5 +148,13 @@ std::vector<std::byte> make_kv_piece(RequestId request, int first, int count, st
                                      RunTime stamp, std::span<std::byte>& payload);
 /// `message` outlives the result. @throws EnvironmentError as above.
 Stamped<KvPiece> decode_kv_piece(std::span<const std::byte> message);
+
+/// The messages of a report. @param most bytes of it in one
+std::vector<std::vector<std::byte>> make_step_pieces(std::span<const std::byte> report, RunTime stamp,
+                                                     std::size_t most = largest_step_piece);
+/// Whether the message is such a part, as far as its first bytes say.
+bool is_step_piece(std::span<const std::byte> message);
+/// `message` outlives the result. @throws EnvironmentError as above.
+Stamped<StepPiece> decode_step_piece(std::span<const std::byte> message);
 
 }  // namespace supernode::serving

@@ -1,5 +1,6 @@
 #pragma once
-// The record of a die's step as bytes: how it travels to the die that prices the step. Pure.
+// The record of a die's step as bytes: how it travels to the die that prices the step, and how it is
+// kept. Pure.
 
 #include <cstddef>
 #include <span>

@@ -1,4 +1,4 @@
-#include "runtime/serving/wire/step_record.hpp"
+#include "runtime/serving/record/step_record.hpp"
 
 #include <fmt/format.h>
 
