@@ -60,6 +60,7 @@ std::vector<std::int64_t> ModelledEngine::price(const std::vector<std::vector<st
   for (const emulation::Term& term : timing.terms) totals_[fmt::format("{}: {}", stage, term.name)] += term.time.value;
   for (const emulation::Term& term : timing.exchange)
     totals_[fmt::format("{}: exchange: {}", stage, term.name)] += term.time.value;
+  in_exchanges_ += timing.in_exchanges;
 
   const ModelTime exchange = timing.terms.of("dispatch") + timing.terms.of("combine");
   std::vector<std::int64_t> priced;

@@ -34,6 +34,11 @@ class ModelledEngine : public StepEngine {
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
 
   std::map<std::string, double> modelled_s() const override { return totals_; }
+  Transfers exchanged() const override {
+    Transfers all = inner_.exchanged();
+    all.modelled_s = in_exchanges_.value;
+    return all;
+  }
 
  private:
   /// The ends of all dies and what exchanges took on the way to the last of them, each in ns. [dies x 2]
@@ -45,6 +50,7 @@ class ModelledEngine : public StepEngine {
   const double deadline_s_;
   std::unique_ptr<emulation::StepPricer> pricer_;  ///< on the first die
   std::map<std::string, double> totals_;           ///< by "stage: part", s; "stage: steps" counts them
+  ModelTime in_exchanges_{};                       ///< of all dies
 };
 
 }  // namespace supernode::serving
