@@ -20,9 +20,12 @@ struct ExchangeConfig {
   int num_experts = 0;  ///< physical experts over all ranks, > 0; see ExpertPartition for who holds which
   Payload dispatch_payload = Payload::f32;
   Payload combine_payload = Payload::f32;  ///< bf16 or f32
-  std::string algorithm = "auto";          ///< a name of algorithms() or "auto"
-  int typical_tokens = 0;                  ///< tokens a rank for which "auto" chooses; 0: max_tokens
-  double typical_skew = 1;                 ///< likewise: rows of the busiest rank over the mean
+  /// A dispatched row is padded to at least these bytes, as on machines whose messages are; 0: to whole lines of 64. The
+  /// padding is never written, but messages between processes carry it.
+  int least_dispatch_row_bytes = 0;
+  std::string algorithm = "auto";  ///< a name of algorithms() or "auto"
+  int typical_tokens = 0;          ///< tokens a rank for which "auto" chooses; 0: max_tokens
+  double typical_skew = 1;         ///< likewise: rows of the busiest rank over the mean
   /// By which "auto" chooses; equal on all ranks. Null: the rules that ship (rule_file.hpp reads others).
   std::shared_ptr<const SelectionRules> rules = {};
   double deadline_s = 120;  ///< longest wait for a peer
@@ -31,6 +34,8 @@ struct ExchangeConfig {
 
 /// Bytes of a message with `rows` rows: rows and, in a dispatch, their routing.
 std::size_t message_bytes(const ExchangeConfig& config, Phase phase, int rows);
+/// Bytes of a row in it, without routing.
+std::size_t row_bytes(const ExchangeConfig& config, Phase phase);
 
 /// Bytes that a rank of `ranks` allocates for `config`: slots, packed messages and lists, from the worst case that
 /// every rank sends all its tokens to this one. Pages that no message touches are not resident. Pure, no communication.

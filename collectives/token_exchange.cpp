@@ -27,6 +27,9 @@ void check(const ExchangeConfig& config) {
   positive(config.num_experts, "num_experts");
   if (config.combine_payload == Payload::int8)
     throw UsageError("token exchange: combine payload int8 is not possible, sums need bf16 or f32");
+  if (config.least_dispatch_row_bytes < 0)
+    throw UsageError("token exchange: least_dispatch_row_bytes " + std::to_string(config.least_dispatch_row_bytes) +
+                     " must be >= 0");
   if (!(config.deadline_s > 0)) throw UsageError("token exchange: deadline must be > 0 s");
   positive(config.fake_hosts, "fake_hosts");
 }
@@ -160,6 +163,7 @@ DispatchedTokens TokenExchange::dispatch_end() {
   round->stage = Stage::arrived;
   ExchangeStatistics& statistics = self.statistics;
   statistics.dispatch_s = round->dispatch_s;
+  statistics.rows += static_cast<std::uint64_t>(round->plan.n_rows());
   std::ranges::copy(round->plan.rows_to(), statistics.dispatched_to.begin());
   std::ranges::copy(round->rows_from, statistics.dispatched_from.begin());
   return DispatchedTokens(round);

@@ -20,7 +20,9 @@ void ModelledOptions::describe(OptionTable& t) {
         "machine)")
       .choices({"real", "shape"});
   t.add("serve", "payload", payload_,
-        "carried: KV and blocks move as bytes; elided: as messages without them; auto: carried where a model computes")
+        "carried: all bytes move, with --compute shape as many as the modelled machine's (exchange, KV, pool), and "
+        "results have the wall time beside the modelled; elided: messages without them (with --compute shape); auto: "
+        "carried where a model computes")
       .choices({"auto", "carried", "elided"});
   t.add("serve", "workload", workload_,
         "trace, or a closed loop that keeps instances full: steady (decode) or steady-prefill (with --compute shape)")
@@ -55,7 +57,8 @@ std::optional<serving::ModelledRun> ModelledOptions::make(serving::ServingConfig
   run.config = config_;
   run.compute = compute_ == "shape" ? serving::Compute::shape : serving::Compute::real;
   if (run.compute == serving::Compute::shape) {
-    if (payload_ == "carried") throw UsageError("--payload carried needs --compute real");
+    run.payload = payload_ == "carried" ? serving::Payload::carried : serving::Payload::elided;
+    run.bytes_per_token = static_cast<std::size_t>(run.model.kv_bytes_per_token());
     if (config_.experts > 0) {
       if (config_.experts < run.model.topk)
         throw UsageError(fmt::format("modelled.experts: {}, but a token chooses {}", config_.experts, run.model.topk));
@@ -68,7 +71,8 @@ std::optional<serving::ModelledRun> ModelledOptions::make(serving::ServingConfig
     run.config.microbatches = 1;
     run.config.mtp = false;
     run.config.decode_shared_dies = run.config.decode_redundant = run.config.prefill_redundant = 0;
-    run.real_bytes_per_token = moe::state_bytes_per_token(model, moe::DraftCache::none);
+    run.payload = serving::Payload::carried;
+    run.bytes_per_token = moe::state_bytes_per_token(model, moe::DraftCache::none);
   }
   serving::check_deployment(run.config, serving, run.machine, run.model);
   if (steady()) run.steady = steady_options(run.machine, serving);

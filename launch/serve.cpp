@@ -197,6 +197,7 @@ class ServeCommand : public Command {
     run.machine = options_.modelled->machine.name;
     run.wall = outcome.wall;
     run.modelled_s = outcome.modelled_s;
+    run.payload = outcome.payload;
     run.steady_options = options_.modelled->steady;
     if (!outcome.steady) return run;
     run.steady = *outcome.steady;

@@ -116,6 +116,13 @@ std::size_t Transformer::exchange_bytes() const {
   return exchange ? exchange->buffer_bytes() : 0;
 }
 
+std::uint64_t Transformer::exchanged_bytes() const {
+  const collectives::TokenExchange* exchange = impl_->runner.exchange();
+  if (!exchange) return 0;
+  return exchange->statistics().rows *
+         (row_bytes(exchange->config(), Phase::dispatch) + row_bytes(exchange->config(), Phase::combine));
+}
+
 void Transformer::record_products() { impl_->runner.gemm().start_recording(); }
 ProductTimes Transformer::replay_products() {
   Gemm& gemm = impl_->runner.gemm();

@@ -156,6 +156,8 @@ class Transformer {
 
   /// What the exchange of this rank has allocated; 0 without routed experts.
   std::size_t exchange_bytes() const;
+  /// Bytes of the rows that this rank has sent to experts since construction, there and back; a row to itself counts.
+  std::uint64_t exchanged_bytes() const;
 
   /// Times of the last forward() or draft().
   const StepStatistics& last_step() const;

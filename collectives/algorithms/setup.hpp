@@ -24,7 +24,7 @@ struct ExchangeSetup {
         n_ranks(host_map.ranks()),
         hosts(std::move(host_map)),
         experts(config.num_experts, n_ranks),
-        dispatch(config.dispatch_payload, config.hidden, config.topk),
+        dispatch(config.dispatch_payload, config.hidden, config.topk, config.least_dispatch_row_bytes),
         combine(config.combine_payload, config.hidden) {}
 
   ExchangeConfig config;

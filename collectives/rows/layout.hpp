@@ -8,6 +8,7 @@
 // Rows start at multiples of 64 bytes, and every message is a whole number of these lines. A routing record is
 // {f32 scale, i32 n} and topk places {i32 local expert, f32 weight}, of which n are used.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -31,8 +32,10 @@ struct RoutingPlace {
 /// The form of a dispatch message.
 class DispatchLayout {
  public:
-  constexpr DispatchLayout(Payload payload, int hidden, int topk)
-      : row_stride_(whole_lines(element_bytes(payload) * static_cast<std::size_t>(hidden))),
+  /// @param least_row_bytes a shorter row is padded to them
+  constexpr DispatchLayout(Payload payload, int hidden, int topk, int least_row_bytes = 0)
+      : row_stride_(whole_lines(std::max(element_bytes(payload) * static_cast<std::size_t>(hidden),
+                                         static_cast<std::size_t>(least_row_bytes)))),
         routing_stride_(sizeof(RoutingHead) + sizeof(RoutingPlace) * static_cast<std::size_t>(topk)) {}
 
   constexpr std::size_t routing_offset(int row) const { return routing_stride_ * static_cast<std::size_t>(row); }

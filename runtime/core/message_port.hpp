@@ -11,6 +11,9 @@ struct Message {
   int source = 0;
   int tag = 0;
   std::vector<std::byte> bytes;
+  /// Wall seconds from when its announcement was here, and all of its source before it, until it was here whole; 0 for
+  /// one that came at once. The receiver may have done something else meanwhile.
+  double receiving_s = 0;
 };
 
 /// One rank's end. Not for two threads at once.

@@ -32,6 +32,8 @@ class StepSchedule {
 
   const StepTasks& decode();
   const StepTasks& prefill();
+  /// StepTiming::in_exchanges of what was scheduled.
+  ModelTime in_exchanges() const { return in_exchanges_; }
 
  private:
   using Durations = std::vector<ModelTime>;  // [dies]
@@ -55,7 +57,10 @@ class StepSchedule {
   int exchange(Phase phase, int stream, int microbatch, int layer) {
     const int task = tasks_.begin(phase == Phase::dispatch ? "dispatch" : "combine", stream, ready(microbatch),
                                   place(layer, microbatch), ExchangeTask{phase, microbatch, layer});
-    traffic_.exchange(phase, microbatch, layer, tasks_.begins(task), tasks_.ends(task));
+    const std::span<const ModelTime> begins = tasks_.begins(task);
+    const std::span<ModelTime> ends = tasks_.ends(task);
+    traffic_.exchange(phase, microbatch, layer, begins, ends);
+    for (std::size_t die = 0; die < ends.size(); ++die) in_exchanges_ += ends[die] - begins[die];
     return task;
   }
 
@@ -78,6 +83,7 @@ class StepSchedule {
   const int microbatches_;
   StepTasks tasks_;
   std::vector<int> ready_;  ///< [microbatches] the task that each waits for, or -1
+  ModelTime in_exchanges_{};
 };
 
 void StepSchedule::decode_layer(const std::vector<Durations>& attention, const std::vector<Durations>& gate,
@@ -293,7 +299,9 @@ class StepPricer::Implementation {
     }
     std::vector<ModelTime> ends = tasks.last_ends();
     const Timeline line = tasks.timeline(last_of(ends));
-    return timing_of(tasks, *traffic, origin, std::move(ends), line);
+    StepTiming timing = timing_of(tasks, *traffic, origin, std::move(ends), line);
+    timing.in_exchanges = schedule.in_exchanges();
+    return timing;
   }
 
  private:
@@ -336,7 +344,8 @@ StepTiming uniform_step_time(const Machine& machine, const ModelShape& model, co
   StepSchedule schedule(machine, model, setup, {&step, 1}, start, *traffic);
   const StepTasks& tasks = setup.stage == Stage::decode ? schedule.decode() : schedule.prefill();
   Timeline line = tasks.timeline(0);
-  const StepTiming timing = timing_of(tasks, *traffic, {}, tasks.last_ends(), line);
+  StepTiming timing = timing_of(tasks, *traffic, {}, tasks.last_ends(), line);
+  timing.in_exchanges = schedule.in_exchanges();
   if (timeline) *timeline = std::move(line);
   return timing;
 }

@@ -47,6 +47,8 @@ struct StepTiming {
   /// What the exchanges on that path were made of, by cause (exchange.hpp), all layers added up; dispatch and combine in
   /// `terms` are as long.
   Terms exchange;
+  /// That all dies together were in dispatch and combine, waits included. Both of two streams that overlap count.
+  ModelTime in_exchanges;
 
   ModelTime end() const { return ends[static_cast<std::size_t>(last)]; }
 };

@@ -15,6 +15,12 @@ enum class Compute {
   shape,  ///< nothing: routing is drawn, tokens are a function of request and position
 };
 
+/// Whether what moves has its bytes.
+enum class Payload {
+  carried,  ///< rows, KV and context blocks, of the emulated machine's sizes where nothing computes
+  elided,   ///< messages without them, and cache ranks that hold nothing
+};
+
 struct ModelledConfig {
   int microbatches = 2;  ///< of shape steps, 1 or 2
   bool mtp = true;       ///< decode steps of shape: a speculative token for each request

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "collectives/algorithms.hpp"
 #include "collectives/rule_file.hpp"
 #include "memory_pool/pool.hpp"
 #include "runtime/core/log.hpp"
@@ -18,6 +18,7 @@
 #include "runtime/serving/fleet/wall_fleet.hpp"
 #include "runtime/serving/roles.hpp"
 #include "runtime/serving/runs/modelled_run.hpp"
+#include "runtime/serving/runs/run_pool.hpp"
 #include "runtime/serving/runs/shape_run.hpp"
 #include "runtime/serving/runs/worker_run.hpp"
 #include "runtime/serving/workers/model_source.hpp"
@@ -25,14 +26,6 @@
 
 namespace supernode::serving {
 namespace {
-
-std::unique_ptr<pool::Pool> make_pool(const Communicator& world, const ServeOptions& options) {
-  const ServingConfig& config = options.serving;
-  if (config.cache_ranks == 0) return nullptr;
-  std::vector<int> owners(static_cast<std::size_t>(config.cache_ranks));
-  std::iota(owners.begin(), owners.end(), cache_rank(config, 0));
-  return std::make_unique<pool::Pool>(world, owners, options.pool);
-}
 
 moe::TransformerOptions model_options(const Communicator& world, const ServeOptions& options, Role role) {
   const ServingConfig& config = options.serving;
@@ -102,12 +95,12 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
   // Every rank sees the same size, so all throw or none does.
   collectively(world, [&] {
     check_world_size(config, world.size());
+    if (config.exchange != "auto") collectives::check_algorithm_name(config.exchange);
     if (options.modelled && options.model_from_pool)
       throw UsageError("--model-from-pool: a modelled machine has no files in its pool");
     if (options.modelled && !options.injections.empty())
       throw UsageError("--inject: failures happen at wall times, a modelled machine has none");
-    if (options.modelled && options.modelled->compute == Compute::real && config.cache_ranks > 0)
-      static_cast<void>(blocks_really_held(options));
+    if (options.modelled && has_pool(options)) static_cast<void>(blocks_really_held(options));
     if (options.model_from_pool && config.cache_ranks == 0)
       throw UsageError("--model-from-pool needs a pool: serving.cache_ranks is 0");
   });
@@ -131,11 +124,11 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
     return {};
   }
   ServeOutcome outcome = options.modelled
-                             ? coordinate_modelled(control, options, CacheOrders::pool, std::move(requests), steps)
+                             ? coordinate_modelled(control, options, shared_pool.get(), std::move(requests), steps)
                              : coordinate_run(control, options, std::move(requests));
   outcome.pool.model_bytes = built.bytes;
   outcome.pool.model_bytes_read = built.bytes_read;
-  if (shared_pool && !shared_pool->stop()) log(LogLevel::warning, "a cache rank did not take the order to stop");
+  stop_pool(shared_pool.get());
   return outcome;
 }
 

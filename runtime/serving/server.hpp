@@ -11,6 +11,7 @@
 #include "runtime/core/mpi/communicator.hpp"
 #include "runtime/serving/injection.hpp"
 #include "runtime/serving/load/metrics.hpp"
+#include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/load/steady.hpp"
 #include "runtime/serving/modelled_config.hpp"
 #include "runtime/serving/record/step_log.hpp"
@@ -24,10 +25,11 @@ struct ModelledRun {
   emulation::ModelShape model;
   std::string model_name;  ///< part of the keys of context blocks
   int vocabulary = 0;
-  std::uint64_t seed = 0;                ///< of drawn tokens and routing
-  std::size_t real_bytes_per_token = 0;  ///< KV of the model that really computes
+  std::uint64_t seed = 0;           ///< of drawn tokens and routing
+  std::size_t bytes_per_token = 0;  ///< of KV as it is carried: the computing model's, or else the emulated machine's
   ModelledConfig config;
   Compute compute = Compute::shape;
+  Payload payload = Payload::elided;
   std::optional<SteadyOptions> steady;  ///< instead of requests
   std::optional<StepReports> steps;     ///< what the log of the run wants to know of steps; none: there is no log
 };
@@ -53,6 +55,7 @@ struct ServeOutcome {
   WallTime wall;                             ///< that serving took on the hosts
   std::map<std::string, double> modelled_s;  ///< where the steps' modelled time went, s (ModelledTotals)
   std::optional<SteadyFigures> steady;
+  std::optional<PayloadFigures> payload;  ///< on a modelled clock, where it is carried
 };
 
 /// Longest prompt + output that the deployment takes, tokens.

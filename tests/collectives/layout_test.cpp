@@ -54,6 +54,17 @@ TEST_CASE("rows and routing records of a message do not overlap, rows are aligne
       }
 }
 
+TEST_CASE("a dispatched row is padded to what its messages must have at least") {
+  CHECK(DispatchLayout(Payload::int8, 7168, 8, 7680).row_stride() == 7680);
+  CHECK(DispatchLayout(Payload::int8, 100, 8, 1000).row_stride() == 1024);
+  CHECK(DispatchLayout(Payload::bf16, 7168, 8, 7680).row_stride() == 14336);
+  const ExchangeConfig config{
+      .max_tokens = 4, .hidden = 7168, .topk = 1, .dispatch_payload = Payload::int8, .least_dispatch_row_bytes = 7680};
+  CHECK(row_bytes(config, supernode::Phase::dispatch) == 7680);
+  CHECK(message_bytes(config, supernode::Phase::dispatch, 4) == 4 * (16 + 7680));
+  CHECK(row_bytes(config, supernode::Phase::combine) == 4 * 7168);
+}
+
 TEST_CASE("a plan sends each token once to each rank that holds one of its experts, ascending") {
   constexpr int n_tokens = 33, topk = 4, n_experts = 70;
   std::vector<std::int32_t> ids(n_tokens * topk);
@@ -154,9 +165,10 @@ TEST_CASE("bytes of messages are whole lines of rows and routing") {
                               .dispatch_payload = Payload::int8,
                               .combine_payload = Payload::bf16};
   using supernode::Phase;
-  CHECK(message_bytes(config, Phase::dispatch, 0) == 0);
-  CHECK(message_bytes(config, Phase::dispatch, 3) == 128 + 3 * 128);  // records of 8 + 2 * 8, rows of 100 bytes
-  CHECK(message_bytes(config, Phase::combine, 3) == 3 * 256);
+  CHECK(message_bytes(config, supernode::Phase::dispatch, 0) == 0);
+  CHECK(message_bytes(config, supernode::Phase::dispatch, 3) ==
+        128 + 3 * 128);  // records of 8 + 2 * 8, rows of 100 bytes
+  CHECK(message_bytes(config, supernode::Phase::combine, 3) == 3 * 256);
 }
 
 TEST_CASE("bundles bring every row once to a host, and each member its own") {

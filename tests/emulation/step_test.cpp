@@ -356,6 +356,12 @@ TEST_CASE("the terms of a step add up to what its last die took") {
             Approx((timing.terms.of("dispatch") + timing.terms.of("combine")).value).epsilon(1e-7));
       for (const Terms* terms : {&timing.terms, &timing.exchange})
         for (const Term& term : *terms) CHECK(term.time.value > 0);
+      double exchanging = 0;
+      for (const Timeline& line : timelines)
+        for (const Task& task : line.tasks())
+          if (std::string_view(task.name) == "dispatch" || std::string_view(task.name) == "combine")
+            exchanging += task.duration.value;
+      CHECK(timing.in_exchanges.value == Approx(exchanging).epsilon(1e-9));
       REQUIRE(timelines.size() == one.steps.size());
       for (std::size_t die = 0; die < timelines.size(); ++die)
         CHECK(timelines[die].end().value == Approx((timing.ends[die] - one.starts[die]).value).epsilon(1e-9));

@@ -29,6 +29,8 @@ std::string small_trace() {
 std::string modelled_part(Json results) {
   results.erase("wall_s");
   results.erase("modelled_over_wall");
+  if (results.contains("payload"))
+    for (Json& way : results["payload"]) way.erase("wall_s");
   return results.dump();
 }
 
@@ -116,6 +118,9 @@ TEST_CASE("the model's tokens are the same on the modelled clock as on the wall 
   CHECK(modelled["clock"] == "modelled");
   CHECK(modelled_part(modelled) == modelled_part(again));
   CHECK(modelled["pool"]["hit_tokens"].get<int>() > 0);
+  // KV of its four layers in f32, 1280 B a token.
+  CHECK(modelled["payload"]["pool_load"]["bytes"] == 1280 * modelled["pool"]["hit_tokens"].get<std::uint64_t>());
+  CHECK(modelled["payload"]["exchange"]["bytes"].get<std::uint64_t>() > 0);
   // With a pool that holds a part of it, what the model grants is there all the same.
   const Json tight = document_of(supernode_on(
       8,
@@ -126,6 +131,62 @@ TEST_CASE("the model's tokens are the same on the modelled clock as on the wall 
   REQUIRE(wall["requests"].size() == modelled["requests"].size());
   for (std::size_t i = 0; i < wall["requests"].size(); ++i)
     CHECK(wall["requests"][i]["output_token_ids"] == modelled["requests"][i]["output_token_ids"]);
+}
+
+TEST_CASE("carried payload has the bytes of rows, KV and blocks, and changes nothing else") {
+  // The model's four layers have 640 B of KV a token, three of them experts; its module one more.
+  const std::string command =
+      "serve --config configs/quickstart.ini --machine cloudmatrix384 --compute shape --modelled.acceptance 0 "
+      "--max-requests 12 --save-detailed --save-tokens --format json ";
+  Json elided = document_of(supernode_on(8, command + "--payload elided"))["results"];
+  Json carried = document_of(supernode_on(8, command + "--payload carried"))["results"];
+  CHECK_FALSE(elided.contains("payload"));
+  check_requests(carried);
+
+  std::uint64_t rows = 0, handed_over = 0, input = 0;
+  for (const Json& request : carried["requests"]) {
+    // Four experts for each token in each layer. An iteration has two tokens, and none of the guesses is kept.
+    const auto output = request["output_tokens"].get<std::uint64_t>();
+    rows += 4 * 3 * request["computed_tokens"].get<std::uint64_t>() + 4 * 4 * 2 * (output - 1);
+    input += request["input_tokens"].get<std::uint64_t>();
+    if (output > 1) handed_over += request["input_tokens"].get<std::uint64_t>();
+  }
+  const Json payload = carried["payload"];
+  CHECK(payload["exchange"]["bytes"] == rows * (512 + 256));
+  CHECK(payload["handover"]["bytes"] == handed_over * 640);
+  CHECK(carried["pool"]["hit_tokens"].get<int>() > 0);
+  CHECK(payload["pool_load"]["bytes"] == 640 * carried["pool"]["hit_tokens"].get<std::uint64_t>());
+  CHECK(payload["pool_store"]["bytes"] == 640 * 16 * carried["pool"]["stored_blocks"].get<std::uint64_t>());
+  for (const Json& way : payload) {
+    CHECK(way["wall_s"].get<double>() > 0);
+    CHECK(way["modelled_s"].get<double>() > 0);
+  }
+  carried.erase("payload");
+  CHECK(modelled_part(carried) == modelled_part(elided));
+}
+
+TEST_CASE("a real pool follows the directory of the modelled one, also when it is tight") {
+  const std::string command =
+      "serve --config configs/quickstart.ini --machine cloudmatrix384 --compute shape --payload carried "
+      "--serving.cache-ranks 2 --pool.capacity 1M --serving.max-prefill-tokens 300 --max-requests 40 --save-detailed "
+      "--format json ";
+  const Json first = document_of(supernode_on(9, command))["results"];
+  CHECK(first["pool"]["miss_reasons"].contains("evicted"));
+  CHECK(first["pool"]["hit_tokens"].get<int>() > 0);
+  check_requests(first);
+  CHECK(modelled_part(document_of(supernode_on(9, command, "taskset -c 0 "))["results"]) == modelled_part(first));
+}
+
+TEST_CASE("a steady load moves the rows of its batch and no context") {
+  const Json results =
+      document_of(supernode_on(8,
+                               "serve --config configs/quickstart.ini --machine cloudmatrix384 --compute shape "
+                               "--payload carried --workload steady --batch-per-npu 8 --prompt-tokens 1000 "
+                               "--output-tokens 64 --steps 8 --format json"))["results"];
+  CHECK(results["payload"]["exchange"]["bytes"].get<std::uint64_t>() % (2 * 4 * 4 * (512 + 256)) == 0);
+  CHECK(results["payload"]["exchange"]["bytes"].get<std::uint64_t>() > 0);
+  CHECK(results["payload"]["handover"]["bytes"] == 0);
+  CHECK(results["payload"]["pool_load"]["bytes"] == 0);
 }
 
 TEST_CASE("a steady load runs at the pace that the model of its deployment says") {
@@ -158,6 +219,13 @@ TEST_CASE("what does not fit a modelled machine is refused in one line") {
       8, "serve --config configs/quickstart.ini --machine cloudmatrix384 --max-requests 4 --pool.capacity 1M");
   CHECK(small_pool.code == 2);
   CHECK_THAT(small_pool.err, Contains("pool.capacity: 1 MiB is too small"));
+  const auto refused_shape = [](const std::string& options, const std::string& why) {
+    check_refused(supernode_on(8, "serve --config configs/quickstart.ini --machine cloudmatrix384 " + options), 2, why);
+  };
+  refused_shape("--compute shape --payload carried --pool.capacity 256K", "pool.capacity: 256 KiB is too small");
+  refused_shape("--compute shape --payload carried --pool.store-buffer 4K", "pool.store_buffer: 4 KiB is less than");
+  refused_shape("--compute shape --payload carried --serving.exchange pigeons", "pigeons");
+  refused_shape("--compute real --payload elided", "--payload elided needs --compute shape");
   refused(14, "--inject owner_loss --trace " + small_trace(), "--inject");
   refused(14, "--time-scale 1e12 --trace " + small_trace(), "--time-scale");
   refused(14, "--workload steady-prefill --prompt-tokens 16000000", "prefill batch");

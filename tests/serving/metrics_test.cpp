@@ -33,6 +33,17 @@ ServedRequest served_with(RequestId id, int tokens) {
 
 }  // namespace
 
+TEST_CASE("where payload is carried, results have its bytes and the times of both clocks") {
+  RunDescription run = some_run();
+  run.payload = {.exchange = {3000000, 1.5, 0.25}, .handover = {5, 0, 0}, .pool_load = {}, .pool_store = {7, 2, 1}};
+  const Json results = serving_results({served_with(0, 2)}, {}, {}, run);
+  CHECK(results["payload"]["exchange"] == Json{{"bytes", 3000000}, {"wall_s", 1.5}, {"modelled_s", 0.25}});
+  CHECK(results["payload"]["handover"]["bytes"] == 5);
+  CHECK(results["payload"]["pool_load"]["bytes"] == 0);
+  CHECK(results["payload"]["pool_store"] == Json{{"bytes", 7}, {"wall_s", 2}, {"modelled_s", 1}});
+  CHECK_THAT(serving_text(results, {}), Contains("Exchange:") && Contains("3.000     1.500     0.2500"));
+}
+
 TEST_CASE("results carry the names that users of serving benchmarks know") {
   ServingConfig config;
   FakeFleet fleet(config, some_requests(10, 100, 5, 0.01));
@@ -56,6 +67,7 @@ TEST_CASE("results carry the names that users of serving benchmarks know") {
   CHECK(results["requests"].size() == 10);
   const std::string text = serving_text(results, options);
   CHECK_THAT(text, Contains("Serving Benchmark Result") && Contains("P99 TTFT (ms):") && Contains("Request goodput"));
+  CHECK_FALSE(results.contains("payload"));
   CHECK_THROWS_WITH(parse_goodput({"ttft"}), Contains("'ttft' is not"));
   CHECK_THROWS_WITH(parse_goodput({"speed:3"}), Contains("'speed:3'"));
 }

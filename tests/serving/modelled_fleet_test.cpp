@@ -40,7 +40,9 @@ ModelledFleetOptions some_options() {
   return options;
 }
 
-std::shared_ptr<const Request> request_of(RequestId id, std::vector<std::int32_t> prompt = {1, 2, 3, 4, 5, 6}) {
+using Prompt = std::vector<std::int32_t>;
+
+std::shared_ptr<const Request> request_of(RequestId id, Prompt prompt = {1, 2, 3, 4, 5, 6}) {
   Request request;
   request.id = id;
   request.max_output = 3;
@@ -49,16 +51,17 @@ std::shared_ptr<const Request> request_of(RequestId id, std::vector<std::int32_t
 }
 
 struct Fixture {
-  explicit Fixture(std::vector<Request> requests = {}) : arrivals(std::move(requests)) {}
+  explicit Fixture(std::vector<Request> requests = {}, ModelledFleetOptions with = some_options())
+      : arrivals(std::move(requests)), options(std::move(with)) {}
 
   ServingConfig config = some_config();
   FakePort port;
   Arrivals arrivals;
-  ModelledFleetOptions options = some_options();
+  ModelledFleetOptions options;
   ModelledFleet fleet{config, arrivals, port, 1, options, (test_now_s = 0, running_clock)};
 
-  void prefill(int instance, RequestId request, RunTime now) {
-    fleet.perform(StartPrefill{instance, {{{request_of(request), {0, 0}}}}}, now);
+  void prefill(int instance, RequestId request, RunTime now, Prompt prompt = {1, 2, 3, 4, 5, 6}) {
+    fleet.perform(StartPrefill{instance, {{{request_of(request, std::move(prompt)), {0, 0}}}}}, now);
   }
   void decode(RunTime now) { fleet.perform(StartDecode{0, {{}}}, now); }
   void prefilled(int rank, RequestId request, RunTime end, int hits = 0) {
@@ -169,6 +172,36 @@ TEST_CASE("what the pool has is granted at the modelled time of the order") {
   SharedPorts ports(f.options.machine, f.options.network, 3, 1);
   const OwnerShare share{.owner = 0, .bytes = 4000, .pieces = 1};
   CHECK(result.pool == ports.loads(1, {&share, 1}, at(100'000)).ready - at(100'000));
+}
+
+TEST_CASE("a real pool loses what the directory has given up, but no block that a batch under way may use") {
+  const Prompt one{1, 2, 3, 4, 5, 6}, two{6, 2, 3, 4, 5, 6}, three{7, 2, 3, 4, 5, 6}, four{8, 2, 3, 4, 5, 6};
+  std::vector<pool::Key> removed;
+  ModelledFleetOptions options = some_options();
+  options.pool->capacity_bytes = options.pool->block_bytes;  // the block that was written last
+  options.pool->keep_changes = true;
+  options.remove_block = [&](const pool::Key& key) { removed.push_back(key); };
+  Fixture f({}, options);
+  const auto done = [&](int rank, RequestId request, RunTime end, int hits) {
+    f.prefilled(rank, request, end, hits);
+    CHECK(f.fleet.next().time == end);
+  };
+  f.prefill(0, 1, at(0), one);
+  done(1, 1, at(100), 0);
+  f.prefill(1, 2, at(100'000), two);
+  done(2, 2, at(100'100), 0);
+  // The second block is on its way; the first is granted once more, and gives way while its die may still load it.
+  f.prefill(0, 3, at(100'100), one);
+  CHECK(f.order(1).items[0].granted_tokens == 4);
+  f.prefill(1, 4, at(200'000), three);
+  CHECK(removed.empty());
+  f.prefilled(1, 3, at(300'000), 4);
+  done(2, 4, at(250'000), 0);
+  // Request 3 has stored the first block again; the third has taken the room of the second.
+  CHECK(f.fleet.next().time == at(300'000));
+  f.prefill(0, 5, at(300'000), four);
+  const pool::Key root = pool::chain_root("default", "model", 4);
+  CHECK(removed == pool::chain_keys(root, two, 4));
 }
 
 TEST_CASE("reports that cannot be are refused") {

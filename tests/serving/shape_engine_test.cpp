@@ -13,6 +13,7 @@
 
 using namespace supernode;
 using namespace supernode::serving;
+using Catch::Matchers::Contains;
 using emulation::AttentionWork;
 using emulation::MicrobatchStep;
 using emulation::Stage;
@@ -50,8 +51,7 @@ class Batch {
   /// `fresh` tokens behind `cached` ones.
   Batch& add(RequestId request, int cached, int fresh = 1) {
     states_.push_back(engine_.make_state(cached + fresh));
-    states_.back()->import_tokens(
-        0, cached, std::vector<std::byte>(static_cast<std::size_t>(cached) * engine_.state_bytes_per_token()));
+    states_.back()->place_tokens(cached);
     tokens_.push_back(std::vector<std::int32_t>(static_cast<std::size_t>(fresh)));
     works_.push_back({request, states_.back().get(), tokens_.back(), {}});
     return *this;
@@ -226,17 +226,34 @@ TEST_CASE("states are carried as bytes by position, or not at all") {
     ShapeEngine engine(options);
     CHECK(engine.state_bytes_per_token() == 24);
     const auto one = engine.make_state(50), two = engine.make_state(50);
-    one->import_tokens(0, 50, std::vector<std::byte>(50 * 24));
+    one->place_tokens(50);
     std::vector<std::byte> bytes(50 * 24), part(10 * 24);
     one->export_tokens(0, 50, bytes);
     one->export_tokens(30, 10, part);
     CHECK(std::equal(part.begin(), part.end(), bytes.begin() + 30 * 24));
     CHECK(std::count(bytes.begin(), bytes.end(), bytes[0]) < 5 * 24);
     two->import_tokens(0, 10, std::span(bytes).first(10 * 24));
-    two->import_tokens(5, 20, std::span(bytes).first(20 * 24));
+    two->import_tokens(5, 20, std::span(bytes).subspan(5 * 24, 20 * 24));
     CHECK(two->length() == 25);
     two->import_tokens(0, 3, std::span(bytes).first(3 * 24));
     CHECK(two->length() == 25);
+  }
+  SECTION("a wrong byte is refused by token and place") {
+    options.bytes_per_token = 21;  // the last word is cut
+    ShapeEngine engine(options);
+    const auto one = engine.make_state(50), two = engine.make_state(50);
+    one->place_tokens(50);
+    std::vector<std::byte> bytes(50 * 21);
+    one->export_tokens(0, 50, bytes);
+    two->import_tokens(0, 30, std::span(bytes).first(30 * 21));
+    for (const std::size_t at : {0u, 7u, 16u, 20u}) {
+      std::vector<std::byte> wrong(bytes.begin() + 30 * 21, bytes.end());
+      wrong[5 * 21 + at] ^= std::byte{0x10};
+      CHECK_THROWS_WITH(two->import_tokens(30, 20, wrong),
+                        Contains("token 35 came with a wrong byte: number " + std::to_string(at) + " of 21"));
+    }
+    // Whole tokens in each other's place.
+    CHECK_THROWS_WITH(two->import_tokens(30, 20, std::span(bytes).first(20 * 21)), Contains("token 30 came with"));
   }
   SECTION("elided") {
     ShapeEngine engine(options);

@@ -50,13 +50,14 @@ std::optional<Message> Mailbox::poll() {
     if (!found) return std::nullopt;
     int count = 0;
     SUPERNODE_MPI(MPI_Get_count(&status, MPI_BYTE, &count));
-    Message message{status.MPI_SOURCE, status.MPI_TAG, std::vector<std::byte>(static_cast<std::size_t>(count))};
+    Message message{status.MPI_SOURCE, status.MPI_TAG, std::vector<std::byte>(static_cast<std::size_t>(count)), 0};
     if (count <= largest_received_at_once && !is_arriving_from(message.source)) {
       SUPERNODE_MPI(MPI_Mrecv(message.bytes.data(), count, MPI_BYTE, &handle, MPI_STATUS_IGNORE));
       return message;
     }
     Arriving& arriving = arriving_.emplace_back();
     arriving.message = std::move(message);
+    arriving.since = wall_now();
     SUPERNODE_MPI(MPI_Imrecv(arriving.message.bytes.data(), count, MPI_BYTE, &handle, arriving.request.out()));
     if (std::optional<Message> arrived = take_arrived()) return arrived;
   }
@@ -74,7 +75,11 @@ std::optional<Message> Mailbox::take_arrived() {
                                    [&](const Arriving& older) { return older.message.source == one->message.source; });
     if (waits || !completed(*one->request.out())) continue;
     Message message = std::move(one->message);
+    const WallTime now = wall_now();
+    message.receiving_s = (now - one->since).value;
     arriving_.erase(one);
+    for (Arriving& next : arriving_)
+      if (next.message.source == message.source) next.since = now;
     return message;
   }
   return std::nullopt;

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "runtime/core/clock.hpp"
 #include "runtime/core/message_port.hpp"
 #include "runtime/core/mpi/communicator.hpp"
 #include "runtime/core/mpi/doorbell.hpp"
@@ -38,6 +39,7 @@ class Mailbox : public MessagePort {
   };
   struct Arriving {
     Message message;
+    WallTime since;  ///< its announcement is here, and all of its source before it
     OwnedRequest request;
   };
   void collect_sent(std::size_t most);

@@ -120,6 +120,8 @@ class ModelledPool {
 
   const ModelledPoolConfig& config() const { return config_; }
   const ModelledPoolStats& stats() const { return stats_; }
+  /// The block has given way, and is not on its way again.
+  bool evicted(const pool::Key& key) const { return absence(find(key)) == BlockMiss::evicted; }
   std::uint64_t on_their_way() const { return stats_.announced - stats_.stored; }
   /// The cache rank that a block belongs to: the pool's own rule.
   int owner_of(const pool::Key& key) const;

@@ -69,8 +69,27 @@ void ModelledFleet::perform(const Command& command, RunTime now) {
   link_.send(command, now);
 }
 
+/// A block of a batch under way stays: its die may still load it, and may find it there when it stores it again. All
+/// dies that get their order later find it gone.
+void ModelledFleet::follow_directory(RunTime now) {
+  if (!pool_ || !options_.remove_block) return;
+  pool_->advance(now);
+  for (const PoolChange& change : pool_->take_changes())
+    if (change.kind == PoolChange::Kind::evicted) given_up_.push_back(change.key);
+  if (given_up_.empty()) return;
+  std::unordered_set<pool::Key> in_use;
+  for (const auto& [request, granted] : granted_) in_use.insert(granted.keys.begin(), granted.keys.end());
+  std::erase_if(given_up_, [&](const pool::Key& key) {
+    if (!pool_->evicted(key)) return true;  // stored again meanwhile
+    if (in_use.contains(key)) return false;
+    options_.remove_block(key);
+    return true;
+  });
+}
+
 /// Looks up what the pool has for each request now, and when it will be on its die.
 StartPrefill ModelledFleet::grant(StartPrefill command, RunTime now) {
+  follow_directory(now);
   command.start_by_die.assign(command.by_die.size(), now);
   for (std::size_t die = 0; die < command.by_die.size(); ++die) {
     std::vector<OwnerShare> shares;
@@ -98,9 +117,6 @@ StartPrefill ModelledFleet::grant(StartPrefill command, RunTime now) {
     command.start_by_die[die] = std::max(now, times.ready - in_step);
     for (const StartPrefill::Item& item : command.by_die[die]) granted_[item.request->id].ready = times.ready;
   }
-  if (pool_)
-    for (const PoolChange& change : pool_->take_changes())
-      if (change.kind == PoolChange::Kind::evicted) command.evicted.push_back(change.key);
   return command;
 }
 
@@ -204,6 +220,10 @@ Event ModelledFleet::next() {
 
 WorkerStatistics ModelledFleet::stop(Unfinished unfinished) {
   WorkerStatistics counts = link_.stop(last_, unfinished);
+  const auto taken_s = [](const PortTotals& totals) { return to_seconds(totals.uncontended + totals.queued); };
+  counts.payload.handover.modelled_s = taken_s(ports_.handover_totals());
+  counts.payload.pool_load.modelled_s = taken_s(ports_.load_totals());
+  counts.payload.pool_store.modelled_s = taken_s(ports_.store_totals());
   if (!pool_) return counts;
   const ModelledPoolStats& stats = pool_->stats();
   counts.lookups = stats.asked;

@@ -7,6 +7,7 @@
 // ends later than it begins; or the steps that did have reported. So two runs give the same events, in the same order.
 // Of events at one time arrivals come first, then prefill reports, KV, decode reports; then by instance and die.
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -32,6 +33,9 @@ struct ModelledFleetOptions {
   std::string model_name;                  ///< part of the keys of blocks
   CacheOrders cache = CacheOrders::coordinator;
   StepLog* steps = nullptr;  ///< gets the reports of steps; null where none are asked for
+  /// Takes a block that the directory has given up out of the pool that really holds it; done when it returns. Empty:
+  /// there is no such pool. With it `pool` keeps its changes.
+  std::function<void(const pool::Key&)> remove_block = {};
 };
 
 /// Rank 0 only.
@@ -44,7 +48,7 @@ class ModelledFleet : public Fleet {
   Event next() override;
   void perform(const Command& command, RunTime now) override;
   bool quiet() const override { return source_.closed() && link_.quiet() && calendar_.empty(); }
-  /// The pool's counts are the directory's.
+  /// The pool's counts are the directory's, and modelled times of hand-over and pool those of the ports.
   WorkerStatistics stop(Unfinished unfinished) override;
 
   /// Of the event handed out last.
@@ -63,6 +67,8 @@ class ModelledFleet : public Fleet {
   };
 
   StartPrefill grant(StartPrefill command, RunTime now);
+  /// Removes what the directory has given up from the pool that really holds it.
+  void follow_directory(RunTime now);
   void take(Stamped<FleetWire::Incoming> report);
   /// Completes what a prefill die reported, and writes its new blocks to the pool.
   void settle(PrefillReported& report, RunTime end);
@@ -83,7 +89,8 @@ class ModelledFleet : public Fleet {
   std::multiset<RunTime> arrivals_;                ///< the same, in order
   std::unordered_set<RequestId> placed_;           ///< with KV in place; their dies have not said so yet
   std::unordered_map<RequestId, Granted> granted_;
-  RunTime last_{};  ///< of the event handed out last
+  std::vector<pool::Key> given_up_;  ///< evicted in the directory, and not removed yet
+  RunTime last_{};                   ///< of the event handed out last
 };
 
 }  // namespace supernode::serving

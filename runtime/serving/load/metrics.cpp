@@ -116,6 +116,37 @@ Json pool_json(const PoolFigures& pool, const Totals& totals) {
   return json;
 }
 
+/// The ways in which payload moves, as results and text name them.
+struct Way {
+  const char *key, *label;
+  Transfers PayloadFigures::*figures;
+};
+constexpr Way kWays[] = {{"exchange", "Exchange", &PayloadFigures::exchange},
+                         {"handover", "Hand-over of KV", &PayloadFigures::handover},
+                         {"pool_load", "Loads from the pool", &PayloadFigures::pool_load},
+                         {"pool_store", "Stores to the pool", &PayloadFigures::pool_store}};
+
+Json payload_json(const PayloadFigures& payload) {
+  Json json;
+  for (const Way& way : kWays) {
+    const Transfers& moved = payload.*way.figures;
+    json[way.key] = {{"bytes", moved.bytes}, {"wall_s", moved.wall_s}, {"modelled_s", moved.modelled_s}};
+  }
+  return json;
+}
+
+/// One line a way: what was moved, then how long dies were at it.
+std::string payload_text(const Json& payload) {
+  std::string text = fmt::format("{:-^60}\n", " Payload: MB, wall s, modelled s ");
+  for (const Way& way : kWays) {
+    const Json& moved = payload[way.key];
+    text += fmt::format("{:<26} {:>12.3f} {:>9.3f} {:>10.4f}\n", fmt::format("{}:", way.label),
+                        moved["bytes"].get<double>() / 1e6, moved["wall_s"].get<double>(),
+                        moved["modelled_s"].get<double>());
+  }
+  return text;
+}
+
 Json steady_json(const RunDescription& run) {
   const SteadyFigures& f = run.steady;
   const double npus = static_cast<double>(run.steady_dies) / run.dies_per_npu;
@@ -186,6 +217,7 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
     results["modelled_over_wall"] = run.wall.value > 0 ? Json(duration / run.wall.value) : Json(nullptr);
     results["step_terms_s"] = run.modelled_s;
   }
+  if (run.payload) results["payload"] = payload_json(*run.payload);
   if (run.steady_options) results["steady"] = steady_json(run);
   if (!failures.empty()) results["failures"] = std::move(failures);
   if (options.save_detailed) results["requests"] = std::move(detailed);
@@ -234,6 +266,7 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
     number("Wall time of serving (s):", r["wall_s"]);
     number("Modelled over wall:", r["modelled_over_wall"]);
   }
+  if (r.contains("payload")) text += payload_text(r["payload"]);
   if (r.contains("steady")) {
     text += fmt::format("{:-^60}\n", " Steady load ");
     const Json& steady = r["steady"];

@@ -13,11 +13,13 @@
 //             the slowest die, since all wait for it
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "runtime/core/clock.hpp"
 #include "runtime/core/json.hpp"
+#include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/load/request_record.hpp"
 #include "runtime/serving/load/steady.hpp"
 
@@ -53,9 +55,10 @@ struct RunDescription {
   std::map<std::string, double> modelled_s = {};  ///< where the modelled time of steps went, s, by "stage: part"
   std::optional<SteadyOptions> steady_options = {};
   SteadyFigures steady = {};
-  double steady_s = 0;         ///< modelled length of the run, requests that did not end included
-  int steady_dies = 0;         ///< of the stage that was kept full
-  double formula_step_ms = 0;  ///< what the uniform cost function says of the same deployment and batch
+  double steady_s = 0;                         ///< modelled length of the run, requests that did not end included
+  int steady_dies = 0;                         ///< of the stage that was kept full
+  std::optional<PayloadFigures> payload = {};  ///< where it is carried
+  double formula_step_ms = 0;                  ///< what the uniform cost function says of the same deployment and batch
 };
 
 /// The `results` object of `serve`. A latency that no request has is null.

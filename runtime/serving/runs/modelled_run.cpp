@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "memory_pool/client.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/mpi/mailbox.hpp"
@@ -13,11 +14,12 @@
 #include "runtime/serving/coordinator/arrivals.hpp"
 #include "runtime/serving/coordinator/coordinate.hpp"
 #include "runtime/serving/coordinator/steady_load.hpp"
+#include "runtime/serving/runs/run_pool.hpp"
 
 namespace supernode::serving {
 namespace {
 
-ModelledFleetOptions fleet_options(const ServeOptions& options, CacheOrders cache) {
+ModelledFleetOptions fleet_options(const ServeOptions& options) {
   const ModelledRun& run = *options.modelled;
   const ServingConfig& serving = options.serving;
   ModelledFleetOptions fleet;
@@ -25,7 +27,7 @@ ModelledFleetOptions fleet_options(const ServeOptions& options, CacheOrders cach
   fleet.network = step_setup(run.config, serving, emulation::Stage::prefill).network;
   fleet.kv_bytes_per_token = run.model.kv_bytes_per_token();
   fleet.model_name = run.model_name;
-  fleet.cache = cache;
+  fleet.cache = has_pool(options) ? CacheOrders::pool : CacheOrders::coordinator;
   if (serving.cache_ranks == 0) return fleet;
   ModelledPoolConfig pool;
   for (int i = 0; i < serving.cache_ranks; ++i) pool.owners.push_back(cache_rank(serving, i));
@@ -34,7 +36,7 @@ ModelledFleetOptions fleet_options(const ServeOptions& options, CacheOrders cach
   pool.block_bytes = static_cast<std::int64_t>(run.model.kv_bytes_per_token() * serving.context_block_tokens);
   const double gigabytes = run.config.pool_gb > 0 ? run.config.pool_gb : run.machine.host_path.dram_gb;
   pool.capacity_bytes = static_cast<std::int64_t>(gigabytes * 1e9);
-  if (run.compute == Compute::real) {
+  if (has_pool(options)) {
     pool.capacity_bytes = std::min(pool.capacity_bytes, blocks_really_held(options) * pool.block_bytes);
     pool.keep_changes = true;
   }
@@ -48,9 +50,12 @@ ModelledFleetOptions fleet_options(const ServeOptions& options, CacheOrders cach
 std::int64_t blocks_really_held(const ServeOptions& options) {
   const ServingConfig& serving = options.serving;
   const auto granule = static_cast<double>(options.pool.granule.value);
-  const double block_bytes =
-      std::ceil(static_cast<double>(options.modelled->real_bytes_per_token) * serving.context_block_tokens / granule) *
-      granule;
+  const double payload = static_cast<double>(options.modelled->bytes_per_token) * serving.context_block_tokens;
+  if (payload > static_cast<double>(options.pool.store_buffer.value))
+    throw UsageError(fmt::format("pool.store_buffer: {} is less than a context block of {}",
+                                 format_size(static_cast<double>(options.pool.store_buffer.value)),
+                                 format_size(payload)));
+  const double block_bytes = std::ceil(payload / granule) * granule;
   // Stored before the directory has them, or given up by it and not yet removed: of two batches of each instance.
   // Owners get uneven shares of few blocks.
   const double batches = 2.0 * serving.prefill_instances * serving.max_prefill_tokens / serving.context_block_tokens;
@@ -61,19 +66,24 @@ std::int64_t blocks_really_held(const ServeOptions& options) {
       std::floor(usable * static_cast<double>(options.pool.capacity.value) / block_bytes - on_their_way);
   if (held < 1)
     throw UsageError(
-        fmt::format("pool.capacity: {} is too small for a modelled run that computes: batches of "
+        fmt::format("pool.capacity: {} is too small for a modelled run that carries payload: batches of "
                     "serving.max_prefill_tokens need {}",
                     format_size(static_cast<double>(options.pool.capacity.value)),
                     format_size((on_their_way + 1) * block_bytes / usable)));
   return static_cast<std::int64_t>(held);
 }
 
-ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions& options, CacheOrders cache,
+ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions& options, pool::Pool* shared_pool,
                                  std::vector<Request> requests, StepLog* steps) {
   const ModelledRun& run = *options.modelled;
   Mailbox mailbox(control);
-  ModelledFleetOptions of_fleet = fleet_options(options, cache);
+  ModelledFleetOptions of_fleet = fleet_options(options);
   of_fleet.steps = steps;
+  std::optional<pool::Client> client;
+  if (shared_pool) {
+    client.emplace(*shared_pool);
+    of_fleet.remove_block = [&](const pool::Key& key) { client->remove(key); };
+  }
   ServeOutcome outcome;
   WorkerStatistics counts;
   const auto serve_from = [&](RequestSource& source, TokenSink& sink, const std::function<bool()>& over) {
@@ -98,6 +108,7 @@ ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions
   outcome.wall = wall_now() - start;
   outcome.pool = pool_figures(counts);
   outcome.modelled_s = std::move(counts.modelled_s);
+  if (run.payload == Payload::carried) outcome.payload = counts.payload;
   return outcome;
 }
 

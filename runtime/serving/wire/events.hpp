@@ -9,9 +9,9 @@
 #include <variant>
 #include <vector>
 
-#include "memory_pool/key.hpp"
 #include "runtime/emulation/die_step.hpp"
 #include "runtime/serving/load/metrics.hpp"
+#include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/load/request.hpp"
 #include "runtime/serving/load/run_time.hpp"
 
@@ -90,8 +90,6 @@ struct StartPrefill {
   };
   std::vector<std::vector<Item>> by_die;
   std::vector<RunTime> start_by_die = {};  ///< empty: all at the time of the command
-  /// Blocks that the model of the pool has given up; one of the dies removes them from a pool that holds them really.
-  std::vector<pool::Key> evicted = {};
 };
 
 /// The KV of a request is on its way from a prefill die to a decode die, which makes room for it.
@@ -118,11 +116,12 @@ enum class Unfinished : std::uint8_t {
   abandoned,  ///< the run is over: what was measured is enough
 };
 
-/// What a worker counted; a decode die has nothing of it.
+/// What a worker counted; of the pool a decode die has nothing.
 struct WorkerStatistics {
   std::uint64_t lookups = 0, hits = 0, stored_blocks = 0, dropped_blocks = 0;
   std::map<std::string, std::uint64_t> miss_reasons;
   std::map<std::string, double> modelled_s = {};  ///< of the first die of an instance: where the modelled time went
+  PayloadFigures payload = {};
 
   WorkerStatistics& operator+=(const WorkerStatistics& other) {
     lookups += other.lookups;
@@ -131,6 +130,7 @@ struct WorkerStatistics {
     dropped_blocks += other.dropped_blocks;
     for (const auto& [reason, count] : other.miss_reasons) miss_reasons[reason] += count;
     for (const auto& [part, seconds] : other.modelled_s) modelled_s[part] += seconds;
+    payload += other.payload;
     return *this;
   }
   friend bool operator==(const WorkerStatistics&, const WorkerStatistics&) = default;

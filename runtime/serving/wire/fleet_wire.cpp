@@ -19,7 +19,6 @@ void add(std::vector<Outgoing>& messages, const ServingConfig& config, const Sta
       order.items.push_back({item.request->id, item.request->max_output,
                              decode_rank(config, item.decode.instance, item.decode.die), item.request->sampler,
                              item.request->prompt, item.granted_tokens, item.loads});
-    if (die == 0) order.evicted = start.evicted;
     const int rank = prefill_rank(config, start.instance, static_cast<int>(die));
     const RunTime begin = start.start_by_die.empty() ? stamp : start.start_by_die[die];
     messages.push_back(outgoing(rank, std::move(order), begin, OwedReport{MessageKind::prefill_reported}));

@@ -1,6 +1,7 @@
 #include "runtime/serving/wire/messages.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include <fmt/format.h>
 
@@ -71,14 +72,18 @@ SampledToken get_token(ByteReader& from) {
   return there ? SampledToken(token) : std::nullopt;
 }
 
+/// In the order of a message.
+template <class Figures>
+auto ways_of(Figures& payload) {
+  return std::array{&payload.exchange, &payload.handover, &payload.pool_load, &payload.pool_store};
+}
+
 void put(ByteWriter& to, RunSpan span) { to.put(span.count()); }
 RunSpan get_span(ByteReader& from) { return RunSpan(from.get<RunSpan::rep>()); }
 
 // ---- orders ----
 
 void put_body(ByteWriter& to, const PrefillOrder& order) {
-  to.put<std::uint64_t>(order.evicted.size());
-  for (const pool::Key& key : order.evicted) to.put(key.low).put(key.high);
   to.put<std::uint64_t>(order.items.size());
   for (const PrefillOrder::Item& item : order.items) {
     to.put(item.request).put(item.max_output).put(item.decode_rank);
@@ -108,11 +113,6 @@ void check_lengths(RequestId request, std::int64_t prompt_tokens, std::int32_t m
 
 PrefillOrder get_prefill_order(ByteReader& from) {
   PrefillOrder order;
-  order.evicted.resize(from.get_count(2 * sizeof(std::uint64_t)));
-  for (pool::Key& key : order.evicted) {
-    key.low = from.get<std::uint64_t>();
-    key.high = from.get<std::uint64_t>();
-  }
   order.items.resize(from.get_count(sizeof(RequestId)));
   for (PrefillOrder::Item& item : order.items) {
     item.request = from.get<RequestId>();
@@ -195,6 +195,7 @@ void put_body(ByteWriter& to, const StoppedReport& report) {
   for (const auto& [reason, count] : s.miss_reasons) to.put_text(reason).put(count);
   to.put<std::uint64_t>(s.modelled_s.size());
   for (const auto& [part, seconds] : s.modelled_s) to.put_text(part).put(seconds);
+  for (const Transfers* one : ways_of(s.payload)) to.put(one->bytes).put(one->wall_s).put(one->modelled_s);
 }
 
 PrefillReport get_prefill_report(ByteReader& from) {
@@ -237,6 +238,11 @@ StoppedReport get_stopped_report(ByteReader& from) {
   for (std::size_t left = from.get_count(sizeof(double)); left > 0; --left) {
     std::string part = from.get_text();
     s.modelled_s[std::move(part)] = from.get<double>();
+  }
+  for (Transfers* one : ways_of(s.payload)) {
+    one->bytes = from.get<std::uint64_t>();
+    one->wall_s = from.get<double>();
+    one->modelled_s = from.get<double>();
   }
   return report;
 }

@@ -55,7 +55,6 @@ struct PrefillOrder {
     std::vector<emulation::PoolLoad> loads = {};
   };
   std::vector<Item> items;
-  std::vector<pool::Key> evicted = {};  ///< to be removed from the pool first
 };
 
 /// Tells a decode die that a request's KV is on its way to it.

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
+#include "runtime/core/stopwatch.hpp"
 #include "runtime/serving/workers/kv_intake.hpp"
 #include "runtime/serving/workers/worker_inbox.hpp"
 
@@ -29,6 +30,8 @@ class DecodeWorker {
     for (;;) {
       const Stamped<Order> order = inbox_.wait([this] { return take_in(); });
       if (const auto* notice = std::get_if<KvNotice>(&order.what)) {
+        // Pieces that came early are taken in now.
+        const Stopwatch watch(handover_.wall_s);
         naming("", [&] { intake_.expect_kv(*notice); });
         report_complete();
       } else if (const auto* iteration = std::get_if<IterateOrder>(&order.what)) {
@@ -47,6 +50,8 @@ class DecodeWorker {
       throw EnvironmentError(fmt::format("{}: told to stop with KV of requests that have not ended", inbox_.where()));
     WorkerStatistics counts;
     counts.modelled_s = context_.engine->modelled_s();
+    counts.payload.exchange = context_.engine->exchanged();
+    counts.payload.handover = handover_;
     inbox_.report_stopped(counts);
   }
 
@@ -66,6 +71,8 @@ class DecodeWorker {
     bool any = false;
     while (const std::optional<Message> message = context_.transfer->poll()) {
       any = true;
+      handover_.wall_s += message->receiving_s;
+      const Stopwatch watch(handover_.wall_s);
       naming(fmt::format("from rank {}: ", message->source),
              [&] { intake_.take(message->source, decode_kv_piece(message->bytes).what); });
     }
@@ -125,6 +132,7 @@ class DecodeWorker {
   KvIntake intake_;
   std::unordered_map<RequestId, Sequence> ready_;  ///< KV is here, not yet joined
   std::list<Sequence> running_;                    ///< in order of joining; steps point into its elements
+  Transfers handover_;                             ///< time only: who sends counts the bytes
 };
 
 }  // namespace

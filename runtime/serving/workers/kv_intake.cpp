@@ -13,6 +13,14 @@ namespace {
   throw EnvironmentError(fmt::format("KV of request {}: {}", request, why));
 }
 
+void import(EngineState& state, RequestId request, int first, int count, std::span<const std::byte> bytes) {
+  try {
+    state.import_tokens(first, count, bytes);
+  } catch (const EnvironmentError& error) {
+    refuse(request, error.what());
+  }
+}
+
 }  // namespace
 
 void KvIntake::expect_kv(const KvNotice& notice) {
@@ -22,9 +30,7 @@ void KvIntake::expect_kv(const KvNotice& notice) {
   // Room for the whole output now, so that no iteration allocates.
   entry->second.state = engine_.make_state(notice.prompt_tokens + notice.max_output);
   if (notice.prefill_rank < 0) {
-    const std::vector<std::byte> bytes(engine_.state_bytes_per_token() *
-                                       static_cast<std::size_t>(notice.prompt_tokens));
-    entry->second.state->import_tokens(0, notice.prompt_tokens, bytes);
+    entry->second.state->place_tokens(notice.prompt_tokens);
     finish_if_whole(notice.request);
     return;
   }
@@ -64,11 +70,11 @@ void KvIntake::place(Noticed& noticed, int source, const KvPiece& piece) {
         source, piece.count, piece.bytes_per_token, {piece.bytes.begin(), piece.bytes.end()}};
     return;
   }
-  state.import_tokens(piece.first, piece.count, piece.bytes);
+  import(state, piece.request, piece.first, piece.count, piece.bytes);
   while (!noticed.waiting.empty() && noticed.waiting.begin()->first <= state.length()) {
     const auto next = noticed.waiting.extract(noticed.waiting.begin());
     if (next.key() < state.length()) refuse(piece.request, fmt::format("tokens from {} on came twice", next.key()));
-    state.import_tokens(next.key(), next.mapped().count, next.mapped().bytes);
+    import(state, piece.request, next.key(), next.mapped().count, next.mapped().bytes);
   }
 }
 

@@ -23,7 +23,7 @@ class KvIntake {
   void expect_kv(const KvNotice& notice);
   /// A piece that has come whole from rank `source`, in any order of pieces.
   /// @throws EnvironmentError naming request and fault: another format, tokens beyond the prompt, tokens that came
-  /// already, another source than the notice says.
+  /// already, another source than the notice says, a wrong byte (EngineState::import_tokens).
   void take(int source, const KvPiece& piece);
 
   /// A request whose KV is here.

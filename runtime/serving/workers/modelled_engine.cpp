@@ -155,6 +155,7 @@ void ModelledEngine::add_totals(const emulation::StepTiming& timing) {
   for (const emulation::Term& term : timing.terms) totals_[fmt::format("{}: {}", stage, term.name)] += term.time.value;
   for (const emulation::Term& term : timing.exchange)
     totals_[fmt::format("{}: exchange: {}", stage, term.name)] += term.time.value;
+  in_exchanges_ += timing.in_exchanges;
 }
 
 void ModelledEngine::report(const std::vector<Gathered>& gathered, const std::vector<StepReport::Die>& dies,

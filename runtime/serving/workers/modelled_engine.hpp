@@ -48,6 +48,11 @@ class ModelledEngine : public StepEngine {
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
 
   std::map<std::string, double> modelled_s() const override { return totals_; }
+  Transfers exchanged() const override {
+    Transfers all = inner_.exchanged();
+    all.modelled_s = in_exchanges_.value;
+    return all;
+  }
 
  private:
   /// What a die sends to the first one: its record, and when it worked on its host.
@@ -80,6 +85,7 @@ class ModelledEngine : public StepEngine {
   const std::optional<StepReporting> reporting_;
   std::int64_t step_ = 0;                 ///< priced so far
   std::map<std::string, double> totals_;  ///< by "stage: part", s; "stage: steps" counts them
+  ModelTime in_exchanges_{};              ///< of all dies
 };
 
 }  // namespace supernode::serving

@@ -2,7 +2,10 @@
 #include <optional>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "runtime/core/error.hpp"
+#include "runtime/core/stopwatch.hpp"
 #include "runtime/serving/workers/prefix_blocks.hpp"
 #include "runtime/serving/workers/worker_inbox.hpp"
 
@@ -40,12 +43,13 @@ class PrefillWorker {
     if (pool_) pool_->finish(context_.deadline_s);
     WorkerStatistics counts = pool_ ? pool_->statistics() : WorkerStatistics{};
     counts.modelled_s = context_.engine->modelled_s();
+    counts.payload += moved_;
+    counts.payload.exchange += context_.engine->exchanged();
     inbox_.report_stopped(counts);
   }
 
  private:
   void prefill(const PrefillOrder& batch, RunTime start) {
-    if (pool_) pool_->remove(batch.evicted);
     std::vector<Sequence> sequences = make_sequences(batch);
     load_prefixes(sequences);
     const std::optional<RunTime> end = compute(sequences, start);
@@ -55,7 +59,10 @@ class PrefillWorker {
       // On a modelled clock the report says when, however late it is. Once the coordinator has it, it may send others to
       // the new blocks.
       pass_on(sequences, *end);
-      if (pool_) pool_->finish(context_.deadline_s);
+      if (pool_) {
+        const Stopwatch watch(moved_.pool_store.wall_s);
+        pool_->finish(context_.deadline_s);
+      }
       inbox_.report(report, *end);
     } else {
       // What follows the report is off the path of the first token.
@@ -69,7 +76,9 @@ class PrefillWorker {
     for (const Sequence& sequence : sequences) {
       if (!sequence.result.first_token) continue;  // what was computed is of no use to anyone
       hand_over(sequence, stamp);
-      if (pool_) pool_->store(sequence.blocks, *sequence.state, context_.deadline_s);
+      if (!pool_) continue;
+      const Stopwatch watch(moved_.pool_store.wall_s);
+      pool_->store(sequence.blocks, *sequence.state, context_.deadline_s);
     }
   }
 
@@ -87,8 +96,15 @@ class PrefillWorker {
   void load_prefixes(std::vector<Sequence>& sequences) {
     const auto timed = [&](Sequence& sequence, auto&& step) {
       const WallTime start = context_.now();
-      step();
-      sequence.result.pool += run_span((context_.now() - start).value);
+      try {
+        step();
+      } catch (const EnvironmentError& error) {
+        throw EnvironmentError(
+            fmt::format("{}: request {}, from the pool: {}", inbox_.where(), sequence.item->request, error.what()));
+      }
+      const double took_s = (context_.now() - start).value;
+      sequence.result.pool += run_span(took_s);
+      moved_.pool_load.wall_s += took_s;
     };
     if (pool_) {
       for (Sequence& sequence : sequences)
@@ -97,8 +113,7 @@ class PrefillWorker {
     }
     for (Sequence& sequence : sequences) {
       // Granted without a pool: payloads are elided, so the state's length is all of it.
-      if (!pool_ && sequence.item->granted_tokens > 0)
-        sequence.state->import_tokens(0, sequence.item->granted_tokens, {});
+      if (!pool_ && sequence.item->granted_tokens > 0) sequence.state->place_tokens(sequence.item->granted_tokens);
       sequence.result.hit_tokens = sequence.state->length();
       sequence.result.computed_tokens = static_cast<int>(sequence.uncomputed().size());
     }
@@ -127,6 +142,7 @@ class PrefillWorker {
   /// Sends the prompt's state to the decode die, in pieces.
   void hand_over(const Sequence& sequence, RunTime stamp) {
     if (sequence.item->max_output == 1) return;
+    const Stopwatch watch(moved_.handover.wall_s);
     const int tokens = sequence.state->length();
     // Without payload there is nothing to cut.
     const auto most =
@@ -140,6 +156,7 @@ class PrefillWorker {
       std::vector<std::byte> message =
           make_kv_piece(sequence.item->request, first, count, bytes_per_token_, stamp, payload);
       sequence.state->export_tokens(first, count, payload);
+      moved_.handover.bytes += payload.size();
       context_.transfer->send(sequence.item->decode_rank, static_cast<int>(MessageKind::kv_piece), std::move(message));
     }
   }
@@ -148,6 +165,7 @@ class PrefillWorker {
   WorkerInbox inbox_;
   const std::size_t bytes_per_token_;
   std::optional<PrefixBlocks> pool_;
+  PayloadFigures moved_;  ///< but for what pool and engine count
 };
 
 }  // namespace

@@ -42,6 +42,7 @@ void PrefixBlocks::take(PromptBlocks& blocks, EngineState& state) {
                            .subspan(block_bytes * static_cast<std::size_t>(blocks.taken),
                                     block_bytes * static_cast<std::size_t>(fresh));
     state.import_tokens(blocks.taken * block_tokens, fresh * block_tokens, bytes);
+    loaded_bytes_ += bytes.size();
     blocks.taken = come;
   }
   blocks.load.reset();
@@ -61,10 +62,6 @@ void PrefixBlocks::store(const PromptBlocks& blocks, const EngineState& state, d
   }
 }
 
-void PrefixBlocks::remove(std::span<const pool::Key> keys) {
-  for (const pool::Key& key : keys) client_.remove(key);
-}
-
 void PrefixBlocks::finish(double deadline_s) {
   client_.drain(deadline_s);
   client_.flush_touches();
@@ -77,6 +74,8 @@ WorkerStatistics PrefixBlocks::statistics() const {
   counts.hits = stats.lookups.hits;
   counts.stored_blocks = stats.stores[static_cast<std::size_t>(pool::Status::stored)];
   counts.dropped_blocks = dropped_;
+  counts.payload.pool_load.bytes = loaded_bytes_;
+  counts.payload.pool_store.bytes = stats.bytes_written;
   for (std::size_t reason = 1; reason < pool::miss_reason_count; ++reason)
     if (stats.lookups.by_reason[reason] > 0)
       counts.miss_reasons[std::string(to_string(static_cast<pool::MissReason>(reason)))] =

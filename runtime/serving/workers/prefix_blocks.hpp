@@ -30,14 +30,11 @@ class PrefixBlocks {
   /// @param granted_tokens -1: all that the pool holds; else exactly these (StartPrefill), which take() insists on
   void start(std::span<const std::int32_t> prompt, int granted_tokens, PromptBlocks& blocks);
   /// Waits for the blocks; each goes into `state` as soon as it has come, while others are on their way.
-  /// @throws EnvironmentError when granted blocks are not there.
+  /// @throws EnvironmentError when granted blocks are not there, or a wrong byte is (EngineState::import_tokens).
   void take(PromptBlocks& blocks, EngineState& state);
   /// Queues the blocks that did not come from the pool for storing. A block for which the queue has no room is dropped;
   /// for a prompt whose prefix was granted it waits for room. @throws TimeoutError
   void store(const PromptBlocks& blocks, const EngineState& state, double deadline_s);
-
-  /// Removes blocks that nobody will be sent to any more.
-  void remove(std::span<const pool::Key> keys);
 
   /// Lets stores go on. @returns whether something happened.
   bool progress() { return client_.progress(); }
@@ -48,7 +45,7 @@ class PrefixBlocks {
  private:
   pool::Client client_;
   pool::ContextCache cache_;
-  std::uint64_t dropped_ = 0;
+  std::uint64_t dropped_ = 0, loaded_bytes_ = 0;
 };
 
 }  // namespace supernode::serving

@@ -55,6 +55,7 @@ StepOutcome RealEngine::step(std::span<const StepWork> works, RunTime) {
 
   StepOutcome outcome;
   outcome.exchange = run_span(model_.last_step().exchange);
+  exchange_s_ += model_.last_step().exchange;
   if (records_ == StepRecords::kept) {
     const std::span<const std::int32_t> rows = model_.routed_rows();
     outcome.record = emulation::DieStep{.microbatches = {{attention, {rows.begin(), rows.end()}}}};

@@ -21,11 +21,13 @@ class RealEngine : public StepEngine {
   std::unique_ptr<EngineState> make_state(int max_tokens) override;
   std::size_t state_bytes_per_token() const override { return bytes_per_token_; }
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
+  Transfers exchanged() const override { return {.bytes = model_.exchanged_bytes(), .wall_s = exchange_s_}; }
 
  private:
   moe::Transformer& model_;
   StepRecords records_;
   std::size_t bytes_per_token_;
+  double exchange_s_ = 0;  ///< of all steps
 };
 
 }  // namespace supernode::serving

@@ -22,28 +22,67 @@ Random draw(std::uint64_t seed, Purpose purpose, RequestId request, int position
   return Random(mix64(stream ^ mix64(request)), static_cast<std::uint64_t>(position));
 }
 
+/// The bytes of a token: words that differ by position and by place within the token, so that neither can be taken for
+/// another. The last word may be cut.
+class TokenPattern {
+ public:
+  explicit TokenPattern(int position) : first_(mix64(static_cast<std::uint64_t>(position))) {}
+
+  void write(std::span<std::byte> out) const {
+    std::uint64_t word = first_;
+    std::size_t at = 0;
+    for (; at + sizeof word <= out.size(); at += sizeof word, word += kStep)
+      std::memcpy(out.data() + at, &word, sizeof word);
+    std::memcpy(out.data() + at, &word, out.size() - at);
+  }
+  bool holds(std::span<const std::byte> bytes) const {
+    std::uint64_t word = first_, difference = 0, there = 0;
+    std::size_t at = 0;
+    for (; at + sizeof word <= bytes.size(); at += sizeof word, word += kStep) {
+      std::memcpy(&there, bytes.data() + at, sizeof there);
+      difference |= there ^ word;
+    }
+    return difference == 0 && std::memcmp(bytes.data() + at, &word, bytes.size() - at) == 0;
+  }
+
+ private:
+  static constexpr std::uint64_t kStep = 0x9e3779b97f4a7c15;
+  std::uint64_t first_;
+};
+
+[[noreturn]] void refuse_token(int position, std::span<const std::byte> bytes) {
+  std::vector<std::byte> expected(bytes.size());
+  TokenPattern(position).write(expected);
+  const auto wrong = std::mismatch(bytes.begin(), bytes.end(), expected.begin());
+  throw EnvironmentError(fmt::format("token {} came with a wrong byte: number {} of {} is {:#04x}, not {:#04x}",
+                                     position, wrong.first - bytes.begin(), bytes.size(),
+                                     std::to_integer<int>(*wrong.first), std::to_integer<int>(*wrong.second)));
+}
+
 class ShapeState : public EngineState {
  public:
   explicit ShapeState(std::size_t bytes_per_token) : bytes_per_token_(bytes_per_token) {}
 
   int length() const override { return length_; }
-  /// Each token is a byte of its own, over and over.
   void export_tokens(int first, int count, std::span<std::byte> out) const override {
     expect(first >= 0 && count >= 0 && first + count <= length_, "exported tokens are in the state");
     expect_size(count, out.size());
-    if (bytes_per_token_ == 0) return;
-    for (int i = 0; i < count; ++i)
-      std::memset(out.data() + static_cast<std::size_t>(i) * bytes_per_token_,
-                  static_cast<int>(mix64(static_cast<std::uint64_t>(first + i)) & 0xff), bytes_per_token_);
+    for (int i = 0; i < count; ++i) TokenPattern(first + i).write(out.subspan(offset(i), bytes_per_token_));
   }
   void import_tokens(int first, int count, std::span<const std::byte> bytes) override {
     expect(first >= 0 && count >= 0 && first <= length_, "imported tokens leave a hole");
     expect_size(count, bytes.size());
+    for (int i = 0; i < count; ++i) {
+      const std::span<const std::byte> token = bytes.subspan(offset(i), bytes_per_token_);
+      if (!TokenPattern(first + i).holds(token)) refuse_token(first + i, token);
+    }
     length_ = std::max(length_, first + count);
   }
+  void place_tokens(int count) override { length_ = std::max(length_, count); }
   void grow(int tokens) { length_ += tokens; }
 
  private:
+  std::size_t offset(int token) const { return static_cast<std::size_t>(token) * bytes_per_token_; }
   void expect_size(int count, std::size_t bytes) const {
     expect(bytes == static_cast<std::size_t>(count) * bytes_per_token_, "bytes of a state are of as many tokens");
   }

@@ -25,6 +25,9 @@ struct ShapeOptions {
 /// A decode step with speculation has two new tokens a sequence: the one that came in and the guess of the next. A guess
 /// that is right stays in the state, and the token behind it is the work's `further` one. A state may so end up one
 /// token beyond what its caller needed.
+///
+/// The bytes of a state are a function of position, so that one place can check what another wrote: import_tokens()
+/// refuses a wrong byte.
 class ShapeEngine : public StepEngine {
  public:
   /// @throws std::invalid_argument for a layout or loads that do not fit the model (Routing), and for options outside

@@ -10,7 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "runtime/core/error.hpp"
 #include "runtime/emulation/die_step.hpp"
+#include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/wire/events.hpp"
 
 namespace supernode::serving {
@@ -25,7 +27,11 @@ class EngineState {
   /// Copies tokens [first, first + count) into `out`, count x StepEngine::state_bytes_per_token() bytes.
   virtual void export_tokens(int first, int count, std::span<std::byte> out) const = 0;
   /// Sets tokens [first, first + count), first <= length(), from exported bytes; length() grows to cover them.
+  /// @throws EnvironmentError naming token and byte, where an engine knows what they must be and they are not.
   virtual void import_tokens(int first, int count, std::span<const std::byte> bytes) = 0;
+  /// Tokens [0, count) are there without any bytes: a context in place, or one whose bytes are elided. Only in states of
+  /// engines that compute nothing.
+  virtual void place_tokens(int) { panic("tokens of a computed state come as bytes"); }
 };
 
 /// One sequence's part of a step: its next tokens go in, and one is drawn at its last position.
@@ -60,6 +66,9 @@ class StepEngine {
   virtual StepOutcome step(std::span<const StepWork> works, RunTime start) = 0;
   /// Where the modelled time of all steps went, s; empty on the wall clock and on all dies but the instance's first.
   virtual std::map<std::string, double> modelled_s() const { return {}; }
+  /// What dispatch and combine of all steps moved, this die's. The first die of an instance on a modelled clock has the
+  /// modelled time of all dies.
+  virtual Transfers exchanged() const { return {}; }
 };
 
 }  // namespace supernode::serving
