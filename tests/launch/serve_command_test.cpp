@@ -21,6 +21,9 @@ TEST_CASE("serve completes a small trace, and its figures add up") {
   const Json& pool = results["pool"];
   CHECK(pool["hit_tokens"].get<int>() > 0);
   CHECK(pool["hit_tokens"].get<int>() + pool["computed_tokens"].get<int>() == results["total_input_tokens"].get<int>());
+  CHECK(pool["stored_blocks"].get<int>() > 0);
+  CHECK(pool["dropped_blocks"] == 0);
+  CHECK(pool["dropped"].empty());
   CHECK(fs::file_size(output) > 1000);
   const Json* hit = nullptr;
   for (const Json& request : results["requests"]) {

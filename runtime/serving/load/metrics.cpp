@@ -111,7 +111,9 @@ Json pool_json(const PoolFigures& pool, const Totals& totals) {
             {"hit_rate", totals.input > 0 ? static_cast<double>(totals.hits) / input : 0.0},
             {"miss_reasons", pool.miss_reasons},
             {"stored_blocks", pool.stored_blocks},
-            {"dropped_blocks", pool.dropped_blocks}};
+            {"already_there_blocks", pool.known_blocks},
+            {"dropped_blocks", pool.dropped_blocks},
+            {"dropped", pool.drop_reasons}};
   if (pool.model_bytes > 0) json["model"] = {{"bytes", pool.model_bytes}, {"bytes_read", pool.model_bytes_read}};
   return json;
 }
@@ -228,6 +230,7 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
   number("Hit rate (% of prompt tokens):", Json(r["pool"]["hit_rate"].get<double>() * 100));
   for (const auto& [reason, blocks] : r["pool"]["miss_reasons"].items())
     count("Blocks missed, " + reason + ":", blocks);
+  for (const auto& [reason, blocks] : r["pool"]["dropped"].items()) count("Blocks not stored, " + reason + ":", blocks);
   if (r.contains("wall_s")) {
     text += fmt::format("{:-^60}\n", " Two clocks ");
     number("Modelled time (s):", r["duration"]);

@@ -29,6 +29,8 @@ struct PoolFigures {
   std::uint64_t hits = 0;     ///< blocks that were there
   std::map<std::string, std::uint64_t> miss_reasons;
   std::uint64_t stored_blocks = 0, dropped_blocks = 0;
+  std::uint64_t known_blocks = 0;                       ///< offered for storing, and already there
+  std::map<std::string, std::uint64_t> drop_reasons;    ///< of dropped_blocks
   std::uint64_t model_bytes = 0, model_bytes_read = 0;  ///< with a model from the pool: its files, and what was read
 };
 

@@ -120,16 +120,24 @@ enum class Unfinished : std::uint8_t {
 
 /// What a worker counted; a decode die has nothing of it.
 struct WorkerStatistics {
-  std::uint64_t lookups = 0, hits = 0, stored_blocks = 0, dropped_blocks = 0;
+  std::uint64_t lookups = 0, hits = 0;
+  std::uint64_t stored_blocks = 0;  ///< written to the pool
+  /// The pool had them already, or was getting them from another die. On a modelled clock blocks that were loaded are
+  /// offered, too.
+  std::uint64_t known_blocks = 0;
+  std::uint64_t dropped_blocks = 0;  ///< the rest of those that were offered
   std::map<std::string, std::uint64_t> miss_reasons;
+  std::map<std::string, std::uint64_t> drop_reasons = {};  ///< of dropped_blocks
   std::map<std::string, double> modelled_s = {};  ///< of the first die of an instance: where the modelled time went
 
   WorkerStatistics& operator+=(const WorkerStatistics& other) {
     lookups += other.lookups;
     hits += other.hits;
     stored_blocks += other.stored_blocks;
+    known_blocks += other.known_blocks;
     dropped_blocks += other.dropped_blocks;
     for (const auto& [reason, count] : other.miss_reasons) miss_reasons[reason] += count;
+    for (const auto& [reason, count] : other.drop_reasons) drop_reasons[reason] += count;
     for (const auto& [part, seconds] : other.modelled_s) modelled_s[part] += seconds;
     return *this;
   }
@@ -142,8 +150,10 @@ inline PoolFigures pool_figures(const WorkerStatistics& counts) {
   figures.lookups = counts.lookups;
   figures.hits = counts.hits;
   figures.stored_blocks = counts.stored_blocks;
+  figures.known_blocks = counts.known_blocks;
   figures.dropped_blocks = counts.dropped_blocks;
   figures.miss_reasons = counts.miss_reasons;
+  figures.drop_reasons = counts.drop_reasons;
   return figures;
 }
 

@@ -1,5 +1,9 @@
 #include "runtime/serving/wire/messages.hpp"
 
+#include <map>
+#include <string>
+#include <utility>
+
 #include <fmt/format.h>
 
 #include "runtime/core/byte_stream.hpp"
@@ -186,11 +190,27 @@ void put_body(ByteWriter& to, const DecodeReport& report) {
   }
 }
 
+using CountsByReason = std::map<std::string, std::uint64_t>;
+
+void put_counts(ByteWriter& to, const CountsByReason& counts) {
+  to.put<std::uint64_t>(counts.size());
+  for (const auto& [reason, count] : counts) to.put_text(reason).put(count);
+}
+
+CountsByReason get_counts(ByteReader& from) {
+  CountsByReason counts;
+  for (std::size_t left = from.get_count(sizeof(std::uint64_t)); left > 0; --left) {
+    std::string reason = from.get_text();
+    counts[std::move(reason)] = from.get<std::uint64_t>();
+  }
+  return counts;
+}
+
 void put_body(ByteWriter& to, const StoppedReport& report) {
   const WorkerStatistics& s = report.statistics;
-  to.put(s.lookups).put(s.hits).put(s.stored_blocks).put(s.dropped_blocks);
-  to.put<std::uint64_t>(s.miss_reasons.size());
-  for (const auto& [reason, count] : s.miss_reasons) to.put_text(reason).put(count);
+  to.put(s.lookups).put(s.hits).put(s.stored_blocks).put(s.known_blocks).put(s.dropped_blocks);
+  put_counts(to, s.miss_reasons);
+  put_counts(to, s.drop_reasons);
   to.put<std::uint64_t>(s.modelled_s.size());
   for (const auto& [part, seconds] : s.modelled_s) to.put_text(part).put(seconds);
 }
@@ -227,11 +247,10 @@ StoppedReport get_stopped_report(ByteReader& from) {
   s.lookups = from.get<std::uint64_t>();
   s.hits = from.get<std::uint64_t>();
   s.stored_blocks = from.get<std::uint64_t>();
+  s.known_blocks = from.get<std::uint64_t>();
   s.dropped_blocks = from.get<std::uint64_t>();
-  for (std::size_t left = from.get_count(sizeof(std::uint64_t)); left > 0; --left) {
-    std::string reason = from.get_text();
-    s.miss_reasons[std::move(reason)] = from.get<std::uint64_t>();
-  }
+  s.miss_reasons = get_counts(from);
+  s.drop_reasons = get_counts(from);
   for (std::size_t left = from.get_count(sizeof(double)); left > 0; --left) {
     std::string part = from.get_text();
     s.modelled_s[std::move(part)] = from.get<double>();

@@ -9,6 +9,10 @@
 namespace supernode::serving {
 namespace {
 
+/// How long a die waits after a batch for its stores, as a share of the batch's time. A block that the next batch finds
+/// saves far more than its store takes; slow owners must not hold up prefill all the same.
+constexpr double most_settling = 0.5;
+
 /// A request while this die works on it.
 struct Sequence {
   const PrefillOrder::Item* item = nullptr;
@@ -29,6 +33,7 @@ class PrefillWorker {
   }
 
   void run() {
+    if (pool_) context_.engine->set_background([this] { pool_->progress_stores(); });
     for (;;) {
       const Stamped<Order> order = inbox_.wait([this] { return pool_ && pool_->progress(); });
       if (std::holds_alternative<StopOrder>(order.what)) break;
@@ -36,6 +41,7 @@ class PrefillWorker {
       if (!batch) inbox_.refuse(order.what);
       prefill(*batch, order.stamp);
     }
+    context_.engine->set_background({});
     context_.transfer->flush(context_.deadline_s);
     if (pool_) pool_->finish(context_.deadline_s);
     WorkerStatistics counts = pool_ ? pool_->statistics() : WorkerStatistics{};
@@ -45,6 +51,7 @@ class PrefillWorker {
 
  private:
   void prefill(const PrefillOrder& batch, RunTime start) {
+    const WallTime begun = context_.now();
     if (pool_) pool_->remove(batch.evicted);
     std::vector<Sequence> sequences = make_sequences(batch);
     load_prefixes(sequences);
@@ -61,6 +68,7 @@ class PrefillWorker {
       // What follows the report is off the path of the first token.
       inbox_.report(report, start);
       pass_on(sequences, start);
+      if (pool_) pool_->settle(most_settling * (context_.now() - begun).value);
     }
   }
 
