@@ -260,7 +260,7 @@ TEST_CASE("cache ranks that go silent or lose everything cost hits, never a requ
   const ServeOutcome undisturbed = serve(world(), options, requests);
   const std::string what = GENERATE("owner_stall@0+1.5", "owner_loss:0@0+1.5", "owner_loss@0.3+1.5");
   INFO(what);
-  options.injections = parse_injections({what}, options.serving.cache_ranks);
+  options.injections = parse_injections({what}, options.serving);
   options.pool.deadline = 0.3;
   const ServeOutcome outcome = serve(world(), options, requests);
   check_served(outcome, requests);

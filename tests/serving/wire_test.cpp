@@ -27,9 +27,10 @@ std::vector<Order> all_orders() {
 }
 
 std::vector<Report> all_reports() {
-  return {PrefillReport{{{3, SampledToken(17), 32, 8, 5us, 7us}, {4, std::nullopt, 0, 2, 0us, 1us}}}, KvReport{12},
-          DecodeReport{4us, {{3, 65}, {5, std::nullopt}}},
-          StoppedReport{{10, 6, 4, 2, 1, {{"absent", 3}, {"owner_down", 1}}, {{"full", 1}}}}};
+  return {
+      PrefillReport{{{3, SampledToken(17), 32, 8, 5us, 7us}, {4, std::nullopt, 0, 2, 0us, 1us}}}, KvReport{12},
+      DecodeReport{4us, {{3, 65}, {5, std::nullopt}}},
+      StoppedReport{{10, 6, 4, 2, 1, {{"absent", 3}, {"owner_down", 1}}, {{"full", 1}}, {}, {{3, {7, 0.5, 0.25}}}}}};
 }
 
 }  // namespace

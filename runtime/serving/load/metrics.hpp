@@ -20,6 +20,7 @@
 #include "runtime/core/json.hpp"
 #include "runtime/serving/load/request_record.hpp"
 #include "runtime/serving/load/steady.hpp"
+#include "runtime/serving/load/step_times.hpp"
 
 namespace supernode::serving {
 
@@ -46,9 +47,10 @@ std::map<std::string, double> parse_goodput(const std::vector<std::string>& item
 
 /// What a run was on.
 struct RunDescription {
-  std::string clock = "wall";  ///< or "modelled"
-  int dies = 0;                ///< prefill and decode dies together
-  int dies_per_npu = 1;        ///< of the emulated machine
+  std::string clock = "wall";            ///< or "modelled"
+  int dies = 0;                          ///< prefill and decode dies together
+  int dies_per_npu = 1;                  ///< of the emulated machine
+  std::vector<DieSteps> die_steps = {};  ///< on the wall clock
   // On a modelled clock:
   std::string machine = {};                       ///< the file
   WallTime wall = {};                             ///< that serving took on the hosts
@@ -59,6 +61,9 @@ struct RunDescription {
   int steady_dies = 0;         ///< of the stage that was kept full
   double formula_step_ms = 0;  ///< what the uniform cost function says of the same deployment and batch
 };
+
+/// A request as a row of `requests` in the results; of one that failed its id and why.
+Json request_row(const ServedRequest& served, const MetricsOptions& options);
 
 /// The `results` object of `serve`. A latency that no request has is null.
 /// @param requests all that were served, in the order in which rows are wanted

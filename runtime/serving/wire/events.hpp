@@ -14,6 +14,7 @@
 #include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/load/request.hpp"
 #include "runtime/serving/load/run_time.hpp"
+#include "runtime/serving/load/step_times.hpp"
 
 namespace supernode::serving {
 
@@ -129,6 +130,7 @@ struct WorkerStatistics {
   std::map<std::string, std::uint64_t> miss_reasons;
   std::map<std::string, std::uint64_t> drop_reasons = {};  ///< of dropped_blocks
   std::map<std::string, double> modelled_s = {};  ///< of the first die of an instance: where the modelled time went
+  std::map<int, StepTimes> step_times = {};       ///< of dies, by rank
 
   WorkerStatistics& operator+=(const WorkerStatistics& other) {
     lookups += other.lookups;
@@ -139,6 +141,7 @@ struct WorkerStatistics {
     for (const auto& [reason, count] : other.miss_reasons) miss_reasons[reason] += count;
     for (const auto& [reason, count] : other.drop_reasons) drop_reasons[reason] += count;
     for (const auto& [part, seconds] : other.modelled_s) modelled_s[part] += seconds;
+    step_times.insert(other.step_times.begin(), other.step_times.end());
     return *this;
   }
   friend bool operator==(const WorkerStatistics&, const WorkerStatistics&) = default;

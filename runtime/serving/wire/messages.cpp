@@ -213,6 +213,9 @@ void put_body(ByteWriter& to, const StoppedReport& report) {
   put_counts(to, s.drop_reasons);
   to.put<std::uint64_t>(s.modelled_s.size());
   for (const auto& [part, seconds] : s.modelled_s) to.put_text(part).put(seconds);
+  to.put<std::uint64_t>(s.step_times.size());
+  for (const auto& [rank, times] : s.step_times)
+    to.put<std::int32_t>(rank).put(times.steps).put(times.median_s).put(times.median_per_token_s);
 }
 
 PrefillReport get_prefill_report(ByteReader& from) {
@@ -254,6 +257,12 @@ StoppedReport get_stopped_report(ByteReader& from) {
   for (std::size_t left = from.get_count(sizeof(double)); left > 0; --left) {
     std::string part = from.get_text();
     s.modelled_s[std::move(part)] = from.get<double>();
+  }
+  for (std::size_t left = from.get_count(sizeof(std::int32_t) + sizeof(StepTimes)); left > 0; --left) {
+    StepTimes& times = s.step_times[from.get<std::int32_t>()];
+    times.steps = from.get<std::uint64_t>();
+    times.median_s = from.get<double>();
+    times.median_per_token_s = from.get<double>();
   }
   return report;
 }

@@ -46,6 +46,7 @@ class PrefillWorker {
     if (pool_) pool_->finish(context_.deadline_s);
     WorkerStatistics counts = pool_ ? pool_->statistics() : WorkerStatistics{};
     counts.modelled_s = context_.engine->modelled_s();
+    counts.step_times[context_.rank] = context_.engine->step_times();
     inbox_.report_stopped(counts);
   }
 

@@ -65,6 +65,8 @@ class StepEngine {
   virtual void set_background(std::function<void()> work) { static_cast<void>(work); }
   /// Where the modelled time of all steps went, s; empty on the wall clock and on all dies but the instance's first.
   virtual std::map<std::string, double> modelled_s() const { return {}; }
+  /// What the steps so far took; nothing where nobody times them.
+  virtual StepTimes step_times() const { return {}; }
 };
 
 }  // namespace supernode::serving
