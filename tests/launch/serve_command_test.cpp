@@ -75,7 +75,7 @@ TEST_CASE("a die that stalls for longer than the deadline ends the run in one li
   const std::string output = scratch_path("stalled.h5");
   const Outcome outcome = supernode_on(8,
                                        "serve --config configs/quickstart.ini --max-requests 24 --max-concurrency 2 "
-                                       "--deadline 3 --inject stall_rank=4:60@1.5 --output " +
+                                       "--deadline 5 --inject stall_rank=4:60@4 --output " +
                                            output);
   INFO(outcome.err);
   CHECK(outcome.code == 3);
