@@ -1,5 +1,6 @@
 // supernode serve: replays a trace of requests on a deployment of coordinator, prefill, decode and cache ranks.
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -8,6 +9,7 @@
 #include "collectives/token_exchange.hpp"
 #include "launch/commands.hpp"
 #include "launch/modelled_options.hpp"
+#include "launch/partial_results.hpp"
 #include "launch/step_outputs.hpp"
 #include "moe/checkpoint.hpp"
 #include "moe/sequence_state.hpp"
@@ -63,7 +65,8 @@ class ServeCommand : public Command {
     t.add("serve", "model_from_pool", options_.model_from_pool,
           "the cache ranks read the checkpoint, once; all others load it from their memory");
     t.add("serve", "inject", inject_,
-          "failures: owner_stall or owner_loss, each [:CACHE RANK][@START][+SECONDS], as owner_loss:0@2.5+20");
+          "failures: owner_stall or owner_loss, each [:CACHE RANK][@START][+SECONDS], as owner_loss:0@2.5+20; "
+          "slow_rank=RANK:FACTOR[@START][+SECONDS]; stall_rank=RANK:SECONDS[@START]");
     t.add("serve", "dry_run", dry_run_, "print the plan (ranks per role, memory per rank) and stop");
     serving::describe(t, options_.serving);
     pool::describe(t, options_.pool);
@@ -77,8 +80,7 @@ class ServeCommand : public Command {
     options_.max_concurrency = max_concurrency_;
     options_.deadline_s = context.run.deadline;
     const auto rules = collectives::load_rules(world, options_.serving.selection);
-    options_.injections =
-        collectively(world, [&] { return serving::parse_injections(inject_, options_.serving.cache_ranks); });
+    options_.injections = collectively(world, [&] { return serving::parse_injections(inject_, options_.serving); });
     options_.modelled = collectively(world, [&] {
       const moe::ModelConfig model = modelled_.chosen() ? read_config() : moe::ModelConfig{};
       std::optional<serving::ModelledRun> run = modelled_.make(options_.serving, model, dtype_, workload_.seed);
@@ -92,11 +94,19 @@ class ServeCommand : public Command {
       report(context, "serve", Json{{"plan", prepared.plan}}, prepared.plan);
       return static_cast<int>(ExitCode::good);
     }
+    std::optional<PartialResults> partial;
+    if (!context.run.output.empty()) {
+      on_root(world, [&] { partial.emplace(context.run.output, context.run.if_exists()); });
+      if (partial)
+        options_.on_end = [&](const serving::ServedRequest& served) { partial->add(request_row(served, metrics_)); };
+    }
     on_root(world, [&] { step_outputs_.open(options_, context.run); });
     const serving::ServeOutcome outcome =
         serving::serve(world, options_, std::move(prepared.requests), step_outputs_.log());
     on_root(world, [&] { step_outputs_.close(outcome.requests); });
-    return finish(context, outcome);
+    const int code = finish(context, outcome);
+    if (partial) partial->remove();
+    return code;
   }
 
  private:
@@ -192,6 +202,7 @@ class ServeCommand : public Command {
     serving::RunDescription run;
     run.dies = s.prefill_instances * s.prefill_dies + s.decode_instances * s.decode_dies;
     run.dies_per_npu = dies_per_npu_;
+    run.die_steps = outcome.die_steps;
     if (!options_.modelled) return run;
     run.clock = "modelled";
     run.machine = options_.modelled->machine.name;

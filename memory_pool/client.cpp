@@ -101,6 +101,16 @@ bool Client::store_async(const Key& key, std::vector<std::byte> data, PutMode mo
   return impl_->stores.enqueue(key, std::move(data), mode);
 }
 
+bool Client::wait_for_room(std::size_t bytes, double seconds) {
+  const Deadline deadline(seconds);
+  SpinWait spin;
+  while (!impl_->stores.has_room(bytes)) {
+    if (queued() == 0 || deadline.expired()) return false;
+    if (!progress()) spin.turn();
+  }
+  return true;
+}
+
 bool Client::progress() {
   const Stopwatch watch(impl_->stats.put_seconds);
   const bool heard = impl_->core.progress();

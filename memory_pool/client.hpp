@@ -99,6 +99,9 @@ class Client {
   /// stats().
   /// @returns false, and counts a `full`, when PoolConfig::store_buffer bytes wait already: the block is dropped.
   bool store_async(const Key& key, std::vector<std::byte> data, PutMode mode = PutMode::keep);
+  /// Waits, moving on what is under way, until the queue takes `bytes` more: a storer that is faster than its owners
+  /// slows down. At most `seconds`. @returns false when there is no room by then, or never will be.
+  bool wait_for_room(std::size_t bytes, double seconds);
   /// Moves queued stores and pending gets on, sends recorded touches, serves this rank's own part; never waits.
   /// @returns whether anything happened. Call it now and then from the compute loop.
   bool progress();

@@ -6,7 +6,10 @@
 namespace supernode::pool::internal {
 namespace {
 
-constexpr std::size_t most_active = 16;  // stores in flight; each holds a block at its owner
+// Stores in flight. Each holds a block at its owner, so there are many only where they are a small part of its memory;
+// with few, a queue of small blocks would take as many round trips as it has blocks.
+constexpr std::size_t always_active = 16, most_active = 256;
+constexpr std::uint64_t shares_of_capacity = 32;
 
 }  // namespace
 
@@ -27,7 +30,7 @@ std::vector<Status> StoreQueue::store(std::span<const PutItem> items, PutMode mo
     job.outcome = &outcomes[i];
   }
   // A single one waits for nobody, however many others are under way.
-  if (items.size() == 1) active_.splice(active_.end(), waiting_, waiting_.begin());
+  if (items.size() == 1) start_first();
   std::size_t done = 0;
   SpinWait spin;
   while (true) {
@@ -42,7 +45,7 @@ std::vector<Status> StoreQueue::store(std::span<const PutItem> items, PutMode mo
 }
 
 bool StoreQueue::enqueue(const Key& key, std::vector<std::byte> data, PutMode mode) {
-  if (queued_bytes_ + data.size() > core_.config.store_buffer.value) {
+  if (!has_room(data.size())) {
     ++stats_.stores[static_cast<std::size_t>(Status::full)];
     return false;
   }
@@ -60,9 +63,20 @@ bool StoreQueue::advance() {
   return moved;
 }
 
+bool StoreQueue::may_start(const Job& job) const {
+  if (active_.size() < always_active) return true;
+  return active_.size() < most_active &&
+         active_bytes_ + job.data.size() <= core_.config.capacity.value / shares_of_capacity;
+}
+
+void StoreQueue::start_first() {
+  active_bytes_ += waiting_.front().data.size();
+  active_.splice(active_.end(), waiting_, waiting_.begin());
+}
+
 bool StoreQueue::step_all() {
   bool moved = false;
-  while (!waiting_.empty() && active_.size() < most_active) active_.splice(active_.end(), waiting_, waiting_.begin());
+  while (!waiting_.empty() && may_start(waiting_.front())) start_first();
   for (auto it = active_.begin(); it != active_.end();) {
     std::optional<Status> finished;
     moved |= step(*it, finished);
@@ -75,6 +89,7 @@ bool StoreQueue::step_all() {
     if (it->request != 0) core_.forget(it->request);
     if (it->outcome) *it->outcome = *finished;
     queued_bytes_ -= it->owned.size();
+    active_bytes_ -= it->data.size();
     it = active_.erase(it);
   }
   return moved;

@@ -22,6 +22,8 @@ class StoreQueue {
 
   /// Waits for the outcomes. Overtakes what is queued.
   std::vector<Status> store(std::span<const PutItem> items, PutMode mode);
+  /// Whether a store of so many bytes may wait beside those that do.
+  bool has_room(std::size_t bytes) const { return queued_bytes_ + bytes <= core_.config.store_buffer.value; }
   /// False when the queue is full.
   bool enqueue(const Key& key, std::vector<std::byte> data, PutMode mode);
   /// Moves every store as far as it goes without waiting. @returns whether any moved.
@@ -53,12 +55,17 @@ class StoreQueue {
   void begin_put(Job& job, const Allocated& block, std::optional<Status>& finished);
   void publish(Job& job);
   bool step_all();
+  /// Whether one more may be in flight.
+  bool may_start(const Job& job) const;
+  /// The first that waits is in flight from now on.
+  void start_first();
 
   PoolCore& core_;
   ClientStats& stats_;
   NamespaceId name_space_;
   std::list<Job> waiting_, active_;
-  std::size_t queued_bytes_ = 0;
+  std::size_t queued_bytes_ = 0;  ///< of queued stores, waiting or active
+  std::size_t active_bytes_ = 0;  ///< of all that are active
 };
 
 }  // namespace supernode::pool::internal

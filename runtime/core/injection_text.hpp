@@ -8,7 +8,7 @@
 
 namespace supernode {
 
-/// `KIND[:NUMBER]...[@START][+SPAN]`, as in "owner_loss:1@2.5+10" or "stall:1:300:5".
+/// `KIND[:NUMBER]...[@START][+SPAN]`, as in "owner_loss:1@2.5+10" or "stall:1:300:5". The first colon may be a '='.
 struct InjectionText {
   std::string_view kind;
   std::vector<double> numbers;  ///< those behind colons, in their order

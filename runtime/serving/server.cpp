@@ -23,6 +23,7 @@
 #include "runtime/serving/runs/worker_run.hpp"
 #include "runtime/serving/workers/model_source.hpp"
 #include "runtime/serving/workers/real_engine.hpp"
+#include "runtime/serving/workers/timed_engine.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -40,17 +41,33 @@ moe::TransformerOptions model_options(const Communicator& world, const ServeOpti
   return wanted;
 }
 
+std::vector<DieSteps> die_steps(const ServingConfig& config, const WorkerStatistics& counts) {
+  std::vector<DieSteps> dies;
+  for (const auto& [rank, times] : counts.step_times) {
+    const Part part = part_of(config, rank);
+    dies.push_back({rank, std::string(to_string(part.role)), part.instance, part.die, times});
+  }
+  return dies;
+}
+
 /// Rank 0's part of the run.
 ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& options, std::vector<Request> requests) {
   log(LogLevel::info, "serving {} requests", requests.size());
   Mailbox mailbox(control);
   Arrivals arrivals(std::move(requests));
   WallFleet fleet(options.serving, arrivals, mailbox, options.deadline_s);
-  ServedLog served;
+  ServedLog served(options.on_end);
   Scheduler scheduler(options.serving, served, options.max_concurrency);
   const WallTime start = wall_now();
-  const WorkerStatistics counts = coordinate(scheduler, fleet);
+  WorkerStatistics counts;
+  try {
+    counts = coordinate(scheduler, fleet);
+  } catch (const Error& error) {
+    scheduler.fail_all(error.what(), RunTime(run_span((wall_now() - start).value)));
+    throw;
+  }
   ServeOutcome outcome;
+  outcome.die_steps = die_steps(options.serving, counts);
   outcome.wall = wall_now() - start;
   outcome.requests = served.take();
   outcome.pool = pool_figures(counts);
@@ -74,11 +91,13 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
   }
   RealEngine real(*model, options.modelled ? StepRecords::kept : StepRecords::none);
   Mailbox dies(instance);
-  std::optional<ModelledEngine> modelled;
+  std::unique_ptr<StepEngine> on_clock;
   if (options.modelled)
-    modelled.emplace(real, dies, part.die, modelled_instance(options, part), options.deadline_s,
-                     step_reporting(options, control_box, began));
-  context.engine = modelled ? static_cast<StepEngine*>(&*modelled) : &real;
+    on_clock = std::make_unique<ModelledEngine>(real, dies, part.die, modelled_instance(options, part),
+                                                options.deadline_s, step_reporting(options, control_box, began));
+  else
+    on_clock = std::make_unique<TimedEngine>(real, injections_of(control.rank(), options.injections));
+  context.engine = on_clock.get();
   run_die(context);
 }
 

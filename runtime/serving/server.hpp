@@ -1,6 +1,7 @@
 #pragma once
 // A serving run: every rank of the world has its role until the last request is done.
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -45,6 +46,8 @@ struct ServeOptions {
   double deadline_s = 120;
   std::vector<Injection> injections;    ///< in order of their start
   std::optional<ModelledRun> modelled;  ///< none: on the wall clock
+  /// Told of each request when it has ended, on rank 0 only; also of those that an error of the run ends. May be empty.
+  std::function<void(const ServedRequest&)> on_end;
 };
 
 /// On rank 0 only.
@@ -56,6 +59,7 @@ struct ServeOutcome {
   std::map<std::string, double> modelled_s;  ///< where the steps' modelled time went, s (ModelledTotals)
   std::optional<SteadyFigures> steady;
   std::optional<PayloadFigures> payload;  ///< on a modelled clock, where it is carried
+  std::vector<DieSteps> die_steps;        ///< on the wall clock
 };
 
 /// Longest prompt + output that the deployment takes, tokens.

@@ -1,4 +1,6 @@
 // supernode serve.
+#include <sstream>
+
 #include "tests/support/run_command.hpp"
 #include "tests/support/serve_results.hpp"
 
@@ -21,6 +23,9 @@ TEST_CASE("serve completes a small trace, and its figures add up") {
   const Json& pool = results["pool"];
   CHECK(pool["hit_tokens"].get<int>() > 0);
   CHECK(pool["hit_tokens"].get<int>() + pool["computed_tokens"].get<int>() == results["total_input_tokens"].get<int>());
+  CHECK(pool["stored_blocks"].get<int>() > 0);
+  CHECK(pool["dropped_blocks"] == 0);
+  CHECK(pool["dropped"].empty());
   CHECK(fs::file_size(output) > 1000);
   const Json* hit = nullptr;
   for (const Json& request : results["requests"]) {
@@ -36,6 +41,7 @@ TEST_CASE("serve completes a small trace, and its figures add up") {
       document_of(supernode_on(2, "generate --format json --prompt-tokens " + ids + " --max-tokens " +
                                       std::to_string((*hit)["output_tokens"].get<int>())));
   CHECK(generated["results"]["tokens"] == (*hit)["output_token_ids"]);
+  CHECK_FALSE(fs::exists(output + ".partial"));
   // Results are never overwritten.
   const Outcome again = supernode_on(1, "topo --output " + output);
   CHECK(again.code == 2);
@@ -51,4 +57,95 @@ TEST_CASE("a cache rank that is lost costs hits with that reason; every request 
   const Json& pool = results["pool"];
   CHECK(pool["miss_reasons"]["owner_down"].get<int>() > 0);
   CHECK(pool["hit_tokens"].get<int>() + pool["computed_tokens"].get<int>() == results["total_input_tokens"].get<int>());
+}
+
+TEST_CASE("a slow die is named, and costs no request") {
+  const Outcome outcome = supernode_on(8,
+                                       "serve --config configs/quickstart.ini --max-requests 16 --time-scale 0 "
+                                       "--length-scale 0.02 --inject slow_rank=5:20 --format json");
+  const Json results = document_of(outcome)["results"];
+  CHECK(results["completed"] == 16);
+  CHECK(results["dies"].size() == 6);
+  CHECK(results["slowest_die"]["rank"] == 5);
+  CHECK(results["slowest_die"]["role"] == "decode");
+  CHECK(results["slowest_die"]["times_median"].get<double>() > 2);
+}
+
+TEST_CASE("a die that stalls for longer than the deadline ends the run in one line; what was completed is on disk") {
+  const std::string output = scratch_path("stalled.h5");
+  const Outcome outcome = supernode_on(8,
+                                       "serve --config configs/quickstart.ini --max-requests 24 --max-concurrency 2 "
+                                       "--deadline 5 --inject stall_rank=4:60@4 --output " +
+                                           output);
+  INFO(outcome.err);
+  CHECK(outcome.code == 3);
+  CHECK(outcome.complaints().size() == 1);
+  CHECK_THAT(outcome.err, Contains("rank 4"));
+  CHECK_FALSE(fs::exists(output));
+  std::istringstream rows(read_file(output + ".partial"));
+  int completed = 0, failed = 0;
+  for (std::string line; std::getline(rows, line);) {
+    const Json row = parse_json(line, "row");
+    if (row.contains("e2el_ms")) {
+      check_request(row);
+      ++completed;
+    } else {
+      CHECK_THAT(row["reason"].get<std::string>(), Contains("rank"));
+      ++failed;
+    }
+  }
+  CHECK(completed > 0);
+  CHECK(failed > 0);
+}
+
+TEST_CASE("a rank that is killed ends the job; what was completed is on disk, and no process is left") {
+  const std::string folder = scratch_path("killed"), output = folder + "/out.h5";
+  fs::create_directories(folder + "/pids");
+  const std::string with_pid = scratch_file("killed/with_pid.sh", "echo $$ > " + folder +
+                                                                      "/pids/${OMPI_COMM_WORLD_RANK:-$PMI_RANK}\n"
+                                                                      "exec \"$@\"\n");
+  // Requests come for a minute, and a decode die is killed when the first has been completed. What a killed job cannot
+  // remove goes with the folder. A zombie, which some containers keep, is no process that is left.
+  const std::string script =
+      scratch_file("killed/job.sh", "export OMPI_MCA_orte_tmpdir_base=" + folder +
+                                        " OMPI_MCA_btl_vader_backing_directory=" + folder +
+                                        "\n"
+                                        "timeout 120 " SUPERNODE_MPIRUN " 8 " SUPERNODE_MPIRUN_FLAGS " sh " +
+                                        with_pid +
+                                        " " SUPERNODE_BINARY
+                                        " serve --config configs/quickstart.ini --max-requests 40 --time-scale 10 "
+                                        "--output " +
+                                        output +
+                                        " &\n"
+                                        "job=$!\n"
+                                        "turns=0\n"
+                                        "while [ ! -s " +
+                                        output +
+                                        ".partial ] && [ $turns -lt 1000 ]; do sleep 0.1; turns=$((turns + 1)); done\n"
+                                        "kill -9 $(cat " +
+                                        folder +
+                                        "/pids/4)\n"
+                                        "wait $job\n"
+                                        "code=$?\n"
+                                        "for pid in $(cat " +
+                                        folder +
+                                        "/pids/*); do\n"
+                                        "  turns=0\n"
+                                        "  while grep -qs '^State:.*[RSDT] (' /proc/$pid/status; do\n"
+                                        "    [ $turns -lt 100 ] || { echo $pid is left; break; }\n"
+                                        "    sleep 0.1; turns=$((turns + 1))\n"
+                                        "  done\n"
+                                        "done\n"
+                                        "exit $code\n");
+  const Outcome outcome = shell("sh " + script);
+  INFO(outcome.err);
+  CHECK(outcome.code != 0);
+  CHECK(outcome.code != 124);  // not the end of the patience, the end of the job
+  CHECK(outcome.out == "");
+  CHECK(outcome.complaints().size() <= 1);  // Open MPI lets rank 0 speak; other launchers may not
+  CHECK_FALSE(fs::exists(output));
+  std::istringstream rows(read_file(output + ".partial"));
+  int completed = 0;
+  for (std::string line; std::getline(rows, line); ++completed) check_request(parse_json(line, "row"));
+  CHECK(completed > 0);
 }

@@ -179,6 +179,27 @@ TEST_CASE("queued stores finish off the caller's path") {
     }
 }
 
+TEST_CASE("a storer that waits for room in its queue loses no block") {
+  for (const std::string transport : {"auto", "rma"})
+    for (const Roles& roles : all_roles()) {
+      PoolConfig config = small_pool(transport);
+      config.store_buffer = {4 * 1000};
+      with_pool(config, roles, [&](Pool& pool) {
+        Client client(pool, "tenant " + std::to_string(world().rank()));
+        constexpr std::uint64_t count = 30;
+        for (std::uint64_t i = 0; i < count; ++i) {
+          CHECK(client.wait_for_room(1000, 30));
+          CHECK(client.store_async(key_number(i), make_payload(key_number(i), i, 1000)));
+        }
+        CHECK_FALSE(client.wait_for_room(4 * 1000 + 1, 30));  // never: it does not wait longer than for the queue
+        CHECK(client.queued() == 0);
+        CHECK(client.stats().stores[static_cast<std::size_t>(Status::stored)] == count);
+        std::vector<std::byte> buffer(1000);
+        for (std::uint64_t i = 0; i < count; ++i) CHECK(client.get(key_number(i), buffer).hit());
+      });
+    }
+}
+
 TEST_CASE("batched stores answer in order") {
   for (const std::string transport : {"auto", "rma"})
     for (const Roles& roles : all_roles())

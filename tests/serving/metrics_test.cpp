@@ -98,6 +98,31 @@ TEST_CASE("a request of one token has no TPOT and no ITL, and meets no objective
   CHECK(mixed["goodput"] == Approx(50));
 }
 
+TEST_CASE("the die that is furthest above its peers is named; in text, when it is slow") {
+  std::vector<DieSteps> dies;
+  // Prefill steps are as long as their prompts: compared is the time of a token.
+  dies.push_back({1, "prefill", 0, 0, {10, 3.0, 0.001}});
+  dies.push_back({2, "prefill", 1, 0, {10, 0.3, 0.0011}});
+  for (int die = 0; die < 4; ++die) dies.push_back({3 + die, "decode", 0, die, {50, 0.02 + 0.001 * die, 0.01}});
+  CHECK(slowest_die(dies)->times_median < slow_from);
+  RunDescription run = some_run();
+  run.die_steps = dies;
+  Json results = serving_results({}, {}, {}, run);
+  CHECK(results["dies"].size() == 6);
+  CHECK_THAT(serving_text(results, {}), !Contains("slow die"));
+
+  run.die_steps[4].times.median_s = 0.0441;  // the others have 20, 21 and 23 ms
+  results = serving_results({}, {}, {}, run);
+  CHECK(results["slowest_die"]["rank"] == 5);
+  CHECK(results["slowest_die"]["times_median"].get<double>() == Approx(2.1));
+  CHECK_THAT(serving_text(results, {}), Contains("slow die: decode 0 die 2 (rank 5): 2.1 times the median\n"));
+
+  // Without a peer that worked there is nothing to compare.
+  run.die_steps = {dies[0], dies[2]};
+  CHECK(serving_results({}, {}, {}, run)["slowest_die"].is_null());
+  CHECK_FALSE(serving_results({}, {}, {}, some_run()).contains("dies"));
+}
+
 TEST_CASE("a failed request is counted, named, and in no latency") {
   ServedRequest failed = served_with(5, 1);
   failed.ended = {EndReason::failed, "the logits of its first token are not finite"};

@@ -135,6 +135,20 @@ TEST_CASE("a step's record says what its works asked for, and where their rows w
   CHECK(plain.tokens == recorded.step().tokens);
 }
 
+TEST_CASE("background work runs between the layers of a die that has tokens") {
+  moe::Transformer model(find_model(default_model), {}, world());
+  RealEngine engine(model);
+  Sequences sequences(engine);
+  int calls = 0;
+  engine.set_background([&] { ++calls; });
+  sequences.step();
+  const bool computes = sequences.expected.tokens > 0;
+  CHECK(calls == (computes ? model.config().n_layers : 0));
+  engine.set_background({});
+  sequences.step();
+  CHECK(calls == (computes ? model.config().n_layers : 0));
+}
+
 TEST_CASE("the records of an instance's dies have a price on a modelled machine") {
   moe::Transformer model(find_model(default_model), some_options(), world());
   RealEngine engine(model, StepRecords::kept);

@@ -168,6 +168,24 @@ TEST_CASE("a request whose logits are not finite fails with the reason, and the 
   CHECK(all[4].ended.detail == "the logits of token 2 are not finite");
 }
 
+TEST_CASE("when a run cannot go on, requests in every state end as failed, with the reason") {
+  const ServingConfig config;
+  ServedLog log;
+  Scheduler scheduler(config, log, 1);
+  RequestId id = 1;
+  for (const Request& request : some_requests(3, 10, 2))
+    scheduler.handle({RunTime(std::chrono::milliseconds(id++)), Arrived{std::make_shared<const Request>(request)}});
+  scheduler.fail_all("rank 3 stays silent", RunTime(9ms));
+  CHECK(scheduler.idle());
+  const std::vector<ServedRequest> ended = log.take();
+  REQUIRE(ended.size() == 3);
+  for (const ServedRequest& served : ended) {
+    CHECK_FALSE(served.completed());
+    CHECK(served.ended.detail == "rank 3 stays silent");
+    CHECK(served.record.finished == RunTime(9ms));
+  }
+}
+
 TEST_CASE("a request that no decode die can ever hold fails at once, and the queue goes on") {
   ServingConfig config;
   config.decode_kv_tokens = 100;

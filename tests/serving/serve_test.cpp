@@ -1,4 +1,8 @@
 // A whole deployment in one job: what is served equals what the model says to the whole prompt at once.
+#include <algorithm>
+#include <map>
+#include <set>
+
 #include <fmt/format.h>
 
 #include "runtime/core/config_path.hpp"
@@ -90,6 +94,43 @@ void check_served(const ServeOutcome& outcome, const std::vector<Request>& reque
   CHECK(outcome.pool.hits + sum_of(outcome.pool.miss_reasons) == outcome.pool.lookups);
 }
 
+/// Full blocks of prompts that a prefill die had to compute.
+std::uint64_t computed_blocks(const ServeOutcome& outcome, int block_tokens) {
+  int blocks = 0;
+  for (const ServedRequest& served : outcome.requests)
+    blocks += served.request->prompt_tokens() / block_tokens - served.record.hit_tokens / block_tokens;
+  return static_cast<std::uint64_t>(blocks);
+}
+
+/// Prompt tokens that would have come from the pool if a batch's blocks were there `batches` batches later. One prefill
+/// instance: its batches follow one another, and those of a batch began at one time.
+int possible_hit_tokens(const ServeOutcome& outcome, int block_tokens, std::size_t batches) {
+  std::map<RunTime, std::vector<const ServedRequest*>> by_batch;
+  for (const ServedRequest& served : outcome.requests) by_batch[served.record.prefill_started].push_back(&served);
+  using Prefix = std::vector<std::int32_t>;
+  std::vector<std::set<Prefix>> computed;
+  int possible = 0;
+  for (const auto& [start, batch] : by_batch) {
+    std::set<Prefix>& mine = computed.emplace_back();
+    for (const ServedRequest* served : batch) {
+      const Prefix& prompt = served->request->prompt;
+      const auto stored = [&](const Prefix& prefix) {
+        const std::size_t visible = computed.size() > batches ? computed.size() - batches : 0;
+        return std::any_of(computed.begin(), computed.begin() + static_cast<std::ptrdiff_t>(visible),
+                           [&](const std::set<Prefix>& blocks) { return blocks.contains(prefix); });
+      };
+      bool all = true;
+      for (std::ptrdiff_t end = block_tokens; end <= static_cast<std::ptrdiff_t>(prompt.size()); end += block_tokens) {
+        const Prefix prefix(prompt.begin(), prompt.begin() + end);
+        all = all && stored(prefix);
+        if (all && end < static_cast<std::ptrdiff_t>(prompt.size())) possible += block_tokens;
+        mine.insert(prefix);
+      }
+    }
+  }
+  return possible;
+}
+
 void check_same_tokens(const ServeOutcome& a, const ServeOutcome& b) {
   CHECK(a.requests.size() == b.requests.size());
   for (std::size_t i = 0; i < std::min(a.requests.size(), b.requests.size()); ++i)
@@ -168,6 +209,50 @@ TEST_CASE("a pool too small for the prompts costs hits, nothing else", "[pool]")
   if (world().rank() == 0) CHECK(small.pool.hits < ample.pool.hits);
 }
 
+TEST_CASE("prefill that never idles stores all its blocks, and finds them", "[pool]") {
+  ServeOptions options = some_options();
+  options.serving.max_prefill_tokens = 400;
+  // Four conversations, whose turns come at once: a turn's prompt is the one before it and 48 tokens more.
+  constexpr std::size_t conversations = 4, turns = 8;
+  std::vector<Request> requests(conversations * turns);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i].id = i;
+    requests[i].max_output = 2;
+    const std::size_t length = 48 * (i / conversations + 1);
+    for (std::size_t t = 0; t < length; ++t)
+      requests[i].prompt.push_back(static_cast<std::int32_t>(32 + (t * (i % conversations + 3)) % 90));
+  }
+  // A queue of few blocks, each of 16 tokens and 1280 bytes a token, slows the die down.
+  options.pool.store_buffer.value = GENERATE(64u << 20, 3u * 16u * 1280u);
+  const ServeOutcome outcome = serve(world(), options, requests);
+  check_served(outcome, requests);
+  if (world().rank() != 0) return;
+  CHECK(outcome.pool.dropped_blocks == 0);
+  CHECK(outcome.pool.drop_reasons.empty());
+  CHECK(outcome.pool.stored_blocks + outcome.pool.known_blocks == computed_blocks(outcome, 16));
+  int hit_tokens = 0;
+  for (const ServedRequest& served : outcome.requests) hit_tokens += served.record.hit_tokens;
+  const int possible = possible_hit_tokens(outcome, 16, 2);
+  CHECK(possible > 0);
+  CHECK(hit_tokens >= 0.95 * possible);
+}
+
+TEST_CASE("a block that no queue or owner takes is counted with its reason", "[pool]") {
+  ServeOptions options = some_options();
+  const bool queue = GENERATE(true, false);
+  if (queue)
+    options.pool.store_buffer.value = 1000;
+  else
+    options.pool.capacity.value = 16 << 10;
+  const std::vector<Request> requests = some_requests();
+  const ServeOutcome outcome = serve(world(), options, requests);
+  check_served(outcome, requests);
+  if (world().rank() != 0) return;
+  CHECK(outcome.pool.dropped_blocks == computed_blocks(outcome, 16));
+  CHECK(outcome.pool.drop_reasons ==
+        std::map<std::string, std::uint64_t>{{queue ? "queue_full" : "too_large", outcome.pool.dropped_blocks}});
+}
+
 TEST_CASE("cache ranks that go silent or lose everything cost hits, never a request", "[pool]") {
   ServeOptions options = some_options();
   options.max_concurrency = 1;
@@ -175,7 +260,7 @@ TEST_CASE("cache ranks that go silent or lose everything cost hits, never a requ
   const ServeOutcome undisturbed = serve(world(), options, requests);
   const std::string what = GENERATE("owner_stall@0+1.5", "owner_loss:0@0+1.5", "owner_loss@0.3+1.5");
   INFO(what);
-  options.injections = parse_injections({what}, options.serving.cache_ranks);
+  options.injections = parse_injections({what}, options.serving);
   options.pool.deadline = 0.3;
   const ServeOutcome outcome = serve(world(), options, requests);
   check_served(outcome, requests);

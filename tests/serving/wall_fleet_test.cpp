@@ -142,7 +142,8 @@ TEST_CASE("a run with an empty sibling at the end takes every last report for wh
   port.arrive(1, encode(PrefillReport{{{1, SampledToken(3), 0, 1, 0ns, 0ns}}}, RunTime{}));
   port.arrive(2, encode(PrefillReport{}, RunTime{}));
   for (int rank = 1; rank <= 3; ++rank)
-    port.arrive(rank, encode(StoppedReport{{10, static_cast<std::uint64_t>(rank), 0, 0, {{"absent", 1}}}}, RunTime{}));
+    port.arrive(rank,
+                encode(StoppedReport{{10, static_cast<std::uint64_t>(rank), 0, 0, 0, {{"absent", 1}}}}, RunTime{}));
   const WorkerStatistics counts = coordinate(scheduler, fleet);
   CHECK(counts.lookups == 30);
   CHECK(counts.hits == 6);

@@ -23,7 +23,14 @@ void Liveness::reported(int rank, const OwedReport& report) {
 
 std::optional<Liveness::Overdue> Liveness::overdue(double now_s) const {
   if (owed_.empty() || now_s - owed_.front().since_s < deadline_s_) return std::nullopt;
-  return Overdue{owed_.front().rank, owed_.front().report};
+  Overdue overdue{owed_.front().rank, owed_.front().report, {}};
+  // They were asked within moments of each other.
+  constexpr double nearly = 0.9;
+  for (const Owed& owed : owed_)
+    if (owed.rank != overdue.rank && owed.report.kind == overdue.report.kind &&
+        now_s - owed.since_s >= nearly * deadline_s_)
+      overdue.others.push_back(owed.rank);
+  return overdue;
 }
 
 bool Liveness::keep_alive_due(double now_s) {

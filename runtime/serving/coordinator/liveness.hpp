@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "runtime/serving/wire/fleet_wire.hpp"
 
@@ -28,8 +29,10 @@ class Liveness {
   struct Overdue {
     int rank = 0;
     OwedReport report;
+    /// Ranks that have owed such a report for nearly as long: they may wait for `rank`, or it for one of them.
+    std::vector<int> others;
   };
-  /// The report that has been owed for longest, if that is the deadline or longer. O(1).
+  /// The report that has been owed for longest, if that is the deadline or longer. O(1) if not.
   std::optional<Overdue> overdue(double now_s) const;
 
   /// Whether the workers should be told that the coordinator is there; true eight times a deadline at the most. A

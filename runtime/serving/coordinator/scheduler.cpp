@@ -283,6 +283,14 @@ void Scheduler::add_token(Active& active, std::int32_t token, RunTime now) {
   sink_.on_token(active.request->id, token, now);
 }
 
+void Scheduler::fail_all(const std::string& why, RunTime now) {
+  queue_.clear();
+  for (auto& [id, active] : std::exchange(active_, {})) {
+    active.record.finished = now;
+    sink_.on_end({std::move(active.request), std::move(active.record), {EndReason::failed, why}});
+  }
+}
+
 void Scheduler::end(RequestId request, Ended ended, RunTime now) {
   Active active = std::move(active_.extract(request).mapped());
   active.record.finished = now;

@@ -37,6 +37,9 @@ class Scheduler {
   /// that had none.
   std::vector<Command> handle(const Event& event);
 
+  /// The run cannot go on: every request that is queued or under way ends as failed. No event may follow.
+  void fail_all(const std::string& why, RunTime now);
+
   /// No request is queued or under way.
   bool idle() const { return active_.empty(); }
   const FleetState& fleet() const { return fleet_; }

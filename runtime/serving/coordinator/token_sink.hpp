@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -23,8 +24,14 @@ class TokenSink {
 /// Keeps what has ended, for the figures of the run.
 class ServedLog : public TokenSink {
  public:
+  /// @param on_end told of each request that has ended; may be empty
+  explicit ServedLog(std::function<void(const ServedRequest&)> on_end = {}) : on_end_(std::move(on_end)) {}
+
   void on_token(RequestId, std::int32_t, RunTime) override {}
-  void on_end(ServedRequest served) override { served_.push_back(std::move(served)); }
+  void on_end(ServedRequest served) override {
+    if (on_end_) on_end_(served);
+    served_.push_back(std::move(served));
+  }
 
   /// All that has ended, by id.
   std::vector<ServedRequest> take() {
@@ -34,6 +41,7 @@ class ServedLog : public TokenSink {
   }
 
  private:
+  std::function<void(const ServedRequest&)> on_end_;
   std::vector<ServedRequest> served_;
 };
 

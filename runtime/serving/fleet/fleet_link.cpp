@@ -46,9 +46,12 @@ void FleetLink::give_up_if_overdue(WallTime looked) const {
   const std::optional<Liveness::Overdue> overdue = liveness_.overdue(looked.value);
   if (!overdue) return;
   const Part part = part_of(config_, overdue->rank);
-  throw TimeoutError(fmt::format("rank 0 (coordinator): rank {} ({} instance {}, die {}) did not report {} within {} s",
-                                 overdue->rank, to_string(part.role), part.instance, part.die,
-                                 to_string(overdue->report), deadline_s_));
+  // Dies that step together wait for one another, so the one that is named need not be the one that stopped.
+  const std::string others =
+      overdue->others.empty() ? "" : fmt::format("; nor did rank {}", fmt::join(overdue->others, ", rank "));
+  throw TimeoutError(fmt::format(
+      "rank 0 (coordinator): rank {} ({} instance {}, die {}) did not report {} within {} s{}", overdue->rank,
+      to_string(part.role), part.instance, part.die, to_string(overdue->report), deadline_s_, others));
 }
 
 WorkerStatistics FleetLink::stop(RunTime stamp, Unfinished unfinished) {

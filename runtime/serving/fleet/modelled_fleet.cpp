@@ -230,7 +230,10 @@ WorkerStatistics ModelledFleet::stop(Unfinished unfinished) {
   counts.hits = stats.hits;
   counts.stored_blocks = stats.announced;
   counts.dropped_blocks = stats.too_large;
+  counts.known_blocks = stats.already_there;
   counts.miss_reasons.clear();
+  counts.drop_reasons.clear();
+  if (stats.too_large > 0) counts.drop_reasons["too_large"] = stats.too_large;
   for (std::size_t reason = 0; reason < kBlockMisses; ++reason)
     if (stats.misses[reason] > 0)
       counts.miss_reasons[std::string(to_string(static_cast<BlockMiss>(reason)))] = stats.misses[reason];

@@ -111,7 +111,9 @@ Json pool_json(const PoolFigures& pool, const Totals& totals) {
             {"hit_rate", totals.input > 0 ? static_cast<double>(totals.hits) / input : 0.0},
             {"miss_reasons", pool.miss_reasons},
             {"stored_blocks", pool.stored_blocks},
-            {"dropped_blocks", pool.dropped_blocks}};
+            {"already_there_blocks", pool.known_blocks},
+            {"dropped_blocks", pool.dropped_blocks},
+            {"dropped", pool.drop_reasons}};
   if (pool.model_bytes > 0) json["model"] = {{"bytes", pool.model_bytes}, {"bytes_read", pool.model_bytes_read}};
   return json;
 }
@@ -147,6 +149,27 @@ std::string payload_text(const Json& payload) {
   return text;
 }
 
+Json die_json(const DieSteps& die) {
+  return {{"rank", die.rank},
+          {"role", die.role},
+          {"instance", die.instance},
+          {"die", die.die},
+          {"steps", die.times.steps},
+          {"median_step_ms", die.times.median_s * 1e3},
+          {"median_token_us", die.times.median_per_token_s * 1e6}};
+}
+
+void add_die_steps(Json& results, const std::vector<DieSteps>& dies) {
+  if (dies.empty()) return;
+  Json& rows = results["dies"] = Json::array();
+  for (const DieSteps& die : dies) rows.push_back(die_json(die));
+  Json& slowest = results["slowest_die"];
+  if (const std::optional<SlowestDie> found = slowest_die(dies)) {
+    slowest = die_json(dies[found->index]);
+    slowest["times_median"] = found->times_median;
+  }
+}
+
 Json steady_json(const RunDescription& run) {
   const SteadyFigures& f = run.steady;
   const double npus = static_cast<double>(run.steady_dies) / run.dies_per_npu;
@@ -177,13 +200,18 @@ std::map<std::string, double> parse_goodput(const std::vector<std::string>& item
   return objectives;
 }
 
+Json request_row(const ServedRequest& served, const MetricsOptions& options) {
+  if (!served.completed()) return {{"id", served.request->id}, {"reason", served.ended.detail}};
+  return request_json(served, options);
+}
+
 Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigures& pool, const MetricsOptions& options,
                      const RunDescription& run) {
   Totals totals;
   Json detailed = Json::array(), failures = Json::array();
   for (const ServedRequest& served : requests) {
     if (!served.completed()) {
-      failures.push_back({{"id", served.request->id}, {"reason", served.ended.detail}});
+      failures.push_back(request_row(served, options));
       continue;
     }
     totals.add(served, options);
@@ -211,6 +239,7 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
   results["parts_ms"] = parts_json(totals.parts, totals.completed > 0 ? static_cast<double>(totals.completed) : 1);
   results["npus"] = npus;
   results["output_tokens_per_s_per_npu"] = rate(totals.output) / npus;
+  add_die_steps(results, run.die_steps);
   if (run.clock == "modelled") {
     results["machine"] = run.machine;
     results["wall_s"] = run.wall.value;
@@ -260,6 +289,7 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
   number("Hit rate (% of prompt tokens):", Json(r["pool"]["hit_rate"].get<double>() * 100));
   for (const auto& [reason, blocks] : r["pool"]["miss_reasons"].items())
     count("Blocks missed, " + reason + ":", blocks);
+  for (const auto& [reason, blocks] : r["pool"]["dropped"].items()) count("Blocks not stored, " + reason + ":", blocks);
   if (r.contains("wall_s")) {
     text += fmt::format("{:-^60}\n", " Two clocks ");
     number("Modelled time (s):", r["duration"]);
@@ -280,6 +310,12 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
       number("Prompt tokens per s and NPU:", steady["prefill_tokens_per_s_per_npu"]);
     }
   }
+  if (const auto slowest = r.find("slowest_die");
+      slowest != r.end() && !slowest->is_null() && (*slowest)["times_median"].get<double>() >= slow_from)
+    text += fmt::format("slow die: {} {} die {} (rank {}): {:.1f} times the median\n",
+                        (*slowest)["role"].get<std::string>(), (*slowest)["instance"].get<int>(),
+                        (*slowest)["die"].get<int>(), (*slowest)["rank"].get<int>(),
+                        (*slowest)["times_median"].get<double>());
   text += fmt::format("{:-^60}\n", " Mean time of a request by part (ms) ");
   double sum = 0;
   for (const auto& [part, value] : r["parts_ms"].items()) {

@@ -22,6 +22,7 @@
 #include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/load/request_record.hpp"
 #include "runtime/serving/load/steady.hpp"
+#include "runtime/serving/load/step_times.hpp"
 
 namespace supernode::serving {
 
@@ -31,6 +32,8 @@ struct PoolFigures {
   std::uint64_t hits = 0;     ///< blocks that were there
   std::map<std::string, std::uint64_t> miss_reasons;
   std::uint64_t stored_blocks = 0, dropped_blocks = 0;
+  std::uint64_t known_blocks = 0;                       ///< offered for storing, and already there
+  std::map<std::string, std::uint64_t> drop_reasons;    ///< of dropped_blocks
   std::uint64_t model_bytes = 0, model_bytes_read = 0;  ///< with a model from the pool: its files, and what was read
 };
 
@@ -46,9 +49,10 @@ std::map<std::string, double> parse_goodput(const std::vector<std::string>& item
 
 /// What a run was on.
 struct RunDescription {
-  std::string clock = "wall";  ///< or "modelled"
-  int dies = 0;                ///< prefill and decode dies together
-  int dies_per_npu = 1;        ///< of the emulated machine
+  std::string clock = "wall";            ///< or "modelled"
+  int dies = 0;                          ///< prefill and decode dies together
+  int dies_per_npu = 1;                  ///< of the emulated machine
+  std::vector<DieSteps> die_steps = {};  ///< on the wall clock
   // On a modelled clock:
   std::string machine = {};                       ///< the file
   WallTime wall = {};                             ///< that serving took on the hosts
@@ -60,6 +64,9 @@ struct RunDescription {
   std::optional<PayloadFigures> payload = {};  ///< where it is carried
   double formula_step_ms = 0;                  ///< what the uniform cost function says of the same deployment and batch
 };
+
+/// A request as a row of `requests` in the results; of one that failed its id and why.
+Json request_row(const ServedRequest& served, const MetricsOptions& options);
 
 /// The `results` object of `serve`. A latency that no request has is null.
 /// @param requests all that were served, in the order in which rows are wanted

@@ -101,7 +101,7 @@ ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions
   } else {
     log(LogLevel::info, "serving {} requests", requests.size());
     Arrivals arrivals(std::move(requests));
-    ServedLog served;
+    ServedLog served(options.on_end);
     serve_from(arrivals, served, {});
     outcome.requests = served.take();
   }

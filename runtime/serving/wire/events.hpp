@@ -14,6 +14,7 @@
 #include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/load/request.hpp"
 #include "runtime/serving/load/run_time.hpp"
+#include "runtime/serving/load/step_times.hpp"
 
 namespace supernode::serving {
 
@@ -118,19 +119,29 @@ enum class Unfinished : std::uint8_t {
 
 /// What a worker counted; of the pool a decode die has nothing.
 struct WorkerStatistics {
-  std::uint64_t lookups = 0, hits = 0, stored_blocks = 0, dropped_blocks = 0;
+  std::uint64_t lookups = 0, hits = 0;
+  std::uint64_t stored_blocks = 0;  ///< written to the pool
+  /// The pool had them already, or was getting them from another die. On a modelled clock blocks that were loaded are
+  /// offered, too.
+  std::uint64_t known_blocks = 0;
+  std::uint64_t dropped_blocks = 0;  ///< the rest of those that were offered
   std::map<std::string, std::uint64_t> miss_reasons;
+  std::map<std::string, std::uint64_t> drop_reasons = {};  ///< of dropped_blocks
   std::map<std::string, double> modelled_s = {};  ///< of the first die of an instance: where the modelled time went
   PayloadFigures payload = {};
+  std::map<int, StepTimes> step_times = {};  ///< of dies, by rank
 
   WorkerStatistics& operator+=(const WorkerStatistics& other) {
     lookups += other.lookups;
     hits += other.hits;
     stored_blocks += other.stored_blocks;
+    known_blocks += other.known_blocks;
     dropped_blocks += other.dropped_blocks;
     for (const auto& [reason, count] : other.miss_reasons) miss_reasons[reason] += count;
+    for (const auto& [reason, count] : other.drop_reasons) drop_reasons[reason] += count;
     for (const auto& [part, seconds] : other.modelled_s) modelled_s[part] += seconds;
     payload += other.payload;
+    step_times.insert(other.step_times.begin(), other.step_times.end());
     return *this;
   }
   friend bool operator==(const WorkerStatistics&, const WorkerStatistics&) = default;
@@ -142,8 +153,10 @@ inline PoolFigures pool_figures(const WorkerStatistics& counts) {
   figures.lookups = counts.lookups;
   figures.hits = counts.hits;
   figures.stored_blocks = counts.stored_blocks;
+  figures.known_blocks = counts.known_blocks;
   figures.dropped_blocks = counts.dropped_blocks;
   figures.miss_reasons = counts.miss_reasons;
+  figures.drop_reasons = counts.drop_reasons;
   return figures;
 }
 

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
+#include <string>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -188,14 +191,33 @@ void put_body(ByteWriter& to, const DecodeReport& report) {
   }
 }
 
+using CountsByReason = std::map<std::string, std::uint64_t>;
+
+void put_counts(ByteWriter& to, const CountsByReason& counts) {
+  to.put<std::uint64_t>(counts.size());
+  for (const auto& [reason, count] : counts) to.put_text(reason).put(count);
+}
+
+CountsByReason get_counts(ByteReader& from) {
+  CountsByReason counts;
+  for (std::size_t left = from.get_count(sizeof(std::uint64_t)); left > 0; --left) {
+    std::string reason = from.get_text();
+    counts[std::move(reason)] = from.get<std::uint64_t>();
+  }
+  return counts;
+}
+
 void put_body(ByteWriter& to, const StoppedReport& report) {
   const WorkerStatistics& s = report.statistics;
-  to.put(s.lookups).put(s.hits).put(s.stored_blocks).put(s.dropped_blocks);
-  to.put<std::uint64_t>(s.miss_reasons.size());
-  for (const auto& [reason, count] : s.miss_reasons) to.put_text(reason).put(count);
+  to.put(s.lookups).put(s.hits).put(s.stored_blocks).put(s.known_blocks).put(s.dropped_blocks);
+  put_counts(to, s.miss_reasons);
+  put_counts(to, s.drop_reasons);
   to.put<std::uint64_t>(s.modelled_s.size());
   for (const auto& [part, seconds] : s.modelled_s) to.put_text(part).put(seconds);
   for (const Transfers* one : ways_of(s.payload)) to.put(one->bytes).put(one->wall_s).put(one->modelled_s);
+  to.put<std::uint64_t>(s.step_times.size());
+  for (const auto& [rank, times] : s.step_times)
+    to.put<std::int32_t>(rank).put(times.steps).put(times.median_s).put(times.median_per_token_s);
 }
 
 PrefillReport get_prefill_report(ByteReader& from) {
@@ -230,11 +252,10 @@ StoppedReport get_stopped_report(ByteReader& from) {
   s.lookups = from.get<std::uint64_t>();
   s.hits = from.get<std::uint64_t>();
   s.stored_blocks = from.get<std::uint64_t>();
+  s.known_blocks = from.get<std::uint64_t>();
   s.dropped_blocks = from.get<std::uint64_t>();
-  for (std::size_t left = from.get_count(sizeof(std::uint64_t)); left > 0; --left) {
-    std::string reason = from.get_text();
-    s.miss_reasons[std::move(reason)] = from.get<std::uint64_t>();
-  }
+  s.miss_reasons = get_counts(from);
+  s.drop_reasons = get_counts(from);
   for (std::size_t left = from.get_count(sizeof(double)); left > 0; --left) {
     std::string part = from.get_text();
     s.modelled_s[std::move(part)] = from.get<double>();
@@ -243,6 +264,12 @@ StoppedReport get_stopped_report(ByteReader& from) {
     one->bytes = from.get<std::uint64_t>();
     one->wall_s = from.get<double>();
     one->modelled_s = from.get<double>();
+  }
+  for (std::size_t left = from.get_count(sizeof(std::int32_t) + sizeof(StepTimes)); left > 0; --left) {
+    StepTimes& times = s.step_times[from.get<std::int32_t>()];
+    times.steps = from.get<std::uint64_t>();
+    times.median_s = from.get<double>();
+    times.median_per_token_s = from.get<double>();
   }
   return report;
 }

@@ -20,7 +20,7 @@ void run_cache_worker(const WorkerContext& context, const std::vector<Injection>
   pool.serve_until_stopped([&] {
     for (; next < injections.size() && wall_now().value - start_s >= injections[next].start_s; ++next) {
       const Injection& injection = injections[next];
-      if (injection.cache_index != context.part.die) continue;
+      if (injection.rank != context.rank) continue;
       const bool lost = injection.kind == InjectionKind::owner_loss;
       const double seconds = injection.duration_s > 0 ? injection.duration_s : 3 * pool.config().deadline;
       log(LogLevel::warning, "cache rank {} {} for {} s, as injected", context.part.die,

@@ -52,6 +52,7 @@ class DecodeWorker {
     counts.modelled_s = context_.engine->modelled_s();
     counts.payload.exchange = context_.engine->exchanged();
     counts.payload.handover = handover_;
+    counts.step_times[context_.rank] = context_.engine->step_times();
     inbox_.report_stopped(counts);
   }
 

@@ -12,6 +12,10 @@
 namespace supernode::serving {
 namespace {
 
+/// How long a die waits after a batch for its stores, as a share of the batch's time. A block that the next batch finds
+/// saves far more than its store takes; slow owners must not hold up prefill all the same.
+constexpr double most_settling = 0.5;
+
 /// A request while this die works on it.
 struct Sequence {
   const PrefillOrder::Item* item = nullptr;
@@ -32,6 +36,7 @@ class PrefillWorker {
   }
 
   void run() {
+    if (pool_) context_.engine->set_background([this] { pool_->progress_stores(); });
     for (;;) {
       const Stamped<Order> order = inbox_.wait([this] { return pool_ && pool_->progress(); });
       if (std::holds_alternative<StopOrder>(order.what)) break;
@@ -39,17 +44,20 @@ class PrefillWorker {
       if (!batch) inbox_.refuse(order.what);
       prefill(*batch, order.stamp);
     }
+    context_.engine->set_background({});
     context_.transfer->flush(context_.deadline_s);
     if (pool_) pool_->finish(context_.deadline_s);
     WorkerStatistics counts = pool_ ? pool_->statistics() : WorkerStatistics{};
     counts.modelled_s = context_.engine->modelled_s();
     counts.payload += moved_;
     counts.payload.exchange += context_.engine->exchanged();
+    counts.step_times[context_.rank] = context_.engine->step_times();
     inbox_.report_stopped(counts);
   }
 
  private:
   void prefill(const PrefillOrder& batch, RunTime start) {
+    const WallTime begun = context_.now();
     std::vector<Sequence> sequences = make_sequences(batch);
     load_prefixes(sequences);
     const std::optional<RunTime> end = compute(sequences, start);
@@ -68,6 +76,7 @@ class PrefillWorker {
       // What follows the report is off the path of the first token.
       inbox_.report(report, start);
       pass_on(sequences, start);
+      if (pool_) pool_->settle(most_settling * (context_.now() - begun).value);
     }
   }
 

@@ -55,10 +55,14 @@ void PrefixBlocks::take(PromptBlocks& blocks, EngineState& state) {
 void PrefixBlocks::store(const PromptBlocks& blocks, const EngineState& state, double deadline_s) {
   const int block_tokens = cache_.config().block_tokens;
   for (std::size_t b = static_cast<std::size_t>(blocks.taken); b < blocks.keys.size(); ++b) {
+    if (blocks.granted >= 0) client_.drain(deadline_s);
+    if (!client_.wait_for_room(cache_.config().block_bytes, deadline_s)) {
+      ++no_room_;
+      continue;
+    }
     std::vector<std::byte> bytes(cache_.config().block_bytes);
     state.export_tokens(static_cast<int>(b) * block_tokens, block_tokens, bytes);
-    if (blocks.granted >= 0) client_.drain(deadline_s);
-    if (!cache_.store(blocks.keys[b], std::move(bytes))) ++dropped_;
+    cache_.store(blocks.keys[b], std::move(bytes));
   }
 }
 
@@ -72,10 +76,24 @@ WorkerStatistics PrefixBlocks::statistics() const {
   WorkerStatistics counts;
   counts.lookups = stats.lookups.asked;
   counts.hits = stats.lookups.hits;
-  counts.stored_blocks = stats.stores[static_cast<std::size_t>(pool::Status::stored)];
-  counts.dropped_blocks = dropped_;
   counts.payload.pool_load.bytes = loaded_bytes_;
   counts.payload.pool_store.bytes = stats.bytes_written;
+  const auto drop = [&counts](std::string_view reason, std::uint64_t blocks) {
+    if (blocks == 0) return;
+    counts.dropped_blocks += blocks;
+    counts.drop_reasons[std::string(reason)] += blocks;
+  };
+  for (std::size_t i = 0; i < pool::status_count; ++i) {
+    const auto status = static_cast<pool::Status>(i);
+    if (status == pool::Status::stored || status == pool::Status::not_durable)
+      counts.stored_blocks += stats.stores[i];
+    else if (status == pool::Status::already_there)
+      counts.known_blocks = stats.stores[i];
+    else
+      drop(to_string(status), stats.stores[i]);
+  }
+  drop("queue_full", no_room_);
+  drop("unfinished", client_.queued());
   for (std::size_t reason = 1; reason < pool::miss_reason_count; ++reason)
     if (stats.lookups.by_reason[reason] > 0)
       counts.miss_reasons[std::string(to_string(static_cast<pool::MissReason>(reason)))] =

@@ -32,20 +32,30 @@ class PrefixBlocks {
   /// Waits for the blocks; each goes into `state` as soon as it has come, while others are on their way.
   /// @throws EnvironmentError when granted blocks are not there, or a wrong byte is (EngineState::import_tokens).
   void take(PromptBlocks& blocks, EngineState& state);
-  /// Queues the blocks that did not come from the pool for storing. A block for which the queue has no room is dropped;
-  /// for a prompt whose prefix was granted it waits for room. @throws TimeoutError
+  /// Queues the blocks that did not come from the pool for storing. It waits where the queue has no room (for a prompt
+  /// whose prefix was granted, until the queue is empty). A block is dropped, and counted as such, when there is still
+  /// no room after `deadline_s`.
   void store(const PromptBlocks& blocks, const EngineState& state, double deadline_s);
 
   /// Lets stores go on. @returns whether something happened.
   bool progress() { return client_.progress(); }
-  /// Waits until all stores have been acknowledged, and tells the owners what was used. @throws TimeoutError
+  /// The same from within a computation: costs nothing when there are no stores.
+  void progress_stores() {
+    if (client_.queued() > 0) client_.progress();
+  }
+  /// Waits for queued stores, for at most `seconds`; what is left moves on in progress(). Blocks that are stored before
+  /// the next lookup can be found by it.
+  void settle(double seconds) { client_.drain(seconds); }
+  /// Waits until all stores have been acknowledged, for at most `deadline_s`, and tells the owners what was used.
   void finish(double deadline_s);
+  /// What its client counted. Stores that are still under way count as dropped.
   WorkerStatistics statistics() const;
 
  private:
   pool::Client client_;
   pool::ContextCache cache_;
-  std::uint64_t dropped_ = 0, loaded_bytes_ = 0;
+  std::uint64_t no_room_ = 0;  ///< blocks for which the queue had no room
+  std::uint64_t loaded_bytes_ = 0;
 };
 
 }  // namespace supernode::serving

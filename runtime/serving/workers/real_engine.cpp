@@ -46,6 +46,13 @@ std::unique_ptr<EngineState> RealEngine::make_state(int max_tokens) {
   return std::make_unique<RealState>(model_.make_state(), max_tokens);
 }
 
+void RealEngine::set_background(std::function<void()> work) {
+  if (work)
+    model_.set_observer([work = std::move(work)](const moe::LayerTrace&) { work(); });
+  else
+    model_.set_observer({});
+}
+
 StepOutcome RealEngine::step(std::span<const StepWork> works, RunTime) {
   std::vector<moe::SequenceChunk> chunks;
   for (const StepWork& work : works)

@@ -20,6 +20,7 @@ class RealEngine : public StepEngine {
 
   std::unique_ptr<EngineState> make_state(int max_tokens) override;
   std::size_t state_bytes_per_token() const override { return bytes_per_token_; }
+  void set_background(std::function<void()> work) override;
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
   Transfers exchanged() const override { return {.bytes = model_.exchanged_bytes(), .wall_s = exchange_s_}; }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -64,11 +65,17 @@ class StepEngine {
   /// A step for the sequences of this die. Collective over the dies of the instance; a die may have no work.
   /// @param start when it begins, on the run's clock
   virtual StepOutcome step(std::span<const StepWork> works, RunTime start) = 0;
+  /// `work` runs between the layers of the steps that follow, where this die has tokens in them, so that what it has
+  /// under way elsewhere moves on while it computes. It must not wait, nor call anything collective over the instance.
+  /// Empty: none. An engine without arithmetic has no use for it. Local.
+  virtual void set_background(std::function<void()> work) { static_cast<void>(work); }
   /// Where the modelled time of all steps went, s; empty on the wall clock and on all dies but the instance's first.
   virtual std::map<std::string, double> modelled_s() const { return {}; }
   /// What dispatch and combine of all steps moved, this die's. The first die of an instance on a modelled clock has the
   /// modelled time of all dies.
   virtual Transfers exchanged() const { return {}; }
+  /// What the steps so far took; nothing where nobody times them.
+  virtual StepTimes step_times() const { return {}; }
 };
 
 }  // namespace supernode::serving

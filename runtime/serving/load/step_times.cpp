@@ -1,0 +1,33 @@
+#include "runtime/serving/load/step_times.hpp"
+
+#include <algorithm>
+
+#include "runtime/core/statistics.hpp"
+
+namespace supernode::serving {
+namespace {
+
+double compared(const DieSteps& die) {
+  return die.role == "prefill" ? die.times.median_per_token_s : die.times.median_s;
+}
+
+}  // namespace
+
+std::optional<SlowestDie> slowest_die(std::span<const DieSteps> dies) {
+  std::optional<SlowestDie> slowest;
+  for (std::size_t i = 0; i < dies.size(); ++i) {
+    if (dies[i].times.steps == 0) continue;
+    std::vector<double> others;
+    for (std::size_t k = 0; k < dies.size(); ++k)
+      if (k != i && dies[k].role == dies[i].role && dies[k].times.steps > 0) others.push_back(compared(dies[k]));
+    if (others.empty()) continue;
+    std::sort(others.begin(), others.end());
+    const double median = quantile(others, 0.5);
+    if (!(median > 0)) continue;
+    const double times = compared(dies[i]) / median;
+    if (!slowest || times > slowest->times_median) slowest = SlowestDie{i, times};
+  }
+  return slowest;
+}
+
+}  // namespace supernode::serving

@@ -1,0 +1,41 @@
+#pragma once
+// How long the dies of a run took for their steps, and which of them is slow. Pure.
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace supernode::serving {
+
+/// What a die measured on the wall clock, over its steps that had tokens: computing alone, without exchange and waits.
+struct StepTimes {
+  std::uint64_t steps = 0;
+  double median_s = 0;            ///< of a step
+  double median_per_token_s = 0;  ///< of a step, divided by its tokens
+  friend bool operator==(const StepTimes&, const StepTimes&) = default;
+};
+
+/// The same with the die's place.
+struct DieSteps {
+  int rank = 0;
+  std::string role;  ///< "prefill" or "decode"
+  int instance = 0, die = 0;
+  StepTimes times;
+};
+
+/// The die that is furthest above its peers.
+struct SlowestDie {
+  std::size_t index = 0;    ///< in the dies that were looked at
+  double times_median = 0;  ///< its step time / the median of the other dies of its role
+};
+
+/// Prefill dies are compared by token, since their steps are as long as their prompts; decode dies by step.
+/// @returns nothing when no role has two dies that worked
+std::optional<SlowestDie> slowest_die(std::span<const DieSteps> dies);
+
+/// From here on a die is called slow in text: above what uneven batches make of equal dies.
+inline constexpr double slow_from = 1.5;
+
+}  // namespace supernode::serving
