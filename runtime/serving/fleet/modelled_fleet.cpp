@@ -202,6 +202,15 @@ Event ModelledFleet::next() {
   }
 }
 
+std::map<std::string, std::uint64_t> ModelledFleet::miss_reasons() const {
+  std::map<std::string, std::uint64_t> reasons;
+  if (!pool_) return reasons;
+  for (std::size_t reason = 0; reason < kBlockMisses; ++reason)
+    if (const std::uint64_t blocks = pool_->stats().misses[reason]; blocks > 0)
+      reasons[std::string(to_string(static_cast<BlockMiss>(reason)))] = blocks;
+  return reasons;
+}
+
 WorkerStatistics ModelledFleet::stop(Unfinished unfinished) {
   WorkerStatistics counts = link_.stop(last_, unfinished);
   if (!pool_) return counts;
@@ -210,10 +219,7 @@ WorkerStatistics ModelledFleet::stop(Unfinished unfinished) {
   counts.hits = stats.hits;
   counts.stored_blocks = stats.announced;
   counts.dropped_blocks = stats.too_large;
-  counts.miss_reasons.clear();
-  for (std::size_t reason = 0; reason < kBlockMisses; ++reason)
-    if (stats.misses[reason] > 0)
-      counts.miss_reasons[std::string(to_string(static_cast<BlockMiss>(reason)))] = stats.misses[reason];
+  counts.miss_reasons = miss_reasons();
   return counts;
 }
 
