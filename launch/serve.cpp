@@ -1,5 +1,7 @@
-// supernode serve: replays a trace of requests on a deployment of coordinator, prefill, decode and cache ranks.
+// supernode serve: a load of requests on a deployment of coordinator, prefill, decode and cache ranks.
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -7,9 +9,10 @@
 #include "collectives/rule_file.hpp"
 #include "launch/commands.hpp"
 #include "launch/modelled_options.hpp"
+#include "launch/serve_job.hpp"
 #include "launch/serve_load.hpp"
 #include "launch/serve_plan.hpp"
-#include "launch/serve_results.hpp"
+#include "launch/serve_variations.hpp"
 #include "moe/checkpoint.hpp"
 #include "runtime/core/config_path.hpp"
 #include "runtime/core/error.hpp"
@@ -28,6 +31,7 @@ class ServeCommand : public Command {
   void describe(OptionTable& t) override {
     t.add("serve", "model", model_, "checkpoint directory");
     load_.describe(t);
+    variations_.describe(t);
     t.add("serve", "max_concurrency", max_concurrency_, "requests in flight; 0: no limit").range(0, 1e9);
     modelled_.describe(t);
     t.add("serve", "dtype", dtype_, "type of the model's matrices").choices({"f32", "bf16", "int8"});
@@ -39,6 +43,10 @@ class ServeCommand : public Command {
           "the cache ranks read the checkpoint, once; all others load it from their memory");
     t.add("serve", "inject", inject_,
           "failures: owner_stall or owner_loss, each [:CACHE RANK][@START][+SECONDS], as owner_loss:0@2.5+20");
+    t.add("serve", "progress", options_.progress,
+          "how far the run is, on stderr: one line that is written over, or lines in the log at level info; auto: line "
+          "on a terminal, else log",
+          {"auto", "line", "log", "off"});
     t.add("serve", "dry_run", dry_run_, "print the plan (ranks per role, memory per rank) and stop");
     serving::describe(t, options_.serving);
     pool::describe(t, options_.pool);
@@ -58,34 +66,47 @@ class ServeCommand : public Command {
       return modelled_.make(options_.serving, model, dtype_, load_.seed());
     });
     // Whatever is wrong with options, files or sizes is found by rank 0 before anyone loads a model.
-    Prepared prepared;
-    on_root(world, [&] { prepared = prepare(world.size(), rules); });
+    std::string plan;
+    on_root(world, [&] { plan = prepare(world.size(), rules); });
     if (dry_run_) {
-      report(context, "serve", Json{{"plan", prepared.plan}}, prepared.plan);
+      report(context, "serve", Json{{"plan", plan}}, plan);
       return static_cast<int>(ExitCode::good);
     }
-    return finish(context, serving::serve(world, options_, std::move(prepared.requests)));
+    const bool at_once = modelled_.steady() || load_.at_once(modelled_.generated());
+    ServeJob job(collectively(world, [&] { return variations_.make(options_, at_once); }),
+                 {.repeats = variations_.repeats(),
+                  .peaks = variations_.scales_load(),
+                  .metrics = metrics_,
+                  .dies_per_npu = dies_per_npu_},
+                 [&](const RunOfJob& run) { return requests_of(run); });
+    return finish(context, job.serve(world));
   }
 
  private:
-  /// What a run begins with; on rank 0 only.
-  struct Prepared {
-    std::vector<serving::Request> requests;
-    std::string plan;  ///< of a dry run, which has no requests
-  };
-
-  /// @param rules by which "auto" chooses in the run
-  Prepared prepare(int world_size, std::shared_ptr<const collectives::SelectionRules> rules) {
+  /// What a run begins with; on rank 0 only. @param rules by which "auto" chooses in the run
+  /// @returns the plan of a dry run
+  std::string prepare(int world_size, std::shared_ptr<const collectives::SelectionRules> rules) {
     metrics_.goodput_ms = serving::parse_goodput(goodput_);
     for (const double p : metrics_.percentiles)
       if (p < 0 || p > 100) throw UsageError(fmt::format("--metric-percentiles: {} is outside [0, 100]", p));
+    if (variations_.scales_load() && std::count(metrics_.percentiles.begin(), metrics_.percentiles.end(), 99.0) == 0)
+      metrics_.percentiles.push_back(99);  // peaks are told by it
     const moe::ModelConfig model = read_model();
-    if (dry_run_) return {{}, plan_text(options_, model, std::move(rules))};
+    if (dry_run_) return plan_text(options_, model, std::move(rules));
     serving::check_world_size(options_.serving, world_size);
     dies_per_npu_ = options_.modelled ? options_.modelled->machine.dies_per_npu
                                       : emulation::load_machine("cloudmatrix384").dies_per_npu;
+    vocabulary_ = model.vocab_size;
+    max_length_ = serving::max_request_length(options_.serving, model);
+    if (!modelled_.steady()) prepared_ = requests_of({});
+    return {};
+  }
+
+  /// Of a load that makes its own: none.
+  std::vector<serving::Request> requests_of(const RunOfJob& run) {
     if (modelled_.steady()) return {};
-    return {load_.make(model.vocab_size, serving::max_request_length(options_.serving, model)), {}};
+    if (prepared_ && run.seed_offset == 0 && run.load_factor == 1) return *std::exchange(prepared_, std::nullopt);
+    return load_.make(modelled_.generated(), run, vocabulary_, max_length_);
   }
 
   /// Local; every rank reads it.
@@ -101,32 +122,19 @@ class ServeCommand : public Command {
     return checkpoint.config();
   }
 
-  /// Reports the run. @returns the exit code: a failed request is a failed check. Collective.
-  int finish(const Context& context, const serving::ServeOutcome& outcome) const {
-    Json results;
-    std::string text;
-    std::vector<Samples> samples;
-    bool all_served = true;
-    if (context.is_root()) {
-      results = serving::serving_results(outcome.requests, outcome.pool, metrics_,
-                                         describe_run(options_, outcome, dies_per_npu_));
-      if (load_.without_output() > 0) results["without_output"] = load_.without_output();
-      text = serving::serving_text(results, metrics_);
-      samples = {request_samples(outcome.requests)};
-      for (const serving::ServedRequest& served : outcome.requests) {
-        if (served.completed()) continue;
-        if (std::exchange(all_served, false))
-          log(LogLevel::error, "request {} failed: {}", served.request->id, served.ended.detail);
-      }
-    }
-    report(context, "serve", results, text, samples);
-    const bool good = context.world->max(static_cast<long long>(!all_served)) == 0;
-    return static_cast<int>(good ? ExitCode::good : ExitCode::check_failed);
+  /// Reports the job. @returns the exit code: a failed request is a failed check. Collective.
+  int finish(const Context& context, JobOutcome outcome) const {
+    if (context.is_root() && load_.without_output() > 0) outcome.results["without_output"] = load_.without_output();
+    report(context, "serve", outcome.results, outcome.text, outcome.samples);
+    return static_cast<int>(outcome.all_served ? ExitCode::good : ExitCode::check_failed);
   }
 
   std::string model_ = default_model;
   LoadOptions load_;
+  VariationOptions variations_;
   int dies_per_npu_ = 1;  ///< of the emulated machine; read before the run, so that a missing file costs no results
+  int vocabulary_ = 0, max_length_ = 0;                    ///< of the model and the deployment; on rank 0 only
+  std::optional<std::vector<serving::Request>> prepared_;  ///< for the run as configured, until it takes them
   int max_concurrency_ = 0;
   std::string dtype_ = "f32";
   ModelledOptions modelled_;

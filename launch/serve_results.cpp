@@ -1,5 +1,7 @@
 #include "launch/serve_results.hpp"
 
+#include <algorithm>
+
 #include "launch/modelled_options.hpp"
 
 namespace supernode::launch {
@@ -26,8 +28,10 @@ serving::RunDescription describe_run(const serving::ServeOptions& options, const
   return run;
 }
 
-Samples request_samples(const std::vector<serving::ServedRequest>& requests) {
-  Samples rows{"requests", {}, {requests.size(), 11}};
+Samples request_samples(const std::vector<serving::ServedRequest>& requests, const std::string& folder) {
+  Samples rows{folder + "requests", {}, {requests.size(), 11}};
+  rows.columns = {"arrival_ms",  "queue_ms", "pool_ms",    "prefill_ms",      "handover_ms",  "decode_ms",
+                  "exchange_ms", "e2el_ms",  "hit_tokens", "computed_tokens", "output_tokens"};
   for (const serving::ServedRequest& served : requests) {
     const serving::RequestRecord& r = served.record;
     const serving::PartTimes p = serving::parts_of(r);
@@ -38,6 +42,27 @@ Samples request_samples(const std::vector<serving::ServedRequest>& requests) {
          {static_cast<std::size_t>(r.hit_tokens), static_cast<std::size_t>(r.computed_tokens), r.tokens.size()})
       rows.values.push_back(static_cast<double>(count));
   }
+  return rows;
+}
+
+std::vector<Samples> series_samples(const std::vector<serving::SeriesTable>& tables, const std::string& folder) {
+  std::vector<Samples> samples;
+  for (const serving::SeriesTable& table : tables)
+    samples.push_back({folder + "series/" + table.name, table.values, table.shape});
+  return samples;
+}
+
+Samples repeat_samples(const std::vector<Json>& repeats, const std::string& folder) {
+  Samples rows{folder + "repeats/values", {}, {}};
+  for (const auto& entry : repeats.front().items()) {
+    const bool of_all = std::all_of(repeats.begin(), repeats.end(), [&](const Json& one) {
+      return one.contains(entry.key()) && one[entry.key()].is_number();
+    });
+    if (of_all) rows.columns.push_back(entry.key());
+  }
+  for (const Json& one : repeats)
+    for (const std::string& key : rows.columns) rows.values.push_back(one[key].get<double>());
+  rows.shape = {repeats.size(), rows.columns.size()};
   return rows;
 }
 
