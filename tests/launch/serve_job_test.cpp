@@ -16,10 +16,17 @@ const std::string shape =
     "--model configs/models/deepseek-r1 --modelled.experts 16 --serving.max-model-len 0 "
     "--serving.context-block-tokens 128 --format json ";
 
-/// Twenty requests, of whose prompts a half is shared by two groups, in bursts.
-const std::string generated =
-    "--workload generated --num-prompts 20 --prompt-lengths lognormal:600:0.5 --output-lengths uniform:5:15 "
-    "--prefix-share 0.5 --prefix-groups 2 --request-rate 10 --burstiness 0.5 ";
+/// Twenty requests in bursts, of whose prompts a part is shared by two groups.
+struct Drawn {
+  std::string prompts = "lognormal:600:0.5", share = "0.5", rate = "10";
+  std::string options() const {
+    return "--workload generated --num-prompts 20 --output-lengths uniform:5:15 --prefix-groups 2 --burstiness 0.5 "
+           "--prompt-lengths " +
+           prompts + " --prefix-share " + share + " --request-rate " + rate + " ";
+  }
+};
+
+const std::string generated = Drawn().options();
 
 /// What a run says of the modelled machine; the rest is of the hosts.
 Json modelled_part(Json results) {
@@ -44,7 +51,7 @@ TEST_CASE("a generated load is served, shares prefixes, and is the same again") 
   CHECK(first["goodput_by"]["ttft"] == first["request_throughput"]);
   CHECK(first["goodput_by"]["tpot"] == 0.0);
   CHECK(modelled_part(document_of(supernode_on(8, command))["results"]) == modelled_part(first));
-  const Json alone = document_of(supernode_on(8, command + "--prefix-share 0"))["results"];
+  const Json alone = document_of(supernode_on(8, shape + Drawn{.share = "0"}.options()))["results"];
   CHECK(alone["pool"]["hit_tokens"] == 0);
   CHECK(alone["mean_ttft_ms"].get<double>() > first["mean_ttft_ms"].get<double>());
 }
@@ -112,7 +119,8 @@ TEST_CASE("a job says what each part contributes, and what multiples of the load
 
 TEST_CASE("runs of one job on the wall clock compute the same tokens") {
   const std::string command =
-      "serve --config configs/quickstart.ini --max-requests 6 --time-scale 0 --save-detailed --save-tokens --format "
+      "serve --config configs/quickstart.ini --max-requests 6 --time-scale 0 --max-concurrency 1 --save-detailed "
+      "--save-tokens --format "
       "json ";
   const Json job = document_of(supernode_on(8, command + "--ablate pool --repeat 2"))["results"];
   CHECK(job["completed"] == 6);
@@ -150,8 +158,8 @@ TEST_CASE("jobs that mean nothing are refused in one line") {
   refused(generated + "--ablate mtp,mtp", "--ablate: 'mtp' is there twice");
   refused(generated + "--ablate mtp --modelled.mtp off", "--ablate: 'mtp' is not on in this run");
   refused(generated + "--load-factors 0.5,0", "--load-factors: 0 is outside");
-  refused(generated + "--load-factors 2 --request-rate 0", "--load-factors: all requests come at once");
-  refused(generated + "--prompt-lengths normal:5", "normal:5");
-  refused(generated + "--prompt-lengths fixed:0", "--prompt-lengths: 'fixed:0' is not fixed:N");
+  refused(Drawn{.rate = "0"}.options() + "--load-factors 2", "--load-factors: all requests come at once");
+  refused(Drawn{.prompts = "normal:5"}.options(), "normal:5");
+  refused(Drawn{.prompts = "fixed:0"}.options(), "--prompt-lengths: 'fixed:0' is not fixed:N");
   refused(generated + "--repeat 2 --pool.directory " + scratch_path("pool"), "pool.directory");
 }

@@ -130,6 +130,25 @@ TEST_CASE("what a run's series add up to is what was served") {
   CHECK(sum(table(tables, "decode/kv_tokens").values) > 0);
 }
 
+TEST_CASE("progress is told while a run goes on, as often as time passes") {
+  static double seconds;  // a clock is a function
+  seconds = 0;
+  ServingConfig config;
+  FakeFleet fleet(config, some_requests(40, 100, 7, 0.002));
+  ServedLog log;
+  RunWatch watch(log);
+  std::vector<std::string> lines;
+  watch.report(
+      Progress({0}, 10, 40), [&](const std::string& line) { lines.push_back(line); },
+      [] { return WallTime{seconds += 1}; });
+  Scheduler scheduler(config, watch);
+  coordinate(scheduler, fleet, {}, &watch);
+  CHECK(seconds > 40);  // a look at the clock for each event
+  CHECK(lines.size() == static_cast<std::size_t>(seconds / 10));
+  CHECK_THAT(lines.front(), Catch::Matchers::StartsWith("served 0 of 40 requests, "));
+  CHECK(log.take().size() == 40);
+}
+
 TEST_CASE("a line of progress says what is done and what is left") {
   Progress progress({100}, 10, 120);
   CHECK_FALSE(progress.due({109}));

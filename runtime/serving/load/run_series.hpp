@@ -35,7 +35,7 @@ struct SeriesTable {
 };
 
 /// Fed in order of time. Its tables:
-///   time_s             [bins] when a bin begins; all bins are equally wide
+///   time_s             [bins] when a bin begins; all bins are equally wide, the last one counts as a whole one
 ///   queued, queued_max [bins] mean over the bin's time, and the most
 ///   arrived, completed, failed, output_tokens, hit_tokens, computed_tokens [bins] how many in the bin; hits and
 ///                      computed tokens of prompts count when their prefill ends
