@@ -76,6 +76,7 @@ struct Samples {
   std::string path;  ///< dataset, "samples/direct/8"
   std::vector<double> values;
   std::vector<std::size_t> shape;
+  std::vector<std::string> columns = {};  ///< their names, in an attribute of the dataset; empty: none
 };
 
 /// Ends a command: prints `text` or the JSON document {"schema","version","args","env","results"} on the root's stdout

@@ -25,8 +25,9 @@ void ModelledOptions::describe(OptionTable& t) {
         "carried where a model computes")
       .choices({"auto", "carried", "elided"});
   t.add("serve", "workload", workload_,
-        "trace, or a closed loop that keeps instances full: steady (decode) or steady-prefill (with --compute shape)")
-      .choices({"trace", "steady", "steady-prefill"});
+        "trace, generated (drawn lengths and shared prefixes), or a closed loop that keeps instances full: steady "
+        "(decode) or steady-prefill (with --compute shape)")
+      .choices({"trace", "generated", "steady", "steady-prefill"});
   t.add("serve", "batch_per_npu", batch_per_npu_, "steady: requests of an NPU at a time").range(1e-3, 1e6);
   t.add("serve", "prompt_tokens", prompt_tokens_, "steady: tokens of a prompt").range(1, 1 << 24);
   t.add("serve", "output_tokens", output_tokens_,

@@ -19,7 +19,9 @@ class ModelledOptions {
   /// No model computes, so its weights need not be there.
   bool without_weights() const { return compute_ == "shape"; }
   /// Requests come from a closed loop instead of a trace.
-  bool steady() const { return workload_ != "trace"; }
+  bool steady() const { return workload_.starts_with("steady"); }
+  /// Lengths and prefixes of requests are drawn instead of read from a trace.
+  bool generated() const { return workload_ == "generated"; }
 
   /// @param model of the checkpoint @param dtype of its matrices @param seed of all that is drawn
   /// @throws UsageError naming the option, for a machine file that is wrong, and for a deployment that does not fit it.

@@ -40,7 +40,13 @@ Json typed(const std::string& value) {
 
 void write_output(const Context& context, const Json& document, const std::vector<Samples>& samples) {
   ResultFile file(context.run.output, context.run.if_exists());
-  for (const Samples& set : samples) file.dataset(set.path, set.values, set.shape);
+  for (const Samples& set : samples) {
+    file.dataset(set.path, set.values, set.shape);
+    if (set.columns.empty()) continue;
+    std::string names;
+    for (const std::string& name : set.columns) names += (names.empty() ? "" : ",") + name;
+    file.attribute(set.path, "columns", names);
+  }
   file.attribute("/", "schema", document["schema"].get<std::string>());
   file.attribute("/", "document", to_text(document));
   file.attribute("/", "provenance", to_text(document["env"]));

@@ -5,7 +5,9 @@
 #include <numeric>
 #include <vector>
 
+#include <boost/math/distributions/gamma.hpp>
 #include <boost/math/distributions/normal.hpp>
+#include <boost/math/distributions/students_t.hpp>
 
 namespace supernode {
 
@@ -43,6 +45,17 @@ Summary summarize(std::span<const double> sample) {
 }
 
 double normal_quantile(double p) { return boost::math::quantile(boost::math::normal(), p); }
+
+double gamma_quantile(double p, double shape) {
+  return boost::math::quantile(boost::math::gamma_distribution<>(shape), p);
+}
+
+double mean_ci95(std::span<const double> sample) {
+  if (sample.size() < 2) return 0;
+  const Summary s = summarize(sample);
+  const double n = static_cast<double>(sample.size());
+  return boost::math::quantile(boost::math::students_t(n - 1), 0.975) * s.stddev / std::sqrt(n);
+}
 
 Json to_json(const Summary& s) {
   return {{"min", s.min}, {"mean", s.mean}, {"p50", s.p50}, {"p90", s.p90}, {"p99", s.p99}, {"ci95", s.ci95}};

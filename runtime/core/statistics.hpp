@@ -26,6 +26,12 @@ double quantile(std::span<const double> sorted, double q);
 /// The x that a standard normal value is below with probability p, in (0, 1).
 double normal_quantile(double p);
 
+/// The x that a gamma-distributed value of this shape and scale 1 is below with probability p, in [0, 1). shape > 0.
+double gamma_quantile(double p, double shape);
+
+/// Half-width of the 95 % confidence interval of the mean, by Student's t; 0 for fewer than two values.
+double mean_ci95(std::span<const double> sample);
+
 /// {"min","mean","p50","p90","p99","ci95"}
 Json to_json(const Summary& summary);
 

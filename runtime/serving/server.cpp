@@ -18,12 +18,14 @@
 #include "runtime/serving/fleet/wall_fleet.hpp"
 #include "runtime/serving/roles.hpp"
 #include "runtime/serving/runs/modelled_run.hpp"
+#include "runtime/serving/runs/progress_output.hpp"
 #include "runtime/serving/runs/run_pool.hpp"
 #include "runtime/serving/runs/shape_run.hpp"
 #include "runtime/serving/runs/worker_run.hpp"
 #include "runtime/serving/workers/model_source.hpp"
 #include "runtime/serving/workers/real_engine.hpp"
 #include "runtime/serving/workers/timed_engine.hpp"
+#include "runtime/serving/workers/warm_up.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -50,23 +52,34 @@ std::vector<DieSteps> die_steps(const ServingConfig& config, const WorkerStatist
   return dies;
 }
 
+/// @param model null on ranks of no instance
+void warm_up_model(moe::Transformer* model, Role role, const ServingConfig& config) {
+  if (!model) return;
+  RealEngine engine(*model, StepRecords::none);
+  warm_up(engine, role, config,
+          {.vocabulary = model->config().vocab_size, .max_length = max_request_length(config, model->config())});
+}
+
 /// Rank 0's part of the run.
 ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& options, std::vector<Request> requests) {
   log(LogLevel::info, "serving {} requests", requests.size());
   Mailbox mailbox(control);
+  ServedLog served(options.on_end);
+  RunWatch watch(served);
+  const ProgressOutput progress(watch, options.progress, requests.size());
   Arrivals arrivals(std::move(requests));
   WallFleet fleet(options.serving, arrivals, mailbox, options.deadline_s);
-  ServedLog served(options.on_end);
-  Scheduler scheduler(options.serving, served, options.max_concurrency);
+  Scheduler scheduler(options.serving, watch, options.max_concurrency);
   const WallTime start = wall_now();
   WorkerStatistics counts;
   try {
-    counts = coordinate(scheduler, fleet);
+    counts = coordinate(scheduler, fleet, {}, &watch);
   } catch (const Error& error) {
     scheduler.fail_all(error.what(), RunTime(run_span((wall_now() - start).value)));
     throw;
   }
   ServeOutcome outcome;
+  outcome.series = watch.series();
   outcome.die_steps = die_steps(options.serving, counts);
   outcome.wall = wall_now() - start;
   outcome.requests = served.take();
@@ -84,7 +97,7 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
   const std::string name =
       options.modelled ? options.modelled->model_name : fmt::format("{}/{}", identity, name_of(options.type));
   WorkerContext context = worker_context(options, part, control.rank(), control_box, transfer_box, name);
-  context.pool = shared_pool;
+  if (part.role == Role::cache || options.serving.context_cache) context.pool = shared_pool;
   if (part.role == Role::cache) {
     run_cache_worker(context, options.injections);
     return;
@@ -108,12 +121,21 @@ int max_request_length(const ServingConfig& serving, const moe::ModelConfig& mod
   return std::min(by_model, serving.decode_kv_tokens);
 }
 
-ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::vector<Request> requests,
-                   StepLog* steps) {
+/// What stands from the first run on.
+struct Deployment::Standing {
+  Communicator instance;  ///< of the dies that work together with this rank
+  std::string identity;   ///< of the model
+  std::optional<BuiltModel> built;
+};
+
+Deployment::Deployment(const Communicator& world) : world_(world) {}
+Deployment::~Deployment() = default;
+
+ServeOutcome Deployment::serve(const ServeOptions& options, std::vector<Request> requests, StepLog* steps) {
   const ServingConfig& config = options.serving;
   // Every rank sees the same size, so all throw or none does.
-  collectively(world, [&] {
-    check_world_size(config, world.size());
+  collectively(world_, [&] {
+    check_world_size(config, world_.size());
     if (config.exchange != "auto") collectives::check_algorithm_name(config.exchange);
     if (options.modelled && options.model_from_pool)
       throw UsageError("--model-from-pool: a modelled machine has no files in its pool");
@@ -124,22 +146,35 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
       throw UsageError("--model-from-pool needs a pool: serving.cache_ranks is 0");
   });
   if (options.modelled && options.modelled->compute == Compute::shape)
-    return run_shape(world, options, std::move(requests), steps);
-  const Part part = part_of(config, world.rank());
-  const int color = instance_color(config, part);
-  const Communicator instance = world.split(color < 0 ? MPI_UNDEFINED : color, world.rank());
-  const Communicator control = world.duplicate();
-  const Communicator transfer = world.duplicate();
-  const std::string identity = model_identity(world, options.checkpoint);
-  const std::unique_ptr<pool::Pool> shared_pool = make_pool(world, options);
-  const moe::TransformerOptions wanted = model_options(world, options, part.role);
-  const BuiltModel built = options.model_from_pool
-                               ? build_from_pool(world, instance, *shared_pool, options.checkpoint, identity, wanted)
-                               : build_from_files(world, instance, options.checkpoint, wanted);
-  world.barrier();  // so that no request is charged for a rank that starts late
+    return run_shape(world_, options, std::move(requests), steps);
+  return serve_with_model(options, std::move(requests), steps);
+}
+
+ServeOutcome Deployment::serve_with_model(const ServeOptions& options, std::vector<Request> requests, StepLog* steps) {
+  const Part part = part_of(options.serving, world_.rank());
+  if (!standing_) {
+    standing_ = std::make_unique<Standing>();
+    const int color = instance_color(options.serving, part);
+    standing_->instance = world_.split(color < 0 ? MPI_UNDEFINED : color, world_.rank());
+    standing_->identity = model_identity(world_, options.checkpoint);
+  }
+  Standing& standing = *standing_;
+  const Communicator control = world_.duplicate();
+  const Communicator transfer = world_.duplicate();
+  const std::unique_ptr<pool::Pool> shared_pool = make_pool(world_, options);
+  if (!standing.built || options.model_from_pool) {
+    const moe::TransformerOptions wanted = model_options(world_, options, part.role);
+    standing.built.reset();
+    standing.built = options.model_from_pool ? build_from_pool(world_, standing.instance, *shared_pool,
+                                                               options.checkpoint, standing.identity, wanted)
+                                             : build_from_files(world_, standing.instance, options.checkpoint, wanted);
+    if (!options.modelled) warm_up_model(standing.built->model.get(), part.role, options.serving);
+  }
+  const BuiltModel& built = *standing.built;
+  world_.barrier();  // so that no request is charged for a rank that starts late
 
   if (part.role != Role::coordinator) {
-    work(control, transfer, instance, options, identity, built.model.get(), shared_pool.get(), part);
+    work(control, transfer, standing.instance, options, standing.identity, built.model.get(), shared_pool.get(), part);
     return {};
   }
   ServeOutcome outcome = options.modelled
@@ -149,6 +184,11 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
   outcome.pool.model_bytes_read = built.bytes_read;
   stop_pool(shared_pool.get());
   return outcome;
+}
+
+ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::vector<Request> requests,
+                   StepLog* steps) {
+  return Deployment(world).serve(options, std::move(requests), steps);
 }
 
 }  // namespace supernode::serving

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "runtime/serving/injection.hpp"
 #include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/load/payload.hpp"
+#include "runtime/serving/load/run_series.hpp"
 #include "runtime/serving/load/steady.hpp"
 #include "runtime/serving/modelled_config.hpp"
 #include "runtime/serving/record/step_log.hpp"
@@ -35,6 +37,14 @@ struct ModelledRun {
   std::optional<StepReports> steps;     ///< what the log of the run wants to know of steps; none: there is no log
 };
 
+/// How the coordinator tells how far a run is.
+enum class ProgressMode {
+  automatic,  ///< line where stderr is a terminal, else log
+  line,       ///< one line on stderr, written over
+  log,        ///< lines at intervals, of level info
+  off,
+};
+
 /// Equal on all ranks.
 struct ServeOptions {
   ServingConfig serving;
@@ -48,11 +58,13 @@ struct ServeOptions {
   std::optional<ModelledRun> modelled;  ///< none: on the wall clock
   /// Told of each request when it has ended, on rank 0 only; also of those that an error of the run ends. May be empty.
   std::function<void(const ServedRequest&)> on_end;
+  ProgressMode progress = ProgressMode::automatic;
 };
 
 /// On rank 0 only.
 struct ServeOutcome {
   std::vector<ServedRequest> requests;  ///< by id
+  std::vector<SeriesTable> series;      ///< what happened over time (RunSeries)
   PoolFigures pool;
   RunTime last{};                            ///< of the last event on a modelled clock
   WallTime wall;                             ///< that serving took on the hosts
@@ -65,10 +77,33 @@ struct ServeOutcome {
 /// Longest prompt + output that the deployment takes, tokens.
 int max_request_length(const ServingConfig& serving, const moe::ModelConfig& model);
 
-/// Serves `requests` (which matter on rank 0 only) on the wall clock, or on a modelled one. Collective over `world`, whose size is
-/// world_size().
-/// @param steps rank 0's log of steps, where options.modelled->steps asks for it
-/// @throws AgreedError for a wrong world size or a bad checkpoint; TimeoutError when a peer goes silent.
+/// The ranks of a world in their roles, and the model that they hold: what several runs in one job share.
+class Deployment {
+ public:
+  /// Local. `world` outlives it.
+  explicit Deployment(const Communicator& world);
+  ~Deployment();
+  Deployment(const Deployment&) = delete;
+  Deployment& operator=(const Deployment&) = delete;
+
+  /// Serves `requests` (which matter on rank 0 only) on the wall clock, or on a modelled one. The first run reads the
+  /// model and warms it up; later ones keep it, but one from the pool. Everything else is made anew: the pool begins
+  /// empty, unless it has files. Collective over `world`, whose size is world_size().
+  /// @param options of later runs have the roles, the model and the clock of the first
+  /// @param steps rank 0's log of steps, where options.modelled->steps asks for it
+  /// @throws AgreedError for a wrong world size or a bad checkpoint; TimeoutError when a peer goes silent.
+  ServeOutcome serve(const ServeOptions& options, std::vector<Request> requests, StepLog* steps = nullptr);
+
+ private:
+  struct Standing;
+
+  ServeOutcome serve_with_model(const ServeOptions& options, std::vector<Request> requests, StepLog* steps);
+
+  const Communicator& world_;
+  std::unique_ptr<Standing> standing_;  ///< what the first run with a model has left
+};
+
+/// One run, as Deployment::serve(). Collective.
 ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::vector<Request> requests,
                    StepLog* steps = nullptr);
 

@@ -20,6 +20,7 @@ void describe(OptionTable& t, ServingConfig& c) {
   t.add("serving", "max_model_len", c.max_model_len,
         "longest prompt plus output, tokens; 0: the model's own max_position_embeddings; more extrapolates RoPE")
       .range(0, 1e9);
+  t.add("serving", "context_cache", c.context_cache, "prompts take their prefixes from the pool, and store theirs");
   t.add("serving", "context_block_tokens", c.context_block_tokens, "tokens of a context-cache block").range(1, 4096);
   t.add("serving", "handover_piece", c.handover_piece, "KV goes from die to die in messages of at most this size")
       .range(1, 64u << 20);

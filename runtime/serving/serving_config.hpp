@@ -21,6 +21,7 @@ struct ServingConfig {
   int max_decode_batch = 64;        ///< requests that a decode die holds at most
   double tpot_objective_ms = 0;     ///< no further request joins while iterations last longer; 0: no objective
   int max_model_len = 0;            ///< longest prompt + output, tokens; 0: the model's max_position_embeddings
+  bool context_cache = true;        ///< prompts take their prefixes from the pool, and store theirs
   int context_block_tokens = 128;   ///< tokens of a block of the context cache
   Bytes handover_piece{16u << 20};  ///< KV goes from die to die in messages of at most this size, or of one token
   std::string exchange = "auto";    ///< token-exchange algorithm

@@ -1,5 +1,6 @@
 // The small parts of runtime/core that need no MPI.
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <thread>
 
@@ -53,6 +54,18 @@ TEST_CASE("summaries follow the order statistics") {
   const std::vector<double> one{3};
   CHECK(summarize(one).p99 == 3);
   CHECK(summarize(one).stddev == 0);
+}
+
+TEST_CASE("quantiles of the gamma distribution are those of tables") {
+  CHECK(gamma_quantile(0, 2) == 0);
+  CHECK(gamma_quantile(0.5, 1) == Approx(std::log(2)).epsilon(1e-12));               // exponential
+  CHECK(gamma_quantile(0.95, 0.5) == Approx(3.841458820694124 / 2).epsilon(1e-12));  // half a chi-squared of one degree
+}
+
+TEST_CASE("the interval of a mean is Student's") {
+  const double sample[] = {10, 12, 14};
+  CHECK(mean_ci95(sample) == Approx(4.302652729911275 * 2 / std::sqrt(3)).epsilon(1e-10));
+  CHECK(mean_ci95(std::span(sample, 1)) == 0);
 }
 
 TEST_CASE("quantiles of the normal distribution are those of tables") {

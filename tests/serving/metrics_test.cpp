@@ -60,13 +60,17 @@ TEST_CASE("results carry the names that users of serving benchmarks know") {
   CHECK(results["pool"]["hit_tokens"] == 500);
   CHECK(results["pool"]["computed_tokens"] == 500);
   CHECK(results["goodput"] == 0.0);
+  // Each objective by itself.
+  CHECK(results["goodput_by"]["ttft"] == results["request_throughput"]);
+  CHECK(results["goodput_by"]["tpot"] == 0.0);
   CHECK(results["npus"] == 3.0);
   double sum = 0;
   for (const auto& [part, value] : results["parts_ms"].items()) sum += value.get<double>();
   CHECK(sum == Approx(results["mean_e2el_ms"].get<double>()));
   CHECK(results["requests"].size() == 10);
   const std::string text = serving_text(results, options);
-  CHECK_THAT(text, Contains("Serving Benchmark Result") && Contains("P99 TTFT (ms):") && Contains("Request goodput"));
+  CHECK_THAT(text, Contains("Serving Benchmark Result") && Contains("P99 TTFT (ms):") && Contains("Request goodput") &&
+                       Contains("by tpot <= 0.001 ms alone"));
   CHECK_FALSE(results.contains("payload"));
   CHECK_THROWS_WITH(parse_goodput({"ttft"}), Contains("'ttft' is not"));
   CHECK_THROWS_WITH(parse_goodput({"speed:3"}), Contains("'speed:3'"));

@@ -169,6 +169,24 @@ TEST_CASE("served tokens equal generated ones, also when the prefix came from th
   }
 }
 
+TEST_CASE("a deployment serves again with an empty pool and the same tokens, with and without caching") {
+  ServeOptions options = some_options();
+  options.max_concurrency = 1;
+  const std::vector<Request> requests = some_requests();
+  Deployment deployment(world());
+  const ServeOutcome first = deployment.serve(options, requests);
+  const ServeOutcome again = deployment.serve(options, requests);
+  check_served(again, requests);
+  check_same_tokens(first, again);
+  for (std::size_t i = 0; i < again.requests.size(); ++i)
+    CHECK(again.requests[i].record.hit_tokens == first.requests[i].record.hit_tokens);
+  options.serving.context_cache = false;
+  const ServeOutcome uncached = deployment.serve(options, requests);
+  check_served(uncached, requests);
+  check_same_tokens(first, uncached);
+  CHECK(uncached.pool.lookups == 0);
+}
+
 TEST_CASE("a run ends in order when the last batch leaves a die of the instance without a request") {
   ServeOptions options = some_options();
   // One request of one token: with two dies in the instance, the other one's report is empty.

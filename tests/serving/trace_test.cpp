@@ -82,6 +82,27 @@ TEST_CASE("BurstGPT traces are read; their times are seconds") {
   CHECK(trace.without_output == 1);
 }
 
+TEST_CASE("BurstGPT traces that name sessions are read, and failed requests are left out") {
+  // A failed request has neither tokens to compute nor to give.
+  const std::string later =
+      "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+      "19440110.0,1722ac82-0a46-4bf0-aa08-89794e7a2b3f,43,GPT-4,906,446,1352,Conversation log\n"
+      "19440151.0,d5983bf9-4b48-497b-892b-a58995247443,0,ChatGPT,0,0,0,Conversation log\n"
+      "19440161.0,d5983bf9-4b48-497b-892b-a58995247443,2,ChatGPT,36,29,65,Conversation log\n";
+  for (const ZeroOutput zero : {ZeroOutput::skip, ZeroOutput::one}) {
+    const Trace trace = parse_trace(later, "b3.csv", {.zero_output = zero});
+    CHECK(trace.format == "burstgpt");
+    REQUIRE(trace.requests.size() == 2);
+    CHECK(trace.without_output == 1);
+    CHECK(trace.requests[0].input_tokens == 906);
+    CHECK(trace.requests[0].output_tokens == 446);
+    CHECK(trace.requests[1].arrival_s == 51);
+  }
+  const std::string without_prompt =
+      "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n3,ChatGPT,0,30,30,API log\n";
+  CHECK_THROWS_WITH(parse_trace(without_prompt, "b.csv"), Contains("b.csv:2") && Contains("Request tokens of 0"));
+}
+
 TEST_CASE("rows without output are left out and counted, or get one token") {
   const std::string zero_in_azure =
       "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.1,110,27\n2023-11-16 18:15:47.2,20,0\n"

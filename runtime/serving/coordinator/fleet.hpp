@@ -1,6 +1,8 @@
 #pragma once
 // The coordinator's view of its workers and of what arrives: events come out, commands go in.
 
+#include <map>
+#include <string>
 #include <vector>
 
 #include "runtime/serving/wire/events.hpp"
@@ -18,6 +20,8 @@ class Fleet {
   virtual void perform(const Command& command, RunTime now) = 0;
   /// Nothing happens any more unless it is ordered: no request will come, and no die owes a report.
   virtual bool quiet() const = 0;
+  /// Blocks that the pool did not have so far, by reason, where the coordinator knows it; else nothing.
+  virtual std::map<std::string, std::uint64_t> miss_reasons() const { return {}; }
   /// Tells all dies to stop. @pre quiet() @param unfinished what becomes of requests that have not ended @returns what they counted, added up. @throws TimeoutError naming a rank that
   /// does not stop.
   virtual WorkerStatistics stop(Unfinished unfinished) = 0;

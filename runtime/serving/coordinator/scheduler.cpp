@@ -22,6 +22,7 @@ Scheduler::Scheduler(const ServingConfig& config, TokenSink& sink, int max_concu
 std::vector<Command> Scheduler::handle(const Event& event) {
   std::vector<Command> commands;
   std::visit([&](const auto& what) { on(what, event.time, commands); }, event.what);
+  if (!commands.empty() || std::holds_alternative<Arrived>(event.what)) ++changes_;
   return commands;
 }
 
@@ -71,6 +72,11 @@ void Scheduler::on(const PrefillReported& event, RunTime now, std::vector<Comman
     throw EnvironmentError(fmt::format("prefill instance {}, die {} reported {} requests of {}", event.die.instance,
                                        event.die.die, event.results.size(), *missing));
   for (const PrefillResult& result : event.results) take_result(result, event.die, now, commands);
+  if (instance.idle()) {
+    instance.last_batch = now - instance.started;
+    ++instance.batches;
+    ++changes_;
+  }
   start_prefills(now, commands);
 }
 
@@ -146,6 +152,8 @@ void Scheduler::check_tokens(const DecodeInstance& instance) const {
 void Scheduler::end_iteration(DecodeInstance& instance, RunTime now) {
   check_tokens(instance);
   instance.last_iteration = now - instance.iteration_started;
+  ++instance.iterations;
+  ++changes_;
   for (const RequestId request : instance.running)
     active_.at(request).record.decode_exchange += instance.slowest_exchange;
   for (const DecodeReported::Token& token : instance.tokens) {
@@ -221,6 +229,7 @@ void Scheduler::start_prefills(RunTime now, std::vector<Command>& commands) {
     if (batch.tokens == 0) continue;
     // All dies of the instance step together, those without a request too.
     PrefillInstanceState& instance = fleet_.prefill[static_cast<std::size_t>(batch.command.instance)];
+    instance.started = now;
     for (std::size_t die = 0; die < batch.command.by_die.size(); ++die)
       instance.missing_results[die] = batch.command.by_die[die].size();
     commands.push_back(std::move(batch.command));
@@ -273,6 +282,30 @@ void Scheduler::start_decode(int index, RunTime now, std::vector<Command>& comma
   instance.iteration_started = now;
   instance.slowest_exchange = {};
   commands.push_back(std::move(command));
+}
+
+// ---- what others see ----
+
+bool Scheduler::update(LoadSnapshot& seen) const {
+  if (seen.changes == changes_) return false;
+  seen.changes = changes_;
+  seen.queued = queue_.size();
+  seen.prefill.resize(fleet_.prefill.size());
+  seen.decode.resize(decode_.size());
+  for (std::size_t i = 0; i < fleet_.prefill.size(); ++i) {
+    const PrefillInstanceState& instance = fleet_.prefill[i];
+    LoadSnapshot::Instance& shown = seen.prefill[i];
+    shown = {0, 0, instance.batches, instance.last_batch};
+    for (const std::optional<std::size_t>& die : instance.missing_results)
+      shown.requests += static_cast<int>(die.value_or(0));
+  }
+  for (std::size_t i = 0; i < decode_.size(); ++i) {
+    const DecodeInstance& instance = decode_[i];
+    LoadSnapshot::Instance& shown = seen.decode[i];
+    shown = {static_cast<int>(instance.running.size()), 0, instance.iterations, instance.last_iteration};
+    for (const DecodeDieState& die : fleet_.decode[i]) shown.kv_tokens += config_.decode_kv_tokens - die.free_kv_tokens;
+  }
+  return true;
 }
 
 // ---- ends ----

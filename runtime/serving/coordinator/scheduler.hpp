@@ -21,6 +21,7 @@
 #include "runtime/serving/coordinator/admission.hpp"
 #include "runtime/serving/coordinator/fleet_state.hpp"
 #include "runtime/serving/coordinator/token_sink.hpp"
+#include "runtime/serving/load/run_series.hpp"
 #include "runtime/serving/wire/events.hpp"
 
 namespace supernode::serving {
@@ -43,6 +44,9 @@ class Scheduler {
   /// No request is queued or under way.
   bool idle() const { return active_.empty(); }
   const FleetState& fleet() const { return fleet_; }
+  /// Brings `seen`, which only this function changes, up to date, if an arrival, an order or the end of a step has
+  /// changed it since. @returns whether one has. O(1) else, O(decode dies) then.
+  bool update(LoadSnapshot& seen) const;
 
  private:
   enum class Stage { queued, prefilling, handed_over, ready, running };
@@ -56,6 +60,7 @@ class Scheduler {
     int reports_missing = 0;  ///< 0: between iterations
     RunTime iteration_started{};
     RunSpan last_iteration{}, slowest_exchange{};
+    std::uint64_t iterations = 0;               ///< that have ended
     std::vector<RequestId> running;             ///< of the current iteration, all dies
     std::vector<std::vector<RequestId>> ready;  ///< [die]: KV is here, waiting to join
     std::vector<DecodeReported::Token> tokens;  ///< that the dies have reported of the current iteration
@@ -86,6 +91,7 @@ class Scheduler {
   std::vector<DecodeInstance> decode_;
   std::deque<RequestId> queue_;
   std::unordered_map<RequestId, Active> active_;  ///< queued or under way
+  std::uint64_t changes_ = 0;                     ///< of what update() shows
 };
 
 }  // namespace supernode::serving

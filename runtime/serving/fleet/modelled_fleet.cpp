@@ -218,6 +218,15 @@ Event ModelledFleet::next() {
   }
 }
 
+std::map<std::string, std::uint64_t> ModelledFleet::miss_reasons() const {
+  std::map<std::string, std::uint64_t> reasons;
+  if (!pool_) return reasons;
+  for (std::size_t reason = 0; reason < kBlockMisses; ++reason)
+    if (const std::uint64_t blocks = pool_->stats().misses[reason]; blocks > 0)
+      reasons[std::string(to_string(static_cast<BlockMiss>(reason)))] = blocks;
+  return reasons;
+}
+
 WorkerStatistics ModelledFleet::stop(Unfinished unfinished) {
   WorkerStatistics counts = link_.stop(last_, unfinished);
   const auto taken_s = [](const PortTotals& totals) { return to_seconds(totals.uncontended + totals.queued); };
@@ -231,12 +240,9 @@ WorkerStatistics ModelledFleet::stop(Unfinished unfinished) {
   counts.stored_blocks = stats.announced;
   counts.dropped_blocks = stats.too_large;
   counts.known_blocks = stats.already_there;
-  counts.miss_reasons.clear();
   counts.drop_reasons.clear();
   if (stats.too_large > 0) counts.drop_reasons["too_large"] = stats.too_large;
-  for (std::size_t reason = 0; reason < kBlockMisses; ++reason)
-    if (stats.misses[reason] > 0)
-      counts.miss_reasons[std::string(to_string(static_cast<BlockMiss>(reason)))] = stats.misses[reason];
+  counts.miss_reasons = miss_reasons();
   return counts;
 }
 

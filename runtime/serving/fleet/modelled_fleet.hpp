@@ -48,6 +48,7 @@ class ModelledFleet : public Fleet {
   Event next() override;
   void perform(const Command& command, RunTime now) override;
   bool quiet() const override { return source_.closed() && link_.quiet() && calendar_.empty(); }
+  std::map<std::string, std::uint64_t> miss_reasons() const override;
   /// The pool's counts are the directory's, and modelled times of hand-over and pool those of the ports.
   WorkerStatistics stop(Unfinished unfinished) override;
 

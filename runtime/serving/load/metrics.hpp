@@ -69,6 +69,9 @@ struct RunDescription {
 Json request_row(const ServedRequest& served, const MetricsOptions& options);
 
 /// The `results` object of `serve`. A latency that no request has is null.
+
+/// The `results` object of `serve`. A latency that no request has is null. `goodput` counts requests that meet all
+/// objectives, `goodput_by` those that meet each one, per second.
 /// @param requests all that were served, in the order in which rows are wanted
 Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigures& pool, const MetricsOptions& options,
                      const RunDescription& run);

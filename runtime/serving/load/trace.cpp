@@ -24,13 +24,15 @@ bool skip_blank_lines(LineReader& lines) {
 /// The name of the format that begins with this line; "" for none.
 std::string format_of(std::string_view line) {
   if (line == azure_header) return "azure";
-  if (line == burstgpt_header) return "burstgpt";
+  if (line == burstgpt_header || line == burstgpt_session_header) return "burstgpt";
   return line.starts_with('{') ? "mooncake" : "";
 }
 
-TraceRequest parse_line(const LineReader& lines, const std::string& format, const TraceOptions& options) {
+/// @param header the file's first line
+TraceRequest parse_line(const LineReader& lines, const std::string& format, std::string_view header,
+                        const TraceOptions& options) {
   if (format == "azure") return parse_azure_line(lines);
-  if (format == "burstgpt") return parse_burstgpt_line(lines);
+  if (format == "burstgpt") return parse_burstgpt_line(lines, header);
   return parse_mooncake_line(lines, options);
 }
 
@@ -53,7 +55,8 @@ Trace parse_trace(std::string_view text, const std::string& source, const TraceO
   LineReader lines(text, source);
   if (!skip_blank_lines(lines)) throw UsageError(fmt::format("{}: the trace is empty", source));
   Trace trace;
-  trace.format = format_of(trim(lines.line()));
+  const std::string_view header = trim(lines.line());
+  trace.format = format_of(header);
   if (trace.format.empty())
     throw lines.error(fmt::format("neither a Mooncake trace (JSON lines) nor an Azure ({}) or BurstGPT ({}) one",
                                   azure_header, burstgpt_header));
@@ -65,7 +68,7 @@ Trace parse_trace(std::string_view text, const std::string& source, const TraceO
   for (bool more = has_header ? lines.next() : true; more; more = lines.next()) {
     if (lines.blank()) continue;
     if (options.max_requests > 0 && trace.requests.size() == options.max_requests) break;
-    TraceRequest request = parse_line(lines, trace.format, options);
+    TraceRequest request = parse_line(lines, trace.format, header, options);
     if (std::exchange(first, false)) start = previous = request.arrival_s;
     if (!std::isfinite(request.arrival_s) || std::fabs(request.arrival_s - start) > longest_trace_s)
       throw lines.error(fmt::format("arrives {:g} s after the first request, which is more than three years",
@@ -74,7 +77,7 @@ Trace parse_trace(std::string_view text, const std::string& source, const TraceO
     previous = request.arrival_s;
     if (request.output_tokens == 0) {
       ++trace.without_output;
-      if (options.zero_output == ZeroOutput::skip) continue;
+      if (options.zero_output == ZeroOutput::skip || request.input_tokens == 0) continue;
       request.output_tokens = 1;
     }
     request.arrival_s -= start;

@@ -16,16 +16,20 @@ struct TraceRequest {
   /// One id for each block of `Trace::block_tokens` prompt tokens; equal ids mean equal content and equal prefix. Empty
   /// where the trace has none.
   std::vector<std::int64_t> hash_ids;
+  /// Without hash ids: tokens at the prompt's beginning that are those of its group.
+  std::int64_t prefix_tokens = 0;
+  std::uint64_t prefix_group = 0;
 };
 
 struct Trace {
-  std::string format;                  ///< "mooncake", "azure" or "burstgpt"
+  std::string format;                  ///< "mooncake", "azure", "burstgpt" or "generated"
   int block_tokens = 0;                ///< tokens that one hash id stands for; 0 without hash ids
   std::vector<TraceRequest> requests;  ///< by arrival
   std::size_t without_output = 0;      ///< rows of zero output tokens that were left out, or raised to one token
 };
 
-/// What becomes of rows that ask for no output.
+/// What becomes of rows that ask for no output. Those without a prompt, too, as BurstGPT has of failed requests, are
+/// left out in any case.
 enum class ZeroOutput { skip, one };
 
 struct TraceOptions {

@@ -94,14 +94,14 @@ TraceRequest parse_azure_line(const LineReader& lines) {
           {}};
 }
 
-TraceRequest parse_burstgpt_line(const LineReader& lines) {
-  const std::vector<std::string_view> fields = csv_fields(lines, burstgpt_header);
+TraceRequest parse_burstgpt_line(const LineReader& lines, std::string_view header) {
+  const std::vector<std::string_view> fields = csv_fields(lines, header);
   const auto time = parse_number<double>(trim(fields[0]));
   if (!time) throw lines.error(fmt::format("Timestamp '{}' is no number of seconds", fields[0]));
-  return {*time,
-          csv_integer(lines, fields[2], "Request tokens", 1),
-          csv_integer(lines, fields[3], "Response tokens", 0),
-          {}};
+  const std::size_t tokens = header == burstgpt_session_header ? 4 : 2;
+  const std::int64_t output = csv_integer(lines, fields[tokens + 1], "Response tokens", 0);
+  // Requests that failed are rows with zeros.
+  return {*time, csv_integer(lines, fields[tokens], "Request tokens", output == 0 ? 0 : 1), output, {}};
 }
 
 }  // namespace supernode::serving

@@ -8,6 +8,7 @@
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/random.hpp"
+#include "runtime/serving/load/arrival_gaps.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -40,15 +41,19 @@ int scaled_length(std::int64_t tokens, double scale) {
   return static_cast<int>(std::clamp(std::llround(static_cast<double>(tokens) * scale), 1ll, 1ll << 30));
 }
 
-/// Streams of hash ids and of whole requests must not meet.
+/// Streams of hash ids, of groups and of whole requests must not meet.
 constexpr std::uint64_t request_streams = std::uint64_t{1} << 63;
+constexpr std::uint64_t group_streams = request_streams + (std::uint64_t{1} << 62);
 
 /// The prompt of request number `index`, of `length` tokens. @param block tokens of a hash id, scaled
+/// @param prefix tokens of its group, scaled
 void append_prompt(std::vector<std::int32_t>& prompt, const TraceRequest& source, std::size_t length, double block,
-                   std::size_t index, std::uint64_t seed, int vocabulary) {
+                   double prefix, std::size_t index, std::uint64_t seed, int vocabulary) {
   prompt.reserve(length);
   if (source.hash_ids.empty()) {
-    append_tokens(prompt, length, seed, request_streams + index, vocabulary);
+    const std::size_t shared = std::min(static_cast<std::size_t>(std::llround(prefix)), length);
+    append_tokens(prompt, shared, seed, group_streams + source.prefix_group, vocabulary);
+    append_tokens(prompt, length - shared, seed, request_streams + index, vocabulary);
     return;
   }
   for (std::size_t b = 0; b < source.hash_ids.size() && prompt.size() < length; ++b) {
@@ -67,8 +72,8 @@ void append_prompt(std::vector<std::int32_t>& prompt, const TraceRequest& source
 std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& options, int vocabulary, int max_length) {
   const double block = trace.block_tokens * options.length_scale;
   std::vector<Request> requests;
-  Random arrivals(options.seed, request_streams - 1);
-  double poisson_s = 0;
+  ArrivalGaps gaps(options.request_rate, options.burstiness, Random(options.seed, request_streams - 1));
+  double next_s = 0;
   for (std::size_t i = 0; i < trace.requests.size(); ++i) {
     const TraceRequest& source = trace.requests[i];
     Request request;
@@ -76,9 +81,10 @@ std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& op
     request.sampler = options.sampler;
     request.arrival_s = source.arrival_s * options.time_scale;
     if (options.request_rate > 0) {
-      request.arrival_s = poisson_s;
-      poisson_s += -std::log1p(-arrivals.uniform()) / options.request_rate;
+      request.arrival_s = next_s;
+      next_s += gaps.next();
     }
+    request.arrival_s /= options.load_factor;
     constexpr double longest_s = 1e9;  // thirty years; the run's clock counts nanoseconds
     if (!(request.arrival_s <= longest_s))
       throw UsageError(
@@ -91,7 +97,8 @@ std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& op
           "request {}: {} prompt + {} output tokens exceed the limit of {} (model, serving.max_model_len or "
           "serving.decode_kv_tokens; --length-scale shortens)",
           i, length, request.max_output, max_length));
-    append_prompt(request.prompt, source, static_cast<std::size_t>(length), block, i, options.seed, vocabulary);
+    append_prompt(request.prompt, source, static_cast<std::size_t>(length), block,
+                  static_cast<double>(source.prefix_tokens) * options.length_scale, i, options.seed, vocabulary);
     requests.push_back(std::move(request));
   }
   return requests;

@@ -12,16 +12,18 @@ namespace supernode::serving {
 struct WorkloadOptions {
   double time_scale = 1;    ///< arrivals are multiplied by this; 0: all at once
   double length_scale = 1;  ///< prompt, output and block lengths are multiplied by this
-  /// Requests/s of a Poisson process that replaces the trace's arrivals; 0: as traced; infinite: all at once.
+  /// Requests/s of a process that replaces the trace's arrivals (arrival_gaps.hpp); 0: as traced; infinite: all at once.
   double request_rate = 0;
   std::uint64_t seed = 0;
   moe::SamplerOptions sampler = {};  ///< of every request
+  double burstiness = 1;             ///< of the process at a rate; 1: Poisson
+  double load_factor = 1;            ///< the same requests so many times as fast: all arrival times are divided by it
 };
 
 /// Builds the requests; a request's id is its place in the trace. Blocks of the trace scale with the prompt: block i
 /// covers tokens [round(b i), round(b (i + 1))) with b = block_tokens x length_scale, and its tokens are a function of
 /// (hash id, offset, seed) alone, so equal ids are equal tokens at equal places, and prefix hits are real. Requests
-/// without hash ids share nothing. Lengths are at least 1.
+/// without hash ids share the prefix of their group, if they have one. Lengths are at least 1.
 /// @param vocabulary token ids are in [0, vocabulary); for byte vocabularies (256) the tokens are printable words.
 /// @throws UsageError naming the request when prompt + output exceed `max_length` tokens.
 std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& options, int vocabulary, int max_length);

@@ -14,6 +14,7 @@
 #include "runtime/serving/coordinator/arrivals.hpp"
 #include "runtime/serving/coordinator/coordinate.hpp"
 #include "runtime/serving/coordinator/steady_load.hpp"
+#include "runtime/serving/runs/progress_output.hpp"
 #include "runtime/serving/runs/run_pool.hpp"
 
 namespace supernode::serving {
@@ -28,7 +29,7 @@ ModelledFleetOptions fleet_options(const ServeOptions& options) {
   fleet.kv_bytes_per_token = run.model.kv_bytes_per_token();
   fleet.model_name = run.model_name;
   fleet.cache = has_pool(options) ? CacheOrders::pool : CacheOrders::coordinator;
-  if (serving.cache_ranks == 0) return fleet;
+  if (serving.cache_ranks == 0 || !serving.context_cache) return fleet;
   ModelledPoolConfig pool;
   for (int i = 0; i < serving.cache_ranks; ++i) pool.owners.push_back(cache_rank(serving, i));
   pool.virtual_nodes = options.pool.virtual_nodes;
@@ -86,23 +87,28 @@ ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions
   }
   ServeOutcome outcome;
   WorkerStatistics counts;
-  const auto serve_from = [&](RequestSource& source, TokenSink& sink, const std::function<bool()>& over) {
+  const auto serve_from = [&](RequestSource& source, TokenSink& sink, std::size_t total,
+                              const std::function<bool()>& over) {
     ModelledFleet fleet(options.serving, source, mailbox, options.deadline_s, of_fleet);
-    Scheduler scheduler(options.serving, sink, options.max_concurrency);
-    counts = coordinate(scheduler, fleet, over);
+    RunWatch watch(sink);
+    const ProgressOutput progress(watch, options.progress, total);
+    Scheduler scheduler(options.serving, watch, options.max_concurrency);
+    counts = coordinate(scheduler, fleet, over, &watch);
     outcome.last = fleet.last();
+    outcome.series = watch.series();
   };
   const WallTime start = wall_now();
   if (run.steady) {
     SteadyLoad load(*run.steady, options.serving);
-    serve_from(load, load, [&] { return load.over(); });
+    serve_from(load, load, 0, [&] { return load.over(); });
     outcome.requests = load.take();
     outcome.steady = load.figures();
   } else {
     log(LogLevel::info, "serving {} requests", requests.size());
+    const std::size_t total = requests.size();
     Arrivals arrivals(std::move(requests));
     ServedLog served(options.on_end);
-    serve_from(arrivals, served, {});
+    serve_from(arrivals, served, total, {});
     outcome.requests = served.take();
   }
   outcome.wall = wall_now() - start;

@@ -77,7 +77,7 @@ ServeOutcome run_shape(const Communicator& world, const ServeOptions& options, s
   }
   Mailbox control_box(control), transfer_box(transfer);
   WorkerContext context = worker_context(options, part, control.rank(), control_box, transfer_box, run.model_name);
-  context.pool = shared_pool.get();
+  if (part.role == Role::cache || options.serving.context_cache) context.pool = shared_pool.get();
   if (part.role == Role::cache)
     work_as_cache(context);
   else
