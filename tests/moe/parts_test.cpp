@@ -419,6 +419,54 @@ TEST_CASE("a step is cut into slices; every token is in one, in order") {
   CHECK(plan.slices().empty());
 }
 
+TEST_CASE("microbatches halve a slice at ends of chunks and at every 64th position") {
+  const auto halves = [](std::vector<int> cached, std::vector<int> counts, int max_tokens) {
+    std::vector<KvCache> caches;
+    std::vector<std::vector<std::int32_t>> tokens;
+    std::vector<SequenceChunk> chunks;
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+      caches.emplace_back(1, 1).extend(cached[i]);
+      tokens.emplace_back(counts[i]);
+    }
+    for (std::size_t i = 0; i < counts.size(); ++i) chunks.push_back({&caches[i], tokens[i]});
+    StepPlan plan;
+    plan.build(chunks, max_tokens, 2);
+    std::vector<std::pair<int, int>> rows;
+    int logits = 0;
+    for (const StepPlan::Slice& slice : plan.slices()) {
+      int count[2] = {};
+      for (const int m : {0, 1})
+        for (const StepPlan::Piece& piece : slice.microbatch(m)) {
+          count[m] += piece.count;
+          CHECK(piece.first_logit_row == logits);
+          logits += piece.logit_count;
+          CHECK(piece.whole_first <= piece.first);
+          CHECK(piece.first + piece.count <= piece.whole_first + piece.whole_count);
+        }
+      CHECK(std::max(count[0], count[1]) <= StepPlan::most_rows(max_tokens, 2));
+      rows.emplace_back(count[0], count[1]);
+    }
+    CHECK(logits == static_cast<int>(counts.size()));
+    CHECK(logits == plan.logit_rows());
+    return rows;
+  };
+  using Rows = std::vector<std::pair<int, int>>;
+  CHECK(halves({5}, {1}, 64) == Rows{{1, 0}});
+  CHECK(halves({5}, {2}, 64) == Rows{{2, 0}});  // a token and its guess stay together
+  CHECK(halves({5, 6}, {2, 1}, 64) == Rows{{2, 1}});
+  CHECK(halves({5, 6}, {1, 2}, 64) == Rows{{1, 2}});
+  CHECK(halves({1, 2, 3, 4, 5}, {1, 1, 1, 1, 1}, 64) == Rows{{2, 3}});
+  CHECK(halves({0}, {300}, 512) == Rows{{128, 172}});
+  CHECK(halves({10}, {300}, 512) == Rows{{118, 182}});  // at position 128
+  CHECK(halves({0}, {60}, 512) == Rows{{60, 0}});
+  CHECK(halves({0, 0}, {63, 7}, 512) == Rows{{63, 7}});
+  CHECK(halves({0}, {300}, 200) == Rows{{128, 72}, {56, 44}});
+  CHECK(halves({0, 0}, {3, 3}, 2) == Rows{{2, 0}, {1, 1}, {2, 0}});
+  CHECK(StepPlan::most_rows(200, 1) == 200);
+  CHECK(StepPlan::most_rows(200, 2) == 164);
+  CHECK(StepPlan::most_rows(16, 2) == 16);
+}
+
 TEST_CASE("sequence state: what is exported in pieces of any size is imported in pieces of any other") {
   constexpr int tokens = 13;
   for (const int draft_layers : {0, 1}) {
