@@ -121,7 +121,11 @@ void Transformer::set_observer(std::function<void(const LayerTrace&)> observer) 
 }
 KvCache Transformer::make_cache() const { return impl_->make_cache(config().n_layers); }
 KvCache Transformer::make_draft_cache() const { return impl_->make_cache(1); }
-SequenceState Transformer::make_state() const { return {make_cache(), can_draft() ? make_draft_cache() : KvCache()}; }
+SequenceState Transformer::make_state() const {
+  if (!can_draft()) return {make_cache(), KvCache(), 0, {}};
+  return {make_cache(), make_draft_cache(), config().hidden_size, {}};
+}
+int Transformer::microbatches() const { return impl_->options.microbatches; }
 bool Transformer::can_draft() const { return impl_->runner.has_mtp(); }
 std::size_t Transformer::exchange_bytes() const {
   const collectives::TokenExchange* exchange = impl_->runner.exchange();
@@ -217,10 +221,17 @@ StepResult Transformer::draft(std::span<const DraftChunk> chunks) {
   return m.runner.run_draft(m.draft_chunks, chunks, m.agreed_slices);
 }
 
-void Transformer::fill_draft_cache(std::span<const DraftChunk> chunks) {
+void Transformer::catch_up(SequenceState& state, std::optional<std::int32_t> next) {
   Impl& m = *impl_;
-  const int slices = m.plan_draft(chunks);
-  m.runner.fill_draft_cache(m.draft_chunks, chunks, slices);
+  UnseenPositions& unseen = state.unseen;
+  if (next && !unseen.empty()) unseen.follows.push_back(*next);
+  const std::size_t known = unseen.follows.size(), floats = known * static_cast<std::size_t>(state.hidden_size);
+  if (known == 0) return;
+  const DraftChunk chunk{&state.draft, std::span(unseen.hidden).first(floats), unseen.follows};
+  const int slices = m.plan_draft({&chunk, 1});
+  m.runner.fill_draft_cache(m.draft_chunks, {&chunk, 1}, slices);
+  unseen.follows.clear();
+  unseen.hidden.erase(unseen.hidden.begin(), unseen.hidden.begin() + static_cast<std::ptrdiff_t>(floats));
 }
 
 }  // namespace supernode::moe

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -133,8 +134,10 @@ class Transformer {
   KvCache make_cache() const;
   /// The same for the MTP module's layer: for draft() only.
   KvCache make_draft_cache() const;
-  /// An empty state of a sequence: both caches, the second one only if can_draft(). Local.
+  /// An empty state of a sequence: both caches, the second one only if can_draft(). forward() fills `main` only; its
+  /// owner notes what the module has not seen. Local.
   SequenceState make_state() const;
+  int microbatches() const;  ///< of a step
   /// Whether there is an MTP module, so that draft() may be called.
   bool can_draft() const;
 
@@ -160,9 +163,10 @@ class Transformer {
   /// Nothing is agreed on, so a wrong chunk is an error of its rank only (UsageError; too many tokens panic): check
   /// tokens before. Tokens without logits of their own cost little: only their place in the cache is computed.
   StepResult draft(std::span<const DraftChunk> chunks);
-  /// Only gives the tokens their places in the module's cache: what draft() does for those without logits. Local.
-  /// @throws UsageError for a wrong chunk.
-  void fill_draft_cache(std::span<const DraftChunk> chunks);
+  /// Shows the module the positions of a state that it has not seen, as far as the tokens behind them are known: gives
+  /// them their places in its cache, and makes no guess. Local.
+  /// @param next the token behind the last position; none: that position stays unseen. @pre state.complete()
+  void catch_up(SequenceState& state, std::optional<std::int32_t> next = std::nullopt);
 
   /// Notes the matrix products in the steps that follow, until replay_products(). Where they lie in memory, too: caches
   /// must be reserved, and a step as long must have been made before, so that nothing grows meanwhile. Local.
@@ -174,7 +178,7 @@ class Transformer {
   /// What the exchange of this rank has allocated; 0 without routed experts.
   std::size_t exchange_bytes() const;
 
-  /// Times of the last forward(), draft(), fill_draft_cache() or begin_step().
+  /// Times of the last forward(), draft(), catch_up() or begin_step().
   const StepStatistics& last_step() const;
 
   /// Whether the steps that follow count their rows. At first none does. Local; costs a pass over the chosen experts.
