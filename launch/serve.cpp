@@ -184,6 +184,7 @@ class ServeCommand : public Command {
     serving::RunDescription run;
     run.dies = s.prefill_instances * s.prefill_dies + s.decode_instances * s.decode_dies;
     run.dies_per_npu = dies_per_npu_;
+    run.guesses = outcome.guesses;
     if (!options_.modelled) return run;
     run.clock = "modelled";
     run.machine = options_.modelled->machine.name;
@@ -206,13 +207,15 @@ class ServeCommand : public Command {
     moe::TransformerOptions options;  // as the run's, so far as they decide the size of its exchange
     options.type = options_.type;
     options.max_batch_tokens = s.max_batch_tokens;
+    options.microbatches = s.microbatches;
     options.exchange = s.exchange;
     options.exchange_rules = std::move(rules);
     const auto exchange_bytes = [&](int dies) {
       return model.n_routed_experts > 0 ? collectives::exchange_buffer_bytes(moe::exchange_config(model, options), dies)
                                         : std::size_t{0};
     };
-    const double kv_token = static_cast<double>(moe::state_bytes_per_token(model, moe::DraftCache::none));
+    const double kv_token = static_cast<double>(
+        moe::state_bytes_per_token(model, s.speculates() ? moe::DraftCache::included : moe::DraftCache::none));
     std::string text =
         fmt::format("# {} ranks: mpirun -n {} supernode serve ...\n", serving::world_size(s), serving::world_size(s));
     text += fmt::format("{:<13} {:>7}  {}\n", "#role", "ranks", "memory per rank, weights apart");

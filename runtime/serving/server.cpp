@@ -42,9 +42,29 @@ moe::TransformerOptions model_options(const Communicator& world, const ServeOpti
   wanted.max_positions = config.max_model_len;
   wanted.exchange = config.exchange;
   wanted.exchange_rules = collectives::load_rules(world, config.selection);
-  if (role == Role::decode) wanted.typical_tokens = config.max_decode_batch;
+  wanted.microbatches = config.microbatches;
+  wanted.mtp = config.speculates();
+  wanted.draft_experts = config.mtp_experts;
+  wanted.draft_window = config.mtp_window;
+  if (role == Role::decode) wanted.typical_tokens = config.max_decode_batch * (config.speculates() ? 2 : 1);
   wanted.deadline = options.deadline_s;
   return wanted;
+}
+
+/// Of an engine over a model of model_options().
+RealEngineOptions engine_options(const ServeOptions& options, Role role) {
+  RealEngineOptions wanted;
+  if (options.modelled) wanted.records = StepRecords::kept;
+  if (options.serving.speculates()) wanted.speculation = role == Role::decode ? Speculation::guess : Speculation::fill;
+  if (role == Role::prefill && options.serving.cache_ranks > 0)
+    wanted.block_tokens = options.serving.context_block_tokens;
+  return wanted;
+}
+
+/// What context blocks belong to: the model as it was read, the type that computed them, and what their bytes are.
+std::string block_format(const ServeOptions& options, const std::string& identity, const moe::ModelConfig& model) {
+  const auto draft = options.serving.speculates() ? moe::DraftCache::included : moe::DraftCache::none;
+  return fmt::format("{}/{}/{}", identity, name_of(options.type), moe::state_format(model, draft));
 }
 
 /// Rank 0's part of the run.
@@ -61,6 +81,7 @@ ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& opt
   outcome.wall = wall_now() - start;
   outcome.requests = served.take();
   outcome.pool = pool_figures(counts);
+  outcome.guesses = counts.guesses;
   return outcome;
 }
 
@@ -70,15 +91,15 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
           const Part& part) {
   Mailbox control_box(control), transfer_box(transfer);
   // On a modelled clock the coordinator makes the same keys.
-  const std::string name =
-      options.modelled ? options.modelled->model_name : fmt::format("{}/{}", identity, name_of(options.type));
-  WorkerContext context = worker_context(options, part, control.rank(), control_box, transfer_box, name);
+  std::string name;
+  if (model) name = options.modelled ? options.modelled->model_name : block_format(options, identity, model->config());
+  WorkerContext context = worker_context(options, part, control.rank(), control_box, transfer_box, std::move(name));
   context.pool = shared_pool;
   if (part.role == Role::cache) {
     run_cache_worker(context, options.injections);
     return;
   }
-  RealEngine real(*model, options.modelled ? StepRecords::kept : StepRecords::none);
+  RealEngine real(*model, engine_options(options, part.role));
   std::optional<ModelledEngine> modelled;
   if (options.modelled) modelled.emplace(real, instance, modelled_instance(options, part), options.deadline_s);
   context.engine = modelled ? static_cast<StepEngine*>(&*modelled) : &real;
@@ -119,6 +140,10 @@ ServeOutcome serve(const Communicator& world, const ServeOptions& options, std::
   const BuiltModel built = options.model_from_pool
                                ? build_from_pool(world, instance, *shared_pool, options.checkpoint, identity, wanted)
                                : build_from_files(world, instance, options.checkpoint, wanted);
+  collectively(world, [&] {
+    if (config.speculates() && built.model && !built.model->can_draft())
+      throw UsageError(fmt::format("serving.mtp: the model '{}' has no MTP module", options.checkpoint));
+  });
   world.barrier();  // so that no request is charged for a rank that starts late
 
   if (part.role != Role::coordinator) {

@@ -23,8 +23,9 @@ struct ModelledRun {
   emulation::ModelShape model;
   std::string model_name;  ///< part of the keys of context blocks
   int vocabulary = 0;
-  std::uint64_t seed = 0;                ///< of drawn tokens and routing
-  std::size_t real_bytes_per_token = 0;  ///< KV of the model that really computes
+  std::uint64_t seed = 0;  ///< of drawn tokens and routing
+  /// Of the states of a model that really computes: a token, and the end behind a block (StepEngine).
+  std::size_t real_bytes_per_token = 0, real_end_bytes = 0;
   ModelledConfig config;
   Compute compute = Compute::shape;
   std::optional<SteadyOptions> steady;  ///< instead of requests
@@ -47,6 +48,7 @@ struct ServeOptions {
 struct ServeOutcome {
   std::vector<ServedRequest> requests;  ///< by id
   PoolFigures pool;
+  GuessCounts guesses;                       ///< of all decode dies
   RunTime last{};                            ///< of the last event on a modelled clock
   WallTime wall;                             ///< that serving took on the hosts
   std::map<std::string, double> modelled_s;  ///< where the steps' modelled time went, s (ModelledTotals)

@@ -178,6 +178,11 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
   results["goodput"] = options.goodput_ms.empty() ? Json(nullptr) : Json(rate(totals.good));
   results["pool"] = pool_json(pool, totals);
   results["parts_ms"] = parts_json(totals.parts, totals.completed > 0 ? static_cast<double>(totals.completed) : 1);
+  if (run.guesses.drafted > 0)
+    results["mtp"] = {
+        {"drafted", run.guesses.drafted},
+        {"accepted", run.guesses.accepted},
+        {"acceptance", static_cast<double>(run.guesses.accepted) / static_cast<double>(run.guesses.drafted)}};
   results["npus"] = npus;
   results["output_tokens_per_s_per_npu"] = rate(totals.output) / npus;
   if (run.clock == "modelled") {
@@ -228,6 +233,11 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
   number("Hit rate (% of prompt tokens):", Json(r["pool"]["hit_rate"].get<double>() * 100));
   for (const auto& [reason, blocks] : r["pool"]["miss_reasons"].items())
     count("Blocks missed, " + reason + ":", blocks);
+  if (r.contains("mtp")) {
+    text += fmt::format("{:-^60}\n", " Speculation ");
+    count("Tokens guessed:", r["mtp"]["drafted"]);
+    number("Accepted (%):", Json(r["mtp"]["acceptance"].get<double>() * 100));
+  }
   if (r.contains("wall_s")) {
     text += fmt::format("{:-^60}\n", " Two clocks ");
     number("Modelled time (s):", r["duration"]);

@@ -49,7 +49,9 @@ std::int64_t blocks_really_held(const ServeOptions& options) {
   const ServingConfig& serving = options.serving;
   const auto granule = static_cast<double>(options.pool.granule.value);
   const double block_bytes =
-      std::ceil(static_cast<double>(options.modelled->real_bytes_per_token) * serving.context_block_tokens / granule) *
+      std::ceil((static_cast<double>(options.modelled->real_bytes_per_token) * serving.context_block_tokens +
+                 static_cast<double>(options.modelled->real_end_bytes)) /
+                granule) *
       granule;
   // Stored before the directory has them, or given up by it and not yet removed: of two batches of each instance.
   // Owners get uneven shares of few blocks.
@@ -96,6 +98,7 @@ ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions
   }
   outcome.wall = wall_now() - start;
   outcome.pool = pool_figures(counts);
+  outcome.guesses = counts.guesses;
   outcome.modelled_s = std::move(counts.modelled_s);
   return outcome;
 }

@@ -118,10 +118,11 @@ enum class Unfinished : std::uint8_t {
   abandoned,  ///< the run is over: what was measured is enough
 };
 
-/// What a worker counted; a decode die has nothing of it.
+/// What a worker counted. The pool is a prefill die's, guesses are a decode die's.
 struct WorkerStatistics {
   std::uint64_t lookups = 0, hits = 0, stored_blocks = 0, dropped_blocks = 0;
   std::map<std::string, std::uint64_t> miss_reasons;
+  GuessCounts guesses = {};
   std::map<std::string, double> modelled_s = {};  ///< of the first die of an instance: where the modelled time went
 
   WorkerStatistics& operator+=(const WorkerStatistics& other) {
@@ -129,6 +130,7 @@ struct WorkerStatistics {
     hits += other.hits;
     stored_blocks += other.stored_blocks;
     dropped_blocks += other.dropped_blocks;
+    guesses += other.guesses;
     for (const auto& [reason, count] : other.miss_reasons) miss_reasons[reason] += count;
     for (const auto& [part, seconds] : other.modelled_s) modelled_s[part] += seconds;
     return *this;

@@ -47,6 +47,7 @@ class DecodeWorker {
       throw EnvironmentError(fmt::format("{}: told to stop with KV of requests that have not ended", inbox_.where()));
     WorkerStatistics counts;
     counts.modelled_s = context_.engine->modelled_s();
+    counts.guesses = context_.engine->guesses();
     inbox_.report_stopped(counts);
   }
 

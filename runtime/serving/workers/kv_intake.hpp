@@ -40,8 +40,11 @@ class KvIntake {
   struct Held {
     int source = 0, count = 0;
     std::uint64_t bytes_per_token = 0;
-    std::vector<std::byte> bytes;
+    std::vector<std::byte> bytes, end;
   };
+  static Held hold(int source, const KvPiece& piece);
+  static void import(EngineState& state, int first, int count, std::span<const std::byte> bytes,
+                     std::span<const std::byte> end);
   using HeldPieces = std::map<int, Held>;  ///< by first token
   struct Noticed {
     KvNotice notice;

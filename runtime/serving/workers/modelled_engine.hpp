@@ -29,11 +29,13 @@ class ModelledEngine : public StepEngine {
 
   std::unique_ptr<EngineState> make_state(int max_tokens) override { return inner_.make_state(max_tokens); }
   std::size_t state_bytes_per_token() const override { return inner_.state_bytes_per_token(); }
+  std::size_t state_end_bytes() const override { return inner_.state_end_bytes(); }
   /// As StepEngine says; `start` may differ between dies, `end` and `exchange` are modelled.
   /// @throws TimeoutError naming the dies that did not come.
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
 
   std::map<std::string, double> modelled_s() const override { return totals_; }
+  GuessCounts guesses() const override { return inner_.guesses(); }
 
  private:
   /// The ends of all dies and what exchanges took on the way to the last of them, each in ns. [dies x 2]
