@@ -33,7 +33,7 @@ class StepRunner {
   Gemm& gemm() { return gemm_; }
   StepClock& clock() { return clock_; }
   const StepClock& clock() const { return clock_; }
-  /// Called after each layer and slice that has rows.
+  /// Called after each layer and microbatch that has rows.
   void set_observer(std::function<void(const LayerTrace&)> observer) { observer_ = std::move(observer); }
   void record_routing(RoutingRecord record);
   /// Of the last run_main() and run_draft(), see Transformer::routed_rows() and drafted_rows().
