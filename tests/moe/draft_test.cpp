@@ -231,6 +231,7 @@ TEST_CASE("a sequence goes on elsewhere with its whole state, and gives the same
   CHECK(given.length() == static_cast<int>(tokens.size()) - 1);
   CHECK(given.complete());
   SequenceState taken = model.make_state();
+  CHECK(state_format(model.config(), DraftCache::included) != state_format(model.config(), DraftCache::none));
   CHECK(state_bytes_per_token(model.config(), DraftCache::included) == taken.bytes_per_token());
   CHECK(state_end_bytes(model.config(), DraftCache::included) == taken.end_bytes());
   std::vector<std::byte> bytes(given.bytes(given.length())), end(given.end_bytes());
