@@ -58,6 +58,9 @@ std::optional<serving::ModelledRun> ModelledOptions::make(serving::ServingConfig
   run.config = config_;
   run.compute = compute_ == "shape" ? serving::Compute::shape : serving::Compute::real;
   if (run.compute == serving::Compute::shape) {
+    if (serving.speculates()) throw UsageError("serving.mtp: with --compute shape it is modelled.mtp");
+    if (serving.microbatches > 1)
+      throw UsageError("serving.microbatches: with --compute shape it is modelled.microbatches");
     run.payload = payload_ == "carried" ? serving::Payload::carried : serving::Payload::elided;
     run.bytes_per_token = static_cast<std::size_t>(run.model.kv_bytes_per_token());
     if (config_.experts > 0) {
@@ -69,11 +72,15 @@ std::optional<serving::ModelledRun> ModelledOptions::make(serving::ServingConfig
   } else {
     if (payload_ == "elided") throw UsageError("--payload elided needs --compute shape");
     if (steady()) throw UsageError("--workload steady needs --compute shape");
-    run.config.microbatches = 1;
-    run.config.mtp = false;
+    run.config.microbatches = serving.microbatches;
+    run.config.mtp = serving.speculates();
     run.config.decode_shared_dies = run.config.decode_redundant = run.config.prefill_redundant = 0;
+    const auto draft = serving.speculates() ? moe::DraftCache::included : moe::DraftCache::none;
     run.payload = serving::Payload::carried;
-    run.bytes_per_token = moe::state_bytes_per_token(model, moe::DraftCache::none);
+    run.bytes_per_token = moe::state_bytes_per_token(model, draft);
+    run.end_bytes = moe::state_end_bytes(model, draft);
+    // Blocks with and without the module's part never meet.
+    if (serving.speculates()) run.model_name += "/" + moe::state_format(model, draft);
   }
   serving::check_deployment(run.config, serving, run.machine, run.model);
   if (steady()) run.steady = steady_options(run.machine, serving);

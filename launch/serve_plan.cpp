@@ -18,13 +18,15 @@ std::string plan_text(const serving::ServeOptions& options, const moe::ModelConf
   moe::TransformerOptions wanted;  // as the run's, so far as they decide the size of its exchange
   wanted.type = options.type;
   wanted.max_batch_tokens = s.max_batch_tokens;
+  wanted.microbatches = s.microbatches;
   wanted.exchange = s.exchange;
   wanted.exchange_rules = std::move(rules);
   const auto exchange_bytes = [&](int dies) {
     return model.n_routed_experts > 0 ? collectives::exchange_buffer_bytes(moe::exchange_config(model, wanted), dies)
                                       : std::size_t{0};
   };
-  const double kv_token = static_cast<double>(moe::state_bytes_per_token(model, moe::DraftCache::none));
+  const double kv_token = static_cast<double>(
+      moe::state_bytes_per_token(model, s.speculates() ? moe::DraftCache::included : moe::DraftCache::none));
   std::string text =
       fmt::format("# {} ranks: mpirun -n {} supernode serve ...\n", serving::world_size(s), serving::world_size(s));
   text += fmt::format("{:<13} {:>7}  {}\n", "#role", "ranks", "memory per rank, weights apart");

@@ -13,6 +13,7 @@ serving::RunDescription describe_run(const serving::ServeOptions& options, const
   run.dies = s.prefill_instances * s.prefill_dies + s.decode_instances * s.decode_dies;
   run.dies_per_npu = dies_per_npu;
   run.die_steps = outcome.die_steps;
+  run.guesses = outcome.guesses;
   if (!options.modelled) return run;
   run.clock = "modelled";
   run.machine = options.modelled->machine.name;

@@ -40,6 +40,8 @@ int SpeculativeDecoder::adopt(SequenceState state, std::vector<std::int32_t> tok
   sequence.prompt_length = prompt_length;
   sequence.state = std::move(state);
   sequence.state.reserve(static_cast<int>(sequence.limit));
+  if (sequence.state.complete())
+    model_.catch_up(sequence.state, sequence.tokens[static_cast<std::size_t>(sequence.state.main.length())]);
   return index;
 }
 
@@ -47,7 +49,12 @@ SequenceState SpeculativeDecoder::release(int index) {
   Sequence& sequence = sequences_[static_cast<std::size_t>(index)];
   sequence.finished = true;
   sequence.guess.reset();
-  return std::exchange(sequence.state, model_.make_state());
+  SequenceState state = std::exchange(sequence.state, model_.make_state());
+  if (state.has_draft() && state.draft.length() == state.main.length() && state.main.length() > 0) {
+    state.draft.truncate(state.main.length() - 1);  // what is exported does not depend on the token behind
+    state.unseen = {std::move(sequence.last_hidden), {}};
+  }
+  return state;
 }
 
 bool SpeculativeDecoder::step() {
@@ -138,6 +145,8 @@ void SpeculativeDecoder::propose(const StepResult& result, std::span<const std::
     if (guessing() && complete && !s.finished && s.tokens.size() + 1 < s.limit) {
       drafts.push_back({&s.state.draft, result.hidden.subspan(first * width, verified[i] * width),
                         std::span(s.tokens).subspan(start + 1, verified[i])});
+      const std::span<const float> last = drafts.back().hidden.last(width);
+      s.last_hidden.assign(last.begin(), last.end());
       receivers.push_back(&s);
     }
     first += s.input.size();

@@ -39,6 +39,7 @@ class SpeculativeDecoder {
    private:
     friend class SpeculativeDecoder;
     SequenceState state;
+    std::vector<float> last_hidden;     ///< of the position that the module saw last
     std::optional<std::int32_t> guess;  ///< for the position after tokens
     std::vector<std::int32_t> input;    ///< of the step
   };
@@ -59,8 +60,8 @@ class SpeculativeDecoder {
   /// The same of a sequence whose first tokens have been computed elsewhere. @param tokens prompt and what followed it,
   /// at least one more than `state` holds; @param prompt_length of `tokens`
   int adopt(SequenceState state, std::vector<std::int32_t> tokens, std::size_t prompt_length, int max_tokens);
-  /// Ends a sequence here and gives its state away, which holds the tokens but the last (SequenceState::main); the
-  /// module's part may be shorter where no guess was made of late. Local, between steps.
+  /// Ends a sequence here and gives its state away, which holds the tokens but the last (SequenceState::main); it is
+  /// not complete() where no guess was made of late. Local, between steps.
   SequenceState release(int index);
   /// One step for all unfinished sequences of all ranks. Collective over the model's communicator; false when nobody
   /// had any. @throws as Transformer::forward. A sequence that gets logits which are not finite ends without a token;

@@ -19,6 +19,7 @@ namespace {
 
 void check_options(const TransformerOptions& options) {
   if (options.max_batch_tokens < 1) throw UsageError("max_batch_tokens: at least 1");
+  if (options.microbatches != 1 && options.microbatches != 2) throw UsageError("microbatches: 1 or 2");
   if (options.threads < 1) throw UsageError("threads: at least 1");
   if (options.draft_experts < 0) throw UsageError("draft_experts: at least 0");
   if (options.draft_window < 0) throw UsageError("draft_window: at least 0");
@@ -38,14 +39,16 @@ Payloads payloads_of(ComputeType type) {
 
 collectives::ExchangeConfig exchange_config(const ModelConfig& config, const TransformerOptions& options) {
   const Payloads payloads = payloads_of(options.type);
-  return {.max_tokens = options.max_batch_tokens,
+  const int most = StepPlan::most_rows(options.max_batch_tokens, options.microbatches);
+  const int typical = (options.typical_tokens + options.microbatches - 1) / options.microbatches;
+  return {.max_tokens = most,
           .hidden = config.hidden_size,
           .topk = config.topk,
           .num_experts = config.n_routed_experts,
           .dispatch_payload = payloads.there,
           .combine_payload = payloads.back,
           .algorithm = options.exchange,
-          .typical_tokens = std::min(options.typical_tokens, options.max_batch_tokens),
+          .typical_tokens = std::min(typical, most),
           .rules = options.exchange_rules,
           .deadline_s = options.deadline};
 }
@@ -61,6 +64,8 @@ struct Transformer::Impl {
   }
   /// @throws UsageError for a chunk that may not be computed, or a cache that is there twice. Local.
   void check_chunks(std::span<const SequenceChunk> chunks, const KvCache& shape);
+  /// Checks them, fills draft_chunks and plans their slices. @returns how many.
+  int plan_draft(std::span<const DraftChunk> chunks);
   /// Agrees on agreed_slices and agreed_guesses. Collective. @throws AgreedError when any rank has a failure.
   void agree_on_step(int slices, Guesses guesses, const std::exception_ptr& failure);
 
@@ -70,7 +75,8 @@ struct Transformer::Impl {
   KvCache main_shape = make_cache(runner.config().n_layers), draft_shape = make_cache(1);
   std::vector<const KvCache*> caches;       ///< of the step, sorted
   std::vector<SequenceChunk> draft_chunks;  ///< of a draft()
-  int agreed_slices = 0;                    ///< of the last forward(); 0: no rank had tokens
+  int agreed_slices = 0;                    ///< of the step; 0: no rank had tokens
+  bool begun = false;                       ///< begin_step() has agreed on the next forward()
   bool agreed_guesses = false;              ///< some rank wants a draft() after it
 };
 
@@ -103,13 +109,23 @@ Transformer& Transformer::operator=(Transformer&&) noexcept = default;
 const ModelConfig& Transformer::config() const { return impl_->runner.config(); }
 const StepStatistics& Transformer::last_step() const { return impl_->runner.clock().statistics; }
 void Transformer::record_routing(RoutingRecord record) { impl_->runner.record_routing(record); }
-std::span<const std::int32_t> Transformer::routed_rows() const { return impl_->runner.routed_rows(); }
+std::span<const std::int32_t> Transformer::routed_rows(int microbatch) const {
+  return impl_->runner.routed_rows(microbatch);
+}
+std::span<const std::int32_t> Transformer::drafted_rows(int microbatch) const {
+  return impl_->runner.drafted_rows(microbatch);
+}
+std::vector<ChunkPiece> Transformer::pieces(int microbatch) const { return impl_->runner.pieces(microbatch); }
 void Transformer::set_observer(std::function<void(const LayerTrace&)> observer) {
   impl_->runner.set_observer(std::move(observer));
 }
 KvCache Transformer::make_cache() const { return impl_->make_cache(config().n_layers); }
 KvCache Transformer::make_draft_cache() const { return impl_->make_cache(1); }
-SequenceState Transformer::make_state() const { return {make_cache(), can_draft() ? make_draft_cache() : KvCache()}; }
+SequenceState Transformer::make_state() const {
+  if (!can_draft()) return {make_cache(), KvCache(), 0, {}};
+  return {make_cache(), make_draft_cache(), config().hidden_size, {}};
+}
+int Transformer::microbatches() const { return impl_->options.microbatches; }
 bool Transformer::can_draft() const { return impl_->runner.has_mtp(); }
 std::size_t Transformer::exchange_bytes() const {
   const collectives::TokenExchange* exchange = impl_->runner.exchange();
@@ -165,8 +181,13 @@ StepResult Transformer::forward(std::span<const SequenceChunk> chunks, Guesses g
   } catch (const Error&) {
     failure = std::current_exception();
   }
-  m.agree_on_step(slices, guesses, failure);
-  m.runner.clock().lap(&StepStatistics::exchange);
+  if (std::exchange(m.begun, false)) {
+    if (failure) std::rethrow_exception(failure);
+    expect(slices <= m.agreed_slices, "Transformer::forward: more than begin_step() said");
+  } else {
+    m.agree_on_step(slices, guesses, failure);
+    m.runner.clock().lap(&StepStatistics::exchange);
+  }
   StepResult result = m.runner.run_main(chunks, m.agreed_slices);
   result.guesses = m.agreed_guesses;
   return result;
@@ -178,20 +199,46 @@ void Transformer::abandon(const std::exception_ptr& failure) {
   panic("Transformer::abandon: nobody threw");
 }
 
+void Transformer::begin_step(int tokens) {
+  Impl& m = *impl_;
+  m.runner.clock().start();
+  const int most = m.options.max_batch_tokens;
+  m.agree_on_step((tokens + most - 1) / most, Guesses::none, nullptr);
+  m.begun = true;
+  m.runner.clock().lap(&StepStatistics::exchange);
+}
+
+int Transformer::Impl::plan_draft(std::span<const DraftChunk> chunks) {
+  expect(runner.has_mtp(), "Transformer::draft without an MTP module");
+  draft_chunks.clear();
+  for (const DraftChunk& chunk : chunks) {
+    expect(chunk.hidden.size() == chunk.tokens.size() * static_cast<std::size_t>(runner.config().hidden_size),
+           "Transformer::draft: hidden is not [tokens, hidden_size]");
+    draft_chunks.push_back({chunk.cache, chunk.tokens, chunk.all_logits});
+  }
+  check_chunks(draft_chunks, draft_shape);
+  runner.clock().start();
+  return runner.plan(draft_chunks);
+}
+
 StepResult Transformer::draft(std::span<const DraftChunk> chunks) {
   Impl& m = *impl_;
-  expect(can_draft(), "Transformer::draft without an MTP module");
-  m.draft_chunks.clear();
-  for (const DraftChunk& chunk : chunks) {
-    expect(chunk.hidden.size() == chunk.tokens.size() * static_cast<std::size_t>(config().hidden_size),
-           "Transformer::draft: hidden is not [tokens, hidden_size]");
-    m.draft_chunks.push_back({chunk.cache, chunk.tokens, chunk.all_logits});
-  }
-  m.check_chunks(m.draft_chunks, m.draft_shape);
-  m.runner.clock().start();
-  // No more tokens than in the last forward(), so no more slices: nothing to agree on.
-  expect(m.runner.plan(m.draft_chunks) <= m.agreed_slices, "Transformer::draft: more than forward() had");
+  // No more tokens than in the forward() before or behind it, so no more slices: nothing to agree on.
+  expect(m.plan_draft(chunks) <= m.agreed_slices, "Transformer::draft: more tokens than were agreed on");
   return m.runner.run_draft(m.draft_chunks, chunks, m.agreed_slices);
+}
+
+void Transformer::catch_up(SequenceState& state, std::optional<std::int32_t> next) {
+  Impl& m = *impl_;
+  UnseenPositions& unseen = state.unseen;
+  if (next && !unseen.empty()) unseen.follows.push_back(*next);
+  const std::size_t known = unseen.follows.size(), floats = known * static_cast<std::size_t>(state.hidden_size);
+  if (known == 0) return;
+  const DraftChunk chunk{&state.draft, std::span(unseen.hidden).first(floats), unseen.follows};
+  const int slices = m.plan_draft({&chunk, 1});
+  m.runner.fill_draft_cache(m.draft_chunks, {&chunk, 1}, slices);
+  unseen.follows.clear();
+  unseen.hidden.erase(unseen.hidden.begin(), unseen.hidden.begin() + static_cast<std::ptrdiff_t>(floats));
 }
 
 }  // namespace supernode::moe

@@ -7,8 +7,10 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "moe/attention_path.hpp"
 #include "moe/compute_type.hpp"
@@ -40,6 +42,9 @@ struct TransformerOptions {
   int threads = 1;        ///< of oneDNN in this process
   int max_positions = 0;  ///< longest sequence; 0: the model's own. Beyond that RoPE is extrapolated
   AttentionPath attention = AttentionPath::automatic;
+  /// Of a step, 1 or 2. Two halve each slice and take turns: the exchange of one goes on while the other computes.
+  /// Results have the same bits. Equal on all ranks; a rank with few tokens has nothing in one.
+  int microbatches = 1;
   bool mtp = false;  ///< load the MTP module, if the model has one, and keep hidden rows for it
   /// How much of the module draft() uses. A guess is verified, so it may be cheaper than the architecture says.
   int draft_experts = 0;  ///< routed experts of a token, its best; 0: as many as the model's layers
@@ -49,6 +54,11 @@ struct TransformerOptions {
 /// The exchange that a transformer of `config` makes (which has routed experts): what a plan of its memory is made
 /// from.
 collectives::ExchangeConfig exchange_config(const ModelConfig& config, const TransformerOptions& options);
+
+/// Consecutive tokens of a step's chunk.
+struct ChunkPiece {
+  int chunk = 0, first = 0, count = 0;
+};
 
 /// Whether a rank wants a draft() after a step.
 enum class Guesses { none, wanted };
@@ -124,8 +134,10 @@ class Transformer {
   KvCache make_cache() const;
   /// The same for the MTP module's layer: for draft() only.
   KvCache make_draft_cache() const;
-  /// An empty state of a sequence: both caches, the second one only if can_draft(). Local.
+  /// An empty state of a sequence: both caches, the second one only if can_draft(). forward() fills `main` only; its
+  /// owner notes what the module has not seen. Local.
   SequenceState make_state() const;
+  int microbatches() const;  ///< of a step
   /// Whether there is an MTP module, so that draft() may be called.
   bool can_draft() const;
 
@@ -141,11 +153,20 @@ class Transformer {
   /// logit that is not finite. Collective with the others' forward() or abandon(). @throws AgreedError on all ranks.
   [[noreturn]] void abandon(const std::exception_ptr& failure);
 
+  /// Agrees on the step that follows before its tokens are known: a draft(), or none on all ranks, and then a
+  /// forward(). This rank has at most `tokens` in each. These calls then agree on nothing, so a wrong chunk is an error
+  /// of its rank only. Collective over `ep`.
+  void begin_step(int tokens);
+
   /// Guesses for the token after next by the MTP module: logits rows as forward() gives them. Collective over `ep`,
-  /// after a forward(); a rank may pass no chunks, and at most as many tokens as it gave to that forward(). Nothing is
-  /// agreed on, so a wrong chunk is an error of its rank only (UsageError; too many tokens panic): check tokens before.
-  /// Tokens without logits of their own cost little: only their place in the cache is computed.
+  /// after a forward() or begin_step(); a rank may pass no chunks, and at most as many tokens as it gave to that call.
+  /// Nothing is agreed on, so a wrong chunk is an error of its rank only (UsageError; too many tokens panic): check
+  /// tokens before. Tokens without logits of their own cost little: only their place in the cache is computed.
   StepResult draft(std::span<const DraftChunk> chunks);
+  /// Shows the module the positions of a state that it has not seen, as far as the tokens behind them are known: gives
+  /// them their places in its cache, and makes no guess. Local.
+  /// @param next the token behind the last position; none: that position stays unseen. @pre state.complete()
+  void catch_up(SequenceState& state, std::optional<std::int32_t> next = std::nullopt);
 
   /// Notes the matrix products in the steps that follow, until replay_products(). Where they lie in memory, too: caches
   /// must be reserved, and a step as long must have been made before, so that nothing grows meanwhile. Local.
@@ -159,19 +180,24 @@ class Transformer {
   /// Bytes of the rows that this rank has sent to experts since construction, there and back; a row to itself counts.
   std::uint64_t exchanged_bytes() const;
 
-  /// Times of the last forward() or draft().
+  /// Times of the last forward(), draft(), catch_up() or begin_step().
   const StepStatistics& last_step() const;
 
   /// Whether the steps that follow count their rows. At first none does. Local; costs a pass over the chosen experts.
   void record_routing(RoutingRecord record);
   /// [MoE layers, n_routed_experts]: token rows that this rank sent to each expert in the last forward(), all slices
-  /// together. A token is a row for each expert that it chose. Layers are those with experts, in order; those of
-  /// draft() are not among them. Experts are physical ones, in the order of the ranks that hold them
+  /// together. A token is a row for each expert that it chose. Layers are those with experts, in order; that of
+  /// draft() is not among them. Experts are physical ones, in the order of the ranks that hold them
   /// (collectives::ExpertPartition). The model has no copies of experts, so they are the checkpoint's own. Valid until
   /// the next forward(); empty unless routing is recorded.
-  std::span<const std::int32_t> routed_rows() const;
+  std::span<const std::int32_t> routed_rows(int microbatch = 0) const;
+  /// [n_routed_experts]: the same of the MTP module's layer in the last draft(). Valid until the next draft().
+  std::span<const std::int32_t> drafted_rows(int microbatch = 0) const;
+  /// Which tokens of its chunks the last forward() had in a microbatch, in order. To be asked before the next call that
+  /// computes. Local.
+  std::vector<ChunkPiece> pieces(int microbatch) const;
 
-  /// Called after each layer and slice that has tokens of this rank; empty: none.
+  /// Called after each layer and microbatch of a slice that has tokens of this rank; empty: none.
   void set_observer(std::function<void(const LayerTrace&)> observer);
 
  private:

@@ -12,35 +12,65 @@ StepRunner::StepRunner(Checkpoint& checkpoint, const TransformerOptions& options
     : options_(options),
       gemm_(options.threads),
       weights_(checkpoint, options, mine, gemm_),
-      activations_(weights_.config, options.max_batch_tokens, n_ranks) {
-  if (weights_.mtp) joined_ = HugePageBuffer<float>(2 * activations_.hidden.size());
+      head_in_(product(options.max_batch_tokens, weights_.config.hidden_size)) {
+  const int most = StepPlan::most_rows(options.max_batch_tokens, options.microbatches);
+  for (int i = 0; i < options.microbatches; ++i)
+    microbatches_.push_back(std::make_unique<Microbatch>(weights_.config, most, n_ranks));
+  if (weights_.mtp) joined_ = HugePageBuffer<float>(product(2 * most, weights_.config.hidden_size));
   weights_.prepare(options.max_batch_tokens, gemm_);
 }
 
 void StepRunner::record_routing(RoutingRecord record) {
   routed_rows_.clear();
+  drafted_rows_.clear();
   if (record == RoutingRecord::none) return;
   const auto moe_layers =
       std::ranges::count_if(weights_.layers, [](const Layer& layer) { return layer.experts != nullptr; });
-  routed_rows_.resize(product(static_cast<int>(moe_layers), config().n_routed_experts));
+  routed_rows_.resize(microbatches_.size() * product(static_cast<int>(moe_layers), config().n_routed_experts));
+  drafted_rows_.resize(microbatches_.size() * static_cast<std::size_t>(config().n_routed_experts));
+}
+
+std::vector<ChunkPiece> StepRunner::pieces(int microbatch) const {
+  std::vector<ChunkPiece> all;
+  for (const StepPlan::Slice& slice : plan_.slices())
+    for (const StepPlan::Piece& piece : slice.microbatch(microbatch))
+      all.push_back({piece.chunk, piece.first, piece.count});
+  return all;
 }
 
 int StepRunner::plan(std::span<const SequenceChunk> chunks) {
-  plan_.build(chunks, options_.max_batch_tokens);
+  plan_.build(chunks, options_.max_batch_tokens, static_cast<int>(microbatches_.size()));
   return static_cast<int>(plan_.slices().size());
 }
 
-LayerPass StepRunner::make_pass() {
-  return {weights_.config, weights_.rope, options_.attention, gemm_, exchange_.get(), clock_, activations_};
+std::vector<LayerPass> StepRunner::make_passes() {
+  std::vector<LayerPass> passes;
+  for (const auto& microbatch : microbatches_)
+    passes.emplace_back(weights_.config, weights_.rope, options_.attention, gemm_, exchange_.get(), clock_,
+                        microbatch->activations);
+  return passes;
 }
 
-void StepRunner::run_layer(LayerPass& pass, int index) {
-  const Layer& layer = weights_.layers[static_cast<std::size_t>(index)];
-  pass.attention(layer, index);
-  pass.send(layer);
-  pass.experts(layer);
-  pass.receive(layer);
-  if (observer_ && activations_.rows > 0) trace(index);
+/// Of two microbatches one computes while the other's rows travel: its rows to the experts go under the other's
+/// attention, its sums back under the other's experts.
+void StepRunner::run_layers(std::span<LayerPass> passes) {
+  const auto begin_layer = [&](LayerPass& pass, int index) {
+    const Layer& layer = weights_.layers[static_cast<std::size_t>(index)];
+    pass.attention(layer, index);
+    pass.send(layer);
+  };
+  for (LayerPass& pass : passes) begin_layer(pass, 0);
+  for (int index = 0, moe_layer = 0; index < config().n_layers; ++index) {
+    const Layer& layer = weights_.layers[static_cast<std::size_t>(index)];
+    for (LayerPass& pass : passes) pass.experts(layer);
+    for (std::size_t m = 0; m < passes.size(); ++m) {
+      passes[m].receive(layer);
+      if (observer_ && microbatches_[m]->activations.rows > 0) trace(*microbatches_[m], index);
+      if (layer.experts) count_rows(*microbatches_[m], counts_of(routed_rows_, m, moe_layer));
+      if (index + 1 < config().n_layers) begin_layer(passes[m], index + 1);
+    }
+    if (layer.experts) ++moe_layer;
+  }
 }
 
 StepResult StepRunner::run_main(std::span<const SequenceChunk> chunks, int slices) {
@@ -53,42 +83,62 @@ StepResult StepRunner::run_main(std::span<const SequenceChunk> chunks, int slice
     all_hidden_.grow(tokens * width);
   }
   std::ranges::fill(routed_rows_, 0);
-  LayerPass pass = make_pass();
+  std::vector<LayerPass> passes = make_passes();
   for (int i = 0; i < slices; ++i) {
     const StepPlan::Slice& slice = plan_.slice(i);
     begin_slice(slice, chunks, weights_.embedding);
-    for (int index = 0, moe_layer = 0; index < config().n_layers; ++index) {
-      run_layer(pass, index);
-      if (weights_.layers[static_cast<std::size_t>(index)].experts) count_rows(moe_layer++);
-    }
-    if (weights_.mtp) {
-      normalise_rows(activations_.hidden.data(), weights_.final_norm, config().rms_norm_eps, activations_.rows,
+    run_layers(passes);
+    for (const auto& microbatch : microbatches_) {
+      if (!weights_.mtp) break;
+      const Activations& a = microbatch->activations;
+      normalise_rows(a.hidden.data(), weights_.final_norm, config().rms_norm_eps, a.rows,
                      all_hidden_.data() + hidden_floats);
-      hidden_floats += product(activations_.rows, config().hidden_size);
+      hidden_floats += product(a.rows, config().hidden_size);
     }
     write_logits(slice, Rows::all, weights_.final_norm, weights_.head);
   }
   return result(hidden_floats, slices);
 }
 
+void StepRunner::fill_draft_slice(std::span<LayerPass> passes, const StepPlan::Slice& slice,
+                                  std::span<const SequenceChunk> chunks, std::span<const DraftChunk> drafts) {
+  const MtpModule& module = *weights_.mtp;
+  begin_slice(slice, chunks, module.embedding ? *module.embedding : weights_.embedding);
+  for (std::size_t m = 0; m < passes.size(); ++m) {
+    join(*microbatches_[m], drafts);
+    passes[m].fill_cache(module.layer, 0);
+  }
+}
+
 StepResult StepRunner::run_draft(std::span<const SequenceChunk> chunks, std::span<const DraftChunk> drafts,
                                  int slices) {
   const MtpModule& module = *weights_.mtp;
   logits_.grow(product(plan_.logit_rows(), config().vocab_size));
-  LayerPass pass = make_pass();
+  std::ranges::fill(drafted_rows_, 0);
+  std::vector<LayerPass> passes = make_passes();
   for (int i = 0; i < slices; ++i) {
     const StepPlan::Slice& slice = plan_.slice(i);
-    begin_slice(slice, chunks, module.embedding ? *module.embedding : weights_.embedding);
-    join(slice, drafts);
-    pass.fill_cache(module.layer, 0);
-    keep_rows_with_logits(slice);
-    pass.attend(module.layer, 0);
-    pass.send(module.layer);
-    pass.experts(module.layer);
-    pass.receive(module.layer);
+    fill_draft_slice(passes, slice, chunks, drafts);
+    for (std::size_t m = 0; m < passes.size(); ++m) {
+      keep_rows_with_logits(*microbatches_[m]);
+      passes[m].attend(module.layer, 0);
+      passes[m].send(module.layer);
+    }
+    for (LayerPass& pass : passes) pass.experts(module.layer);
+    for (std::size_t m = 0; m < passes.size(); ++m) {
+      passes[m].receive(module.layer);
+      if (module.layer.experts) count_rows(*microbatches_[m], counts_of(drafted_rows_, m, 0));
+    }
     write_logits(slice, Rows::with_logits, module.final_norm, module.head ? *module.head : weights_.head);
   }
   return result(0, slices);
+}
+
+void StepRunner::fill_draft_cache(std::span<const SequenceChunk> chunks, std::span<const DraftChunk> drafts,
+                                  int slices) {
+  std::vector<LayerPass> passes = make_passes();
+  for (int i = 0; i < slices; ++i) fill_draft_slice(passes, plan_.slice(i), chunks, drafts);
+  clock_.lap(&StepStatistics::attention);
 }
 
 StepResult StepRunner::result(std::size_t hidden_floats, int slices) const {
@@ -103,16 +153,30 @@ StepResult StepRunner::result(std::size_t hidden_floats, int slices) const {
 
 void StepRunner::begin_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks,
                              const TokenEmbedding& rows_of) {
-  Activations& a = activations_;
+  for (std::size_t m = 0; m < microbatches_.size(); ++m) {
+    microbatches_[m]->pieces = slice.microbatch(static_cast<int>(m));
+    begin_microbatch(*microbatches_[m], chunks, rows_of);
+  }
+  ++clock_.statistics.slices;
+  clock_.lap(&StepStatistics::other);
+}
+
+void StepRunner::begin_microbatch(Microbatch& microbatch, std::span<const SequenceChunk> chunks,
+                                  const TokenEmbedding& rows_of) {
+  Activations& a = microbatch.activations;
   const auto width = static_cast<std::size_t>(config().hidden_size);
   const std::size_t half = static_cast<std::size_t>(weights_.rope.half());
   a.spans.clear();
   std::size_t row = 0;
-  for (const StepPlan::Piece& piece : slice.pieces) {
+  for (const StepPlan::Piece& piece : microbatch.pieces) {
     const SequenceChunk& chunk = chunks[static_cast<std::size_t>(piece.chunk)];
     const int start = chunk.cache->length();
     chunk.cache->extend(piece.count);
-    a.spans.push_back({chunk.cache, start, piece.count, static_cast<int>(row)});
+    AttentionSpan& span = a.spans.emplace_back(AttentionSpan{chunk.cache, start, piece.count, static_cast<int>(row)});
+    if (piece.whole_count > piece.count) {
+      span.whole_start = start - (piece.first - piece.whole_first);
+      span.whole_count = piece.whole_count;
+    }
     for (int i = 0; i < piece.count; ++i, ++row) {
       rows_of.copy_row(chunk.tokens[static_cast<std::size_t>(piece.first + i)], a.hidden.data() + row * width);
       weights_.rope.angles(start + i, {a.attention.cosines.data() + row * half, half},
@@ -121,43 +185,45 @@ void StepRunner::begin_slice(const StepPlan::Slice& slice, std::span<const Seque
   }
   a.rows = static_cast<int>(row);
   clock_.statistics.tokens += a.rows;
-  ++clock_.statistics.slices;
-  clock_.lap(&StepStatistics::other);
 }
 
-void StepRunner::join(const StepPlan::Slice& slice, std::span<const DraftChunk> drafts) {
+void StepRunner::join(Microbatch& microbatch, std::span<const DraftChunk> drafts) {
   const MtpModule& module = *weights_.mtp;
+  Activations& a = microbatch.activations;
   const auto width = static_cast<std::size_t>(config().hidden_size);
   const auto eps = static_cast<float>(config().rms_norm_eps);
   std::size_t row = 0;
-  for (const StepPlan::Piece& piece : slice.pieces) {
+  for (const StepPlan::Piece& piece : microbatch.pieces) {
     const float* from = drafts[static_cast<std::size_t>(piece.chunk)].hidden.data();
     for (int i = 0; i < piece.count; ++i, ++row) {
       float* to = joined_.data() + 2 * row * width;
-      rms_norm(activations_.hidden.data() + row * width, module.token_norm.data(), eps, width, to);
+      rms_norm(a.hidden.data() + row * width, module.token_norm.data(), eps, width, to);
       rms_norm(from + static_cast<std::size_t>(piece.first + i) * width, module.hidden_norm.data(), eps, width,
                to + width);
     }
   }
-  gemm_.multiply(module.join, joined_.data(), activations_.rows, activations_.hidden.data());
+  gemm_.multiply(module.join, joined_.data(), a.rows, a.hidden.data());
   clock_.lap(&StepStatistics::dense);
 }
 
-void StepRunner::keep_rows_with_logits(const StepPlan::Slice& slice) {
-  Activations& a = activations_;
+void StepRunner::keep_rows_with_logits(Microbatch& microbatch) {
+  Activations& a = microbatch.activations;
   int kept = 0;
-  for (const StepPlan::Piece& piece : slice.pieces) kept += piece.logit_count;
+  for (const StepPlan::Piece& piece : microbatch.pieces) kept += piece.logit_count;
   if (kept == a.rows) return;
   kept = 0;
   for (std::size_t i = 0; i < a.spans.size(); ++i) {
     AttentionSpan& span = a.spans[i];
-    const int count = slice.pieces[i].logit_count, dropped = span.count - count, from = span.first_row + dropped;
+    const int count = microbatch.pieces[i].logit_count, dropped = span.count - count, from = span.first_row + dropped;
     for (HugePageBuffer<float>* values : {&a.hidden, &a.normed})
       std::memmove(values->data() + product(kept, config().hidden_size),
                    values->data() + product(from, config().hidden_size),
                    product(count, config().hidden_size) * sizeof(float));
     a.attention.move_rows(from, kept, count);
-    span = {span.cache, span.start + dropped, count, kept};
+    // Rows that have lost some before them are no part of anything.
+    AttentionSpan left{span.cache, span.start + dropped, count, kept};
+    if (dropped == 0) left.whole_start = span.whole_start, left.whole_count = span.whole_count;
+    span = left;
     kept += count;
   }
   std::erase_if(a.spans, [](const AttentionSpan& span) { return span.count == 0; });
@@ -165,8 +231,8 @@ void StepRunner::keep_rows_with_logits(const StepPlan::Slice& slice) {
   clock_.lap(&StepStatistics::attention);
 }
 
-void StepRunner::trace(int index) {
-  const Activations& a = activations_;
+void StepRunner::trace(const Microbatch& microbatch, int index) {
+  const Activations& a = microbatch.activations;
   LayerTrace trace{index, a.rows, a.hidden.span().first(product(a.rows, config().hidden_size)), {}, {}};
   if (weights_.layers[static_cast<std::size_t>(index)].experts) {
     trace.expert_ids = a.moe->expert_ids.span().first(product(a.rows, config().topk));
@@ -175,27 +241,42 @@ void StepRunner::trace(int index) {
   observer_(trace);
 }
 
-void StepRunner::count_rows(int moe_layer) {
-  if (routed_rows_.empty()) return;
-  const std::size_t experts = static_cast<std::size_t>(config().n_routed_experts);
-  const auto counts = std::span(routed_rows_).subspan(static_cast<std::size_t>(moe_layer) * experts, experts);
-  for (const std::int32_t expert : activations_.moe->expert_ids.span().first(product(activations_.rows, config().topk)))
+std::span<std::int32_t> StepRunner::counts_of(std::vector<std::int32_t>& rows, std::size_t microbatch,
+                                              int moe_layer) const {
+  if (rows.empty()) return {};
+  const std::size_t each = rows.size() / microbatches_.size(),
+                    experts = static_cast<std::size_t>(config().n_routed_experts);
+  return std::span(rows).subspan(microbatch * each + static_cast<std::size_t>(moe_layer) * experts, experts);
+}
+
+std::span<const std::int32_t> StepRunner::part_of(const std::vector<std::int32_t>& rows, int microbatch) const {
+  const std::size_t each = rows.size() / microbatches_.size();
+  return std::span(rows).subspan(static_cast<std::size_t>(microbatch) * each, each);
+}
+
+void StepRunner::count_rows(const Microbatch& microbatch, std::span<std::int32_t> counts) const {
+  if (counts.empty()) return;
+  const Activations& a = microbatch.activations;
+  for (const std::int32_t expert : a.moe->expert_ids.span().first(product(a.rows, config().topk)))
     if (expert >= 0) ++counts[static_cast<std::size_t>(expert)];
 }
 
 void StepRunner::write_logits(const StepPlan::Slice& slice, Rows there, const std::vector<float>& norm,
                               const PackedMatrix& head) {
-  Activations& a = activations_;
-  int row = 0, wanted = 0;
-  for (const StepPlan::Piece& piece : slice.pieces) {
-    row += there == Rows::all ? piece.count : piece.logit_count;
-    normalise_rows(a.hidden.data() + product(row - piece.logit_count, config().hidden_size), norm,
-                   config().rms_norm_eps, piece.logit_count, a.normed.data() + product(wanted, config().hidden_size));
-    wanted += piece.logit_count;
+  int wanted = 0;
+  for (const auto& microbatch : microbatches_) {
+    int row = 0;
+    for (const StepPlan::Piece& piece : microbatch->pieces) {
+      row += there == Rows::all ? piece.count : piece.logit_count;
+      normalise_rows(microbatch->activations.hidden.data() + product(row - piece.logit_count, config().hidden_size),
+                     norm, config().rms_norm_eps, piece.logit_count,
+                     head_in_.data() + product(wanted, config().hidden_size));
+      wanted += piece.logit_count;
+    }
   }
   // A slice's rows of logits lie together: the head is read once.
   if (wanted > 0)
-    gemm_.multiply(head, a.normed.data(), wanted,
+    gemm_.multiply(head, head_in_.data(), wanted,
                    logits_.data() + product(slice.pieces.front().first_logit_row, config().vocab_size));
   clock_.lap(&StepStatistics::head);
 }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "moe/operators/step_plan.hpp"
 #include "moe/products/kernels.hpp"
 #include "moe/products/packing.hpp"
 
@@ -13,7 +14,7 @@ namespace {
 
 /// Queries of the plain path are taken in blocks that end at multiples of this position, so that what a query sees of
 /// the arithmetic depends on its position only, not on where its chunk began.
-constexpr int query_block = 64;
+constexpr int query_block = StepPlan::cut_unit;
 /// oneDNN's sgemm on AVX2 works on tiles of 6 rows and sums differently in a tile with 1 to 3 rows. Such calls get
 /// extra rows, whose results are thrown away: a query's result then does not depend on its neighbours.
 constexpr int spare_rows = 3;
@@ -181,16 +182,17 @@ void Attention::make_queries(std::span<const AttentionSpan> spans, const float* 
 
 int Attention::first_key(const AttentionSpan& span) const {
   static_assert(query_block == KeptLayout::unit_tokens);
-  return window_ == 0 ? 0 : std::max(0, span.start + 1 - window_) / query_block * query_block;
+  return window_ == 0 ? 0 : std::max(0, span.deciding_start() + 1 - window_) / query_block * query_block;
 }
 
 Attention::Form Attention::form_of(const AttentionSpan& span, AttentionPath path) const {
   if (path != AttentionPath::automatic) return path == AttentionPath::absorbed ? Form::absorbed : Form::plain;
   // Decode always takes the same form, with a guess to verify or without: a token is then the same either way.
-  if (span.count <= decode_tokens) return all_up_.n_out() > 0 ? Form::kept : Form::absorbed;
+  const int count = span.deciding_count();
+  if (count <= decode_tokens) return all_up_.n_out() > 0 ? Form::kept : Form::absorbed;
   // Multiplications of one head, without what both need.
   const ModelConfig& c = config_;
-  const double queries = span.count, keys = span.start + span.count - first_key(span), lora = c.kv_lora_rank;
+  const double queries = count, keys = span.deciding_start() + count - first_key(span), lora = c.kv_lora_rank;
   const double expand = lora * (c.nope_dim + c.v_dim);
   const double plain_cost = keys * expand + queries * keys * (c.nope_dim + c.v_dim);
   const double absorbed_cost = queries * expand + queries * keys * 2 * lora;

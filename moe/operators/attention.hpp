@@ -21,6 +21,12 @@ struct AttentionSpan {
   int start = 0;      ///< position of the first new token
   int count = 0;      ///< new tokens
   int first_row = 0;  ///< of the step's rows
+  /// Of a span that is a part of one: that one's start and count, by which the way through attention is chosen, so that
+  /// a part goes the way that the whole would. 0: it is no part.
+  int whole_start = 0, whole_count = 0;
+
+  int deciding_start() const { return whole_count > 0 ? whole_start : start; }
+  int deciding_count() const { return whole_count > 0 ? whole_count : count; }
 };
 
 /// Buffers that the layers of a model share. Those that depend on the context grow when a longer one comes, by half or

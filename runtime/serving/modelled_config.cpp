@@ -12,8 +12,11 @@
 namespace supernode::serving {
 
 void describe(OptionTable& t, ModelledConfig& c) {
-  t.add("modelled", "microbatches", c.microbatches, "microbatches of a step with --compute shape").range(1, 2);
-  t.add("modelled", "mtp", c.mtp, "decode steps of --compute shape try a speculative token");
+  t.add("modelled", "microbatches", c.microbatches,
+        "microbatches of a step with --compute shape; serving.microbatches where a model computes")
+      .range(1, 2);
+  t.add("modelled", "mtp", c.mtp,
+        "decode steps of --compute shape try a speculative token; serving.mtp where a model computes");
   t.add("modelled", "acceptance", c.acceptance, "share of the speculative tokens that are kept").range(0, 1);
   t.add("modelled", "expert_load", c.expert_load,
         "how experts are used with --compute shape: even, zipf:ALPHA, or a file of recorded counts");

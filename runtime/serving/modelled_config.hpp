@@ -22,8 +22,8 @@ enum class Payload {
 };
 
 struct ModelledConfig {
-  int microbatches = 2;  ///< of shape steps, 1 or 2
-  bool mtp = true;       ///< decode steps of shape: a speculative token for each request
+  int microbatches = 2;  ///< of a step, 1 or 2; where a model computes, ServingConfig's
+  bool mtp = true;       ///< a speculative token for each request in decode; where a model computes, ServingConfig's
   double acceptance = 0.7;
   std::string expert_load = "even";  ///< even, zipf:ALPHA, or a file of recorded counts
   double drift = 0.28;               ///< as emulation::ExpertLoad

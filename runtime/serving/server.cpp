@@ -38,7 +38,11 @@ moe::TransformerOptions model_options(const Communicator& world, const ServeOpti
   wanted.max_positions = config.max_model_len;
   wanted.exchange = config.exchange;
   wanted.exchange_rules = collectives::load_rules(world, config.selection);
-  if (role == Role::decode) wanted.typical_tokens = config.max_decode_batch;
+  wanted.microbatches = config.microbatches;
+  wanted.mtp = config.speculates();
+  wanted.draft_experts = config.mtp_experts;
+  wanted.draft_window = config.mtp_window;
+  if (role == Role::decode) wanted.typical_tokens = config.max_decode_batch * (config.speculates() ? 2 : 1);
   wanted.deadline = options.deadline_s;
   return wanted;
 }
@@ -52,12 +56,29 @@ std::vector<DieSteps> die_steps(const ServingConfig& config, const WorkerStatist
   return dies;
 }
 
+/// Of an engine over a model of model_options().
+RealEngineOptions engine_options(const ServeOptions& options, Role role) {
+  RealEngineOptions wanted;
+  if (options.modelled) wanted.records = StepRecords::kept;
+  if (options.serving.speculates()) wanted.speculation = role == Role::decode ? Speculation::guess : Speculation::fill;
+  if (role == Role::prefill && options.serving.cache_ranks > 0 && options.serving.context_cache)
+    wanted.block_tokens = options.serving.context_block_tokens;
+  return wanted;
+}
+
 /// @param model null on ranks of no instance
-void warm_up_model(moe::Transformer* model, Role role, const ServingConfig& config) {
+void warm_up_model(moe::Transformer* model, Role role, const ServeOptions& options) {
   if (!model) return;
-  RealEngine engine(*model, StepRecords::none);
-  warm_up(engine, role, config,
-          {.vocabulary = model->config().vocab_size, .max_length = max_request_length(config, model->config())});
+  RealEngine engine(*model, engine_options(options, role));
+  warm_up(
+      engine, role, options.serving,
+      {.vocabulary = model->config().vocab_size, .max_length = max_request_length(options.serving, model->config())});
+}
+
+/// What context blocks belong to: the model as it was read, the type that computed them, and what their bytes are.
+std::string block_format(const ServeOptions& options, const std::string& identity, const moe::ModelConfig& model) {
+  const auto draft = options.serving.speculates() ? moe::DraftCache::included : moe::DraftCache::none;
+  return fmt::format("{}/{}/{}", identity, name_of(options.type), moe::state_format(model, draft));
 }
 
 /// Rank 0's part of the run.
@@ -84,6 +105,7 @@ ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& opt
   outcome.wall = wall_now() - start;
   outcome.requests = served.take();
   outcome.pool = pool_figures(counts);
+  outcome.guesses = counts.guesses;
   return outcome;
 }
 
@@ -94,15 +116,15 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
   const WallTime began = wall_now();
   Mailbox control_box(control), transfer_box(transfer);
   // On a modelled clock the coordinator makes the same keys.
-  const std::string name =
-      options.modelled ? options.modelled->model_name : fmt::format("{}/{}", identity, name_of(options.type));
-  WorkerContext context = worker_context(options, part, control.rank(), control_box, transfer_box, name);
+  std::string name;
+  if (model) name = options.modelled ? options.modelled->model_name : block_format(options, identity, model->config());
+  WorkerContext context = worker_context(options, part, control.rank(), control_box, transfer_box, std::move(name));
   if (part.role == Role::cache || options.serving.context_cache) context.pool = shared_pool;
   if (part.role == Role::cache) {
     run_cache_worker(context, options.injections);
     return;
   }
-  RealEngine real(*model, options.modelled ? StepRecords::kept : StepRecords::none);
+  RealEngine real(*model, engine_options(options, part.role));
   Mailbox dies(instance);
   std::unique_ptr<StepEngine> on_clock;
   if (options.modelled)
@@ -168,7 +190,11 @@ ServeOutcome Deployment::serve_with_model(const ServeOptions& options, std::vect
     standing.built = options.model_from_pool ? build_from_pool(world_, standing.instance, *shared_pool,
                                                                options.checkpoint, standing.identity, wanted)
                                              : build_from_files(world_, standing.instance, options.checkpoint, wanted);
-    if (!options.modelled) warm_up_model(standing.built->model.get(), part.role, options.serving);
+    collectively(world_, [&] {
+      if (options.serving.speculates() && standing.built->model && !standing.built->model->can_draft())
+        throw UsageError(fmt::format("serving.mtp: the model '{}' has no MTP module", options.checkpoint));
+    });
+    if (!options.modelled) warm_up_model(standing.built->model.get(), part.role, options);
   }
   const BuiltModel& built = *standing.built;
   world_.barrier();  // so that no request is charged for a rank that starts late

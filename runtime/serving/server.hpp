@@ -28,8 +28,10 @@ struct ModelledRun {
   emulation::ModelShape model;
   std::string model_name;  ///< part of the keys of context blocks
   int vocabulary = 0;
-  std::uint64_t seed = 0;           ///< of drawn tokens and routing
-  std::size_t bytes_per_token = 0;  ///< of KV as it is carried: the computing model's, or else the emulated machine's
+  std::uint64_t seed = 0;  ///< of drawn tokens and routing
+  /// Of states as they are carried: a token, by the computing model or else the emulated machine; and the end behind a
+  /// block (StepEngine).
+  std::size_t bytes_per_token = 0, end_bytes = 0;
   ModelledConfig config;
   Compute compute = Compute::shape;
   Payload payload = Payload::elided;
@@ -66,6 +68,7 @@ struct ServeOutcome {
   std::vector<ServedRequest> requests;  ///< by id
   std::vector<SeriesTable> series;      ///< what happened over time (RunSeries)
   PoolFigures pool;
+  GuessCounts guesses;                       ///< of all decode dies
   RunTime last{};                            ///< of the last event on a modelled clock
   WallTime wall;                             ///< that serving took on the hosts
   std::map<std::string, double> modelled_s;  ///< where the steps' modelled time went, s (ModelledTotals)

@@ -25,6 +25,17 @@ void describe(OptionTable& t, ServingConfig& c) {
   t.add("serving", "handover_piece", c.handover_piece, "KV goes from die to die in messages of at most this size")
       .range(1, 64u << 20);
   t.add("serving", "exchange", c.exchange, "token-exchange algorithm of the instances");
+  t.add("serving", "microbatches", c.microbatches,
+        "halves of a step that take turns, the exchange of one under the computation of the other: 1 (none) or 2")
+      .range(1, 2);
+  t.add("serving", "mtp", c.mtp,
+        "guess tokens in decode with the model's MTP module and verify them, which changes none of them")
+      .choices({"off", "on"});
+  t.add("serving", "mtp_experts", c.mtp_experts,
+        "routed experts that a guess uses for a token, the best first; 0: as many as the model")
+      .range(0, 1 << 20);
+  t.add("serving", "mtp_window", c.mtp_window, "latest tokens that a guess attends to, at least; 0: all")
+      .range(0, 1 << 28);
   collectives::describe(t, c.selection);
 }
 

@@ -25,7 +25,13 @@ struct ServingConfig {
   int context_block_tokens = 128;   ///< tokens of a block of the context cache
   Bytes handover_piece{16u << 20};  ///< KV goes from die to die in messages of at most this size, or of one token
   std::string exchange = "auto";    ///< token-exchange algorithm
+  int microbatches = 1;             ///< of a step that computes, 1 or 2
+  std::string mtp = "off";          ///< or "on": the model's MTP module guesses tokens, which the model verifies
+  int mtp_experts = 2;              ///< routed experts that a guess uses for a token; 0: as many as the model
+  int mtp_window = 64;              ///< latest tokens that a guess attends to, at least; 0: all
   collectives::SelectionOptions selection;
+
+  bool speculates() const { return mtp == "on"; }
 };
 
 void describe(OptionTable& table, ServingConfig& config);

@@ -189,6 +189,25 @@ TEST_CASE("a steady load moves the rows of its batch and no context") {
   CHECK(results["payload"]["pool_load"]["bytes"] == 0);
 }
 
+TEST_CASE("microbatches and guesses of a model that computes have a price on the modelled clock") {
+  const std::string command =
+      "serve --config configs/quickstart.ini --max-requests 10 --machine cloudmatrix384 --save-detailed --save-tokens "
+      "--format json ";
+  const Json plain = document_of(supernode_on(8, command))["results"];
+  const std::string both = command + "--serving.microbatches 2 --serving.mtp on ";
+  const Json guessed = document_of(supernode_on(8, both))["results"];
+  CHECK(modelled_part(document_of(supernode_on(8, both))["results"]) == modelled_part(guessed));
+  check_requests(guessed);
+  CHECK_FALSE(plain.contains("mtp"));
+  CHECK(guessed["mtp"]["drafted"].get<int>() > 0);
+  CHECK(guessed["mtp"]["acceptance"].get<double>() > 0.3);
+  CHECK(guessed["step_terms_s"].contains("decode: mtp join"));
+  CHECK(guessed["step_terms_s"]["decode: steps"].get<int>() < plain["step_terms_s"]["decode: steps"].get<int>());
+  REQUIRE(guessed["requests"].size() == plain["requests"].size());
+  for (std::size_t i = 0; i < plain["requests"].size(); ++i)
+    CHECK(guessed["requests"][i]["output_token_ids"] == plain["requests"][i]["output_token_ids"]);
+}
+
 TEST_CASE("a steady load runs at the pace that the model of its deployment says") {
   const Json results =
       document_of(supernode_on(14, shape_run + "--workload steady --batch-per-npu 96 --prompt-tokens 4032 "
@@ -213,6 +232,8 @@ TEST_CASE("what does not fit a modelled machine is refused in one line") {
   refused(1, "--serving.decode-dies 9", "do not divide");
   refused(1, "--modelled.experts 4", "modelled.experts: 4, but a token chooses 8");
   refused(1, "--modelled.expert-load zipf:x", "zipf:ALPHA");
+  refused(1, "--serving.mtp on", "it is modelled.mtp");
+  refused(1, "--serving.microbatches 2", "it is modelled.microbatches");
   refused(1, "--workload steady --batch-per-npu 97", "--batch-per-npu");
   refused(3, "--workload steady", "14");
   const Outcome small_pool = supernode_on(

@@ -229,11 +229,18 @@ TEST_CASE("a sequence goes on elsewhere with its whole state, and gives the same
   CHECK(first.sequence(begun).finished);
   REQUIRE(given.has_draft());
   CHECK(given.length() == static_cast<int>(tokens.size()) - 1);
+  CHECK(given.complete());
   SequenceState taken = model.make_state();
+  CHECK(state_format(model.config(), DraftCache::included) != state_format(model.config(), DraftCache::none));
   CHECK(state_bytes_per_token(model.config(), DraftCache::included) == taken.bytes_per_token());
-  std::vector<std::byte> bytes(given.bytes(given.length()));
+  CHECK(state_end_bytes(model.config(), DraftCache::included) == taken.end_bytes());
+  std::vector<std::byte> bytes(given.bytes(given.length())), end(given.end_bytes());
   given.export_tokens(0, given.length(), bytes);
+  given.export_end(end);
   taken.import_tokens(0, given.length(), bytes);
+  CHECK_FALSE(taken.complete());
+  taken.import_end(end);
+  CHECK(taken.complete());
   const int left = 30 - static_cast<int>(tokens.size() - prompt(world().rank()).size());
   const int resumed = second.adopt(std::move(taken), tokens, prompt(world().rank()).size(), left);
   while (second.step()) {

@@ -419,10 +419,62 @@ TEST_CASE("a step is cut into slices; every token is in one, in order") {
   CHECK(plan.slices().empty());
 }
 
+TEST_CASE("microbatches halve a slice at ends of chunks and at every 64th position") {
+  const auto halves = [](std::vector<int> cached, std::vector<int> counts, int max_tokens) {
+    std::vector<KvCache> caches;
+    std::vector<std::vector<std::int32_t>> tokens;
+    std::vector<SequenceChunk> chunks;
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+      caches.emplace_back(1, 1).extend(cached[i]);
+      tokens.emplace_back(counts[i]);
+    }
+    for (std::size_t i = 0; i < counts.size(); ++i) chunks.push_back({&caches[i], tokens[i]});
+    StepPlan plan;
+    plan.build(chunks, max_tokens, 2);
+    std::vector<std::pair<int, int>> rows;
+    int logits = 0;
+    for (const StepPlan::Slice& slice : plan.slices()) {
+      int count[2] = {};
+      for (const int m : {0, 1})
+        for (const StepPlan::Piece& piece : slice.microbatch(m)) {
+          count[m] += piece.count;
+          CHECK(piece.first_logit_row == logits);
+          logits += piece.logit_count;
+          CHECK(piece.whole_first <= piece.first);
+          CHECK(piece.first + piece.count <= piece.whole_first + piece.whole_count);
+        }
+      CHECK(std::max(count[0], count[1]) <= StepPlan::most_rows(max_tokens, 2));
+      rows.emplace_back(count[0], count[1]);
+    }
+    CHECK(logits == static_cast<int>(counts.size()));
+    CHECK(logits == plan.logit_rows());
+    return rows;
+  };
+  using Rows = std::vector<std::pair<int, int>>;
+  CHECK(halves({5}, {1}, 64) == Rows{{1, 0}});
+  CHECK(halves({5}, {2}, 64) == Rows{{2, 0}});  // a token and its guess stay together
+  CHECK(halves({5, 6}, {2, 1}, 64) == Rows{{2, 1}});
+  CHECK(halves({5, 6}, {1, 2}, 64) == Rows{{1, 2}});
+  CHECK(halves({1, 2, 3, 4, 5}, {1, 1, 1, 1, 1}, 64) == Rows{{2, 3}});
+  CHECK(halves({0}, {300}, 512) == Rows{{128, 172}});
+  CHECK(halves({10}, {300}, 512) == Rows{{118, 182}});  // at position 128
+  CHECK(halves({0}, {60}, 512) == Rows{{60, 0}});
+  CHECK(halves({0, 0}, {63, 7}, 512) == Rows{{63, 7}});
+  CHECK(halves({0}, {300}, 200) == Rows{{128, 72}, {56, 44}});
+  CHECK(halves({0, 0}, {3, 3}, 2) == Rows{{2, 0}, {1, 1}, {2, 0}});
+  CHECK(StepPlan::most_rows(200, 1) == 200);
+  CHECK(StepPlan::most_rows(200, 2) == 164);
+  CHECK(StepPlan::most_rows(16, 2) == 16);
+}
+
 TEST_CASE("sequence state: what is exported in pieces of any size is imported in pieces of any other") {
   constexpr int tokens = 13;
   for (const int draft_layers : {0, 1}) {
-    SequenceState from{KvCache(3, 5), draft_layers > 0 ? KvCache(draft_layers, 5) : KvCache()};
+    const auto make_state = [&] {
+      return SequenceState{
+          KvCache(3, 5), draft_layers > 0 ? KvCache(draft_layers, 5) : KvCache(), draft_layers > 0 ? 4 : 0, {}};
+    };
+    SequenceState from = make_state();
     from.main.extend(tokens);
     if (draft_layers > 0) from.draft.extend(tokens);
     for (int token = 0; token < tokens; ++token)
@@ -444,7 +496,7 @@ TEST_CASE("sequence state: what is exported in pieces of any size is imported in
         bytes.insert(bytes.end(), part.begin(), part.end());
       }
       CHECK(bytes == whole);
-      SequenceState to{KvCache(3, 5), draft_layers > 0 ? KvCache(draft_layers, 5) : KvCache()};
+      SequenceState to = make_state();
       for (int first = 0; first < tokens; first += piece) {
         const int count = std::min(piece, tokens - first);
         to.import_tokens(first, count, std::span(whole).subspan(from.bytes(first), from.bytes(count)));
@@ -453,17 +505,47 @@ TEST_CASE("sequence state: what is exported in pieces of any size is imported in
       std::vector<std::byte> back(to.bytes(tokens));
       to.export_tokens(0, tokens, back);
       CHECK(back == whole);
+      CHECK_FALSE(to.complete());
+      if (draft_layers > 0) {
+        CHECK(to.draft.length() == tokens - 1);  // that behind the last is not known
+        const std::vector<float> end{1, 2, 3, 4};
+        std::vector<std::byte> end_back(to.end_bytes());
+        to.import_end(std::as_bytes(std::span(end)));
+        CHECK(to.complete());
+        to.export_end(end_back);
+        CHECK(std::ranges::equal(end_back, std::as_bytes(std::span(end))));
+      }
       to.truncate(4);
       CHECK(to.length() == 4);
     }
   }
   // A long context of a large model is beyond what an int can count.
-  const SequenceState large{KvCache(61, 576), KvCache(1, 576)};
+  const SequenceState large{KvCache(61, 576), KvCache(1, 576), 7168, {}};
   CHECK(large.bytes(100'000) == std::size_t{14'284'800'000});
-  SequenceState uneven{KvCache(2, 4), KvCache(1, 4)};
+  SequenceState uneven{KvCache(2, 4), KvCache(1, 4), 2, {}};
   uneven.main.extend(5);
   uneven.draft.extend(3);
-  CHECK(uneven.length() == 3);
+  CHECK(uneven.length() == 4);
+  CHECK_FALSE(uneven.complete());
+}
+
+TEST_CASE("sequence state: what the module has not seen keeps the tokens behind it") {
+  SequenceState state{KvCache(2, 4), KvCache(1, 4), 2, {}};
+  const std::vector<std::int32_t> prompt{7, 8, 9}, more{5};
+  const std::vector<float> hidden{1, 2, 3, 4, 5, 6}, next{7, 8};
+  CHECK(state.complete());
+  state.main.extend(3);
+  CHECK_FALSE(state.complete());
+  state.note_unseen(prompt, hidden);
+  CHECK(state.complete());
+  CHECK(state.unseen.follows == std::vector<std::int32_t>{8, 9});
+  state.main.extend(1);
+  state.note_unseen(more, next);
+  CHECK(state.complete());
+  CHECK(state.unseen.follows == std::vector<std::int32_t>{8, 9, 5});
+  std::vector<std::byte> end(state.end_bytes());
+  state.export_end(end);
+  CHECK(std::ranges::equal(end, std::as_bytes(std::span(next))));
 }
 
 }  // namespace supernode::moe

@@ -107,7 +107,7 @@ TEST_CASE("routed rows are those that the exchange sent and that the experts' ra
   REQUIRE(test::all_ranks(runner.plan({&chunk, 1}) == 1));
   runner.run_main({&chunk, 1}, 1);
 
-  const std::span<const std::int32_t> mine = runner.routed_rows();
+  const std::span<const std::int32_t> mine = runner.routed_rows(0);
   REQUIRE(test::all_ranks(mine.size() == moe_layers * experts && sent.size() == moe_layers));
   Rows all(size * mine.size());
   const int count = static_cast<int>(mine.size());

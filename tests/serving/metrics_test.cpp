@@ -80,6 +80,15 @@ TEST_CASE("NPUs are counted by the machine's dies") {
   CHECK(serving_results({served_with(0, 2)}, {}, {}, {"wall", 6, 3})["npus"] == 2.0);
 }
 
+TEST_CASE("guesses are counted where there are any") {
+  RunDescription run = some_run();
+  CHECK_FALSE(serving_results({served_with(0, 2)}, {}, {}, run).contains("mtp"));
+  run.guesses = {40, 30};
+  const Json results = serving_results({served_with(0, 2)}, {}, {}, run);
+  CHECK(results["mtp"] == Json{{"drafted", 40}, {"accepted", 30}, {"acceptance", 0.75}});
+  CHECK_THAT(serving_text(results, {}), Contains("Tokens guessed:") && Contains("75.00"));
+}
+
 TEST_CASE("a request of one token has no TPOT and no ITL, and meets no objective of them") {
   MetricsOptions options;
   options.goodput_ms = parse_goodput({"tpot:1000"});

@@ -187,6 +187,68 @@ TEST_CASE("a deployment serves again with an empty pool and the same tokens, wit
   CHECK(uncached.pool.lookups == 0);
 }
 
+TEST_CASE("microbatches and guesses change no token") {
+  ServeOptions options = some_options();
+  options.serving.max_batch_tokens = 160;  // so that prompts are cut at their 64th token
+  std::vector<Request> requests = some_requests();
+  const double temperature = GENERATE(0.0, 0.8);
+  for (Request& request : requests) request.sampler = {temperature, 1, 11};
+  options.max_concurrency = GENERATE(0, 1);
+  std::vector<std::vector<std::int32_t>> expected;
+  const Communicator alone = world().split(world().rank() == 0 ? 0 : MPI_UNDEFINED, 0);
+  if (alone) {
+    moe::Transformer model(options.checkpoint, {}, alone);
+    for (const Request& request : requests) expected.push_back(generate_alone(model, request));
+  }
+  for (const auto& [microbatches, mtp] : {std::pair(2, "off"), std::pair(1, "on"), std::pair(2, "on")}) {
+    INFO("microbatches " << microbatches << ", mtp " << mtp << ", temperature " << temperature);
+    options.serving.microbatches = microbatches;
+    options.serving.mtp = mtp;
+    const ServeOutcome outcome = serve(world(), options, requests);
+    check_served(outcome, requests);
+    for (std::size_t i = 0; i < outcome.requests.size(); ++i) {
+      INFO("request " << i);
+      CHECK(outcome.requests[i].record.tokens == expected[i]);
+    }
+    if (world().rank() != 0) continue;
+    CHECK((outcome.guesses.drafted > 0) == options.serving.speculates());
+    CHECK((outcome.guesses.accepted > 0) == options.serving.speculates());
+    if (options.max_concurrency == 1 && options.serving.cache_ranks > 0) CHECK(outcome.pool.hits > 0);
+  }
+}
+
+TEST_CASE("a prefix from the pool costs no guess", "[pool]") {
+  ServeOptions options = some_options();
+  options.serving.mtp = "on";
+  options.max_concurrency = 1;
+  // Four blocks that all share, and then another way on for each.
+  std::vector<Request> requests(6);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i].id = i;
+    requests[i].max_output = 24;
+    for (std::int32_t t = 0; t < 64; ++t) requests[i].prompt.push_back(97 + t * 5 % 26);
+    for (std::size_t t = 0; t < 6 + 4 * i; ++t)
+      requests[i].prompt.push_back(static_cast<std::int32_t>(97 + (t * (i + 2) + i) % 26));
+  }
+  const ServeOutcome hit = serve(world(), options, requests);
+  options.serving.context_block_tokens = 4096;  // no prompt has a block
+  const ServeOutcome computed = serve(world(), options, requests);
+  check_served(hit, requests);
+  check_same_tokens(hit, computed);
+  if (world().rank() != 0) return;
+  CHECK(hit.requests.back().record.hit_tokens >= 64);
+  CHECK(computed.pool.hits == 0);
+  CHECK(hit.guesses == computed.guesses);
+  CHECK(hit.guesses.accepted > 0);
+}
+
+TEST_CASE("guesses take a model with an MTP module") {
+  ServeOptions options = some_options();
+  options.checkpoint = source_path("tests/moe/golden/tiny");
+  options.serving.mtp = "on";
+  CHECK_THROWS_WITH(serve(world(), options, {}), Contains("serving.mtp") && Contains("no MTP module"));
+}
+
 TEST_CASE("a run ends in order when the last batch leaves a die of the instance without a request") {
   ServeOptions options = some_options();
   // One request of one token: with two dies in the instance, the other one's report is empty.

@@ -36,6 +36,7 @@ std::vector<Report> all_reports() {
                          1,
                          {{"absent", 3}, {"owner_down", 1}},
                          {{"full", 1}},
+                         {20, 13},
                          {{"decode: steps", 2}},
                          {{1, 2, 3}, {4, 5, 6}, {7, 8, 9}, {10, 11, 12}},
                          {{3, {7, 0.5, 0.25}}}}}};
@@ -172,6 +173,21 @@ TEST_CASE("a piece of KV has a head of its own, which must fit its bytes") {
     CHECK_THROWS_AS(decode_kv_piece(all.first(size)), EnvironmentError);
   message[envelope_bytes + 12] = std::byte{2};  // the count
   CHECK_THROWS_WITH(decode_kv_piece(message), Contains("12 bytes for 2 tokens from 10 on of 4 bytes each"));
+}
+
+TEST_CASE("the last piece of KV carries the end of the state behind its tokens") {
+  std::span<std::byte> payload;
+  std::vector<std::byte> message = make_kv_piece(77, 10, 3, 4, some_time, payload, 5);
+  REQUIRE(payload.size() == 17);
+  for (std::size_t i = 0; i < payload.size(); ++i) payload[i] = static_cast<std::byte>(i);
+  const Stamped<KvPiece> piece = decode_kv_piece(message);
+  CHECK(std::ranges::equal(piece.what.bytes, payload.first(12)));
+  CHECK(std::ranges::equal(piece.what.end, payload.last(5)));
+  const std::span<const std::byte> all(message);
+  for (std::size_t size = 0; size < message.size(); ++size)
+    CHECK_THROWS_AS(decode_kv_piece(all.first(size)), EnvironmentError);
+  message[envelope_bytes + 24] = std::byte{18};  // an end longer than all that is there
+  CHECK_THROWS_AS(decode_kv_piece(message), EnvironmentError);
 }
 
 TEST_CASE("commands go to the ranks of their dies, and say what is owed for them") {

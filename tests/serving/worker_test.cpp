@@ -31,7 +31,13 @@ class FakeState : public EngineState {
     tokens.resize(static_cast<std::size_t>(std::max(length(), first + count)));
     std::memcpy(tokens.data() + first, bytes.data(), bytes.size());
   }
+  void export_end(int count, std::span<std::byte> out) const override {
+    REQUIRE(count == length());
+    std::ranges::fill(out, std::byte(count));
+  }
+  void import_end(std::span<const std::byte> bytes) override { end.assign(bytes.begin(), bytes.end()); }
   std::vector<std::int32_t> tokens;
+  std::vector<std::byte> end;
 };
 
 /// Draws the sum of all tokens so far, modulo 1000; nothing when one of them is 666.
@@ -42,6 +48,7 @@ class FakeEngine : public StepEngine {
     return std::make_unique<FakeState>();
   }
   std::size_t state_bytes_per_token() const override { return 4; }
+  std::size_t state_end_bytes() const override { return end_bytes; }
   StepOutcome step(std::span<const StepWork> works, RunTime start) override {
     starts.push_back(start);
     StepOutcome outcome;
@@ -53,6 +60,7 @@ class FakeEngine : public StepEngine {
     }
     return outcome;
   }
+  std::size_t end_bytes = 0;
   static SampledToken drawn(const std::vector<std::int32_t>& tokens) {
     std::int32_t sum = 0;
     for (const std::int32_t token : tokens) {
@@ -305,4 +313,28 @@ TEST_CASE("pieces of KV that do not fit are refused by request") {
   take(1, 3, {4, 5});
   CHECK_THROWS_WITH(take(1, 3, {4, 5}), Contains("tokens from 3 on came twice"));
   CHECK_THROWS_WITH(take(1, 2, {3, 4}), Contains("tokens from 3 on came twice"));  // it reaches into the one that waits
+}
+
+TEST_CASE_METHOD(Prefill, "the last piece of a prompt's KV brings the end of its state") {
+  config.handover_piece.value = 8;  // two tokens
+  engine.end_bytes = 3;
+  order(PrefillOrder{{{10, 5, 4, {}, {1, 2, 3, 4, 5}}}});
+  order(StopOrder{});
+  run_prefill_worker(context);
+  REQUIRE(transfer.sent.size() == 3);
+  KvIntake intake(engine);
+  intake.expect_kv({10, 1, 5, 5, 15, {}});
+  for (std::size_t i = 3; i-- > 0;) {  // the last one first
+    const KvPiece piece = decode_kv_piece(transfer.sent[i].bytes).what;
+    CHECK(piece.end.size() == (i == 2 ? 3u : 0u));
+    intake.take(1, piece);
+  }
+  const std::vector<KvIntake::Complete> complete = intake.take_complete();
+  REQUIRE(complete.size() == 1);
+  CHECK(static_cast<FakeState*>(complete[0].state.get())->end == std::vector<std::byte>(3, std::byte{5}));
+
+  intake.expect_kv({11, 1, 2, 5, 15, {}});
+  const std::vector<std::byte> bytes(8);
+  CHECK_THROWS_WITH(intake.take(1, {11, 0, 2, 4, bytes}),
+                    Contains("request 11") && Contains("an end of 0 bytes, 3 here"));
 }

@@ -243,6 +243,11 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
     results["goodput_by"][objective] = rate(totals.good_by[objective]);
   results["pool"] = pool_json(pool, totals);
   results["parts_ms"] = parts_json(totals.parts, totals.completed > 0 ? static_cast<double>(totals.completed) : 1);
+  if (run.guesses.drafted > 0)
+    results["mtp"] = {
+        {"drafted", run.guesses.drafted},
+        {"accepted", run.guesses.accepted},
+        {"acceptance", static_cast<double>(run.guesses.accepted) / static_cast<double>(run.guesses.drafted)}};
   results["npus"] = npus;
   results["output_tokens_per_s_per_npu"] = rate(totals.output) / npus;
   add_die_steps(results, run.die_steps);
@@ -300,6 +305,11 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
   for (const auto& [reason, blocks] : r["pool"]["miss_reasons"].items())
     count("Blocks missed, " + reason + ":", blocks);
   for (const auto& [reason, blocks] : r["pool"]["dropped"].items()) count("Blocks not stored, " + reason + ":", blocks);
+  if (r.contains("mtp")) {
+    text += fmt::format("{:-^60}\n", " Speculation ");
+    count("Tokens guessed:", r["mtp"]["drafted"]);
+    number("Accepted (%):", Json(r["mtp"]["acceptance"].get<double>() * 100));
+  }
   if (r.contains("wall_s")) {
     text += fmt::format("{:-^60}\n", " Two clocks ");
     number("Modelled time (s):", r["duration"]);

@@ -37,6 +37,17 @@ struct PoolFigures {
   std::uint64_t model_bytes = 0, model_bytes_read = 0;  ///< with a model from the pool: its files, and what was read
 };
 
+/// Speculation: tokens that were guessed and verified, and those that were right.
+struct GuessCounts {
+  std::uint64_t drafted = 0, accepted = 0;
+  GuessCounts& operator+=(const GuessCounts& other) {
+    drafted += other.drafted;
+    accepted += other.accepted;
+    return *this;
+  }
+  friend bool operator==(const GuessCounts&, const GuessCounts&) = default;
+};
+
 struct MetricsOptions {
   std::vector<double> percentiles{99};       ///< 0-100
   std::map<std::string, double> goodput_ms;  ///< objective in ms by "ttft", "tpot", "e2el"; all must hold
@@ -52,6 +63,7 @@ struct RunDescription {
   std::string clock = "wall";            ///< or "modelled"
   int dies = 0;                          ///< prefill and decode dies together
   int dies_per_npu = 1;                  ///< of the emulated machine
+  GuessCounts guesses = {};              ///< of all decode dies
   std::vector<DieSteps> die_steps = {};  ///< on the wall clock
   // On a modelled clock:
   std::string machine = {};                       ///< the file

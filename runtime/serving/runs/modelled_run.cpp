@@ -51,7 +51,8 @@ ModelledFleetOptions fleet_options(const ServeOptions& options) {
 std::int64_t blocks_really_held(const ServeOptions& options) {
   const ServingConfig& serving = options.serving;
   const auto granule = static_cast<double>(options.pool.granule.value);
-  const double payload = static_cast<double>(options.modelled->bytes_per_token) * serving.context_block_tokens;
+  const double payload = static_cast<double>(options.modelled->bytes_per_token) * serving.context_block_tokens +
+                         static_cast<double>(options.modelled->end_bytes);
   if (payload > static_cast<double>(options.pool.store_buffer.value))
     throw UsageError(fmt::format("pool.store_buffer: {} is less than a context block of {}",
                                  format_size(static_cast<double>(options.pool.store_buffer.value)),
@@ -113,6 +114,7 @@ ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions
   }
   outcome.wall = wall_now() - start;
   outcome.pool = pool_figures(counts);
+  outcome.guesses = counts.guesses;
   outcome.modelled_s = std::move(counts.modelled_s);
   if (run.payload == Payload::carried) outcome.payload = counts.payload;
   return outcome;

@@ -117,7 +117,7 @@ enum class Unfinished : std::uint8_t {
   abandoned,  ///< the run is over: what was measured is enough
 };
 
-/// What a worker counted; of the pool a decode die has nothing.
+/// What a worker counted. The pool is a prefill die's, guesses are a decode die's.
 struct WorkerStatistics {
   std::uint64_t lookups = 0, hits = 0;
   std::uint64_t stored_blocks = 0;  ///< written to the pool
@@ -127,6 +127,7 @@ struct WorkerStatistics {
   std::uint64_t dropped_blocks = 0;  ///< the rest of those that were offered
   std::map<std::string, std::uint64_t> miss_reasons;
   std::map<std::string, std::uint64_t> drop_reasons = {};  ///< of dropped_blocks
+  GuessCounts guesses = {};
   std::map<std::string, double> modelled_s = {};  ///< of the first die of an instance: where the modelled time went
   PayloadFigures payload = {};
   std::map<int, StepTimes> step_times = {};  ///< of dies, by rank
@@ -137,6 +138,7 @@ struct WorkerStatistics {
     stored_blocks += other.stored_blocks;
     known_blocks += other.known_blocks;
     dropped_blocks += other.dropped_blocks;
+    guesses += other.guesses;
     for (const auto& [reason, count] : other.miss_reasons) miss_reasons[reason] += count;
     for (const auto& [reason, count] : other.drop_reasons) drop_reasons[reason] += count;
     for (const auto& [part, seconds] : other.modelled_s) modelled_s[part] += seconds;

@@ -13,7 +13,7 @@
 namespace supernode::serving {
 namespace {
 
-constexpr std::size_t kv_head_bytes = 8 + 4 + 4 + 8;
+constexpr std::size_t kv_head_bytes = 8 + 4 + 4 + 8 + 8;
 
 void put_envelope(ByteWriter& to, MessageKind kind, std::size_t body_bytes, RunTime stamp) {
   expect(body_bytes <= std::numeric_limits<std::uint32_t>::max(), "the body of a serving message is too large");
@@ -212,6 +212,7 @@ void put_body(ByteWriter& to, const StoppedReport& report) {
   to.put(s.lookups).put(s.hits).put(s.stored_blocks).put(s.known_blocks).put(s.dropped_blocks);
   put_counts(to, s.miss_reasons);
   put_counts(to, s.drop_reasons);
+  to.put(s.guesses.drafted).put(s.guesses.accepted);
   to.put<std::uint64_t>(s.modelled_s.size());
   for (const auto& [part, seconds] : s.modelled_s) to.put_text(part).put(seconds);
   for (const Transfers* one : ways_of(s.payload)) to.put(one->bytes).put(one->wall_s).put(one->modelled_s);
@@ -256,6 +257,8 @@ StoppedReport get_stopped_report(ByteReader& from) {
   s.dropped_blocks = from.get<std::uint64_t>();
   s.miss_reasons = get_counts(from);
   s.drop_reasons = get_counts(from);
+  s.guesses.drafted = from.get<std::uint64_t>();
+  s.guesses.accepted = from.get<std::uint64_t>();
   for (std::size_t left = from.get_count(sizeof(double)); left > 0; --left) {
     std::string part = from.get_text();
     s.modelled_s[std::move(part)] = from.get<double>();
@@ -360,12 +363,13 @@ Stamped<Report> decode_report(std::span<const std::byte> message) {
 }
 
 std::vector<std::byte> make_kv_piece(RequestId request, int first, int count, std::size_t bytes_per_token,
-                                     RunTime stamp, std::span<std::byte>& payload) {
-  const std::size_t payload_bytes = static_cast<std::size_t>(count) * bytes_per_token;
+                                     RunTime stamp, std::span<std::byte>& payload, std::size_t end_bytes) {
+  const std::size_t payload_bytes = static_cast<std::size_t>(count) * bytes_per_token + end_bytes;
   ByteWriter writer;
   writer.reserve(envelope_bytes + kv_head_bytes + payload_bytes);
   put_envelope(writer, MessageKind::kv_piece, kv_head_bytes + payload_bytes, stamp);
   writer.put(request).put<std::int32_t>(first).put<std::int32_t>(count).put<std::uint64_t>(bytes_per_token);
+  writer.put<std::uint64_t>(end_bytes);
   std::vector<std::byte> message = writer.take();
   message.resize(message.size() + payload_bytes);
   payload = std::span(message).last(payload_bytes);
@@ -381,11 +385,17 @@ Stamped<KvPiece> decode_kv_piece(std::span<const std::byte> message) {
   piece.first = reader.get<std::int32_t>();
   piece.count = reader.get<std::int32_t>();
   piece.bytes_per_token = reader.get<std::uint64_t>();
+  const auto end_bytes = reader.get<std::uint64_t>();
   piece.bytes = reader.get_raw(reader.left());
-  const bool fits = piece.bytes_per_token == 0
-                        ? piece.bytes.empty()
-                        : piece.bytes.size() % piece.bytes_per_token == 0 &&
-                              piece.bytes.size() / piece.bytes_per_token == static_cast<std::size_t>(piece.count);
+  const bool has_end = end_bytes <= piece.bytes.size();
+  if (has_end) {
+    piece.end = piece.bytes.last(end_bytes);
+    piece.bytes = piece.bytes.first(piece.bytes.size() - end_bytes);
+  }
+  const bool fits = has_end && (piece.bytes_per_token == 0 ? piece.bytes.empty()
+                                                           : piece.bytes.size() % piece.bytes_per_token == 0 &&
+                                                                 piece.bytes.size() / piece.bytes_per_token ==
+                                                                     static_cast<std::size_t>(piece.count));
   if (piece.first < 0 || piece.count < 1 || !fits)
     throw EnvironmentError(fmt::format("piece of KV with {} bytes for {} tokens from {} on of {} bytes each",
                                        piece.bytes.size(), piece.count, piece.first, piece.bytes_per_token));

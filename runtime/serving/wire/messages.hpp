@@ -108,7 +108,8 @@ struct KvPiece {
   RequestId request = 0;
   std::int32_t first = 0, count = 0;
   std::uint64_t bytes_per_token = 0;
-  std::span<const std::byte> bytes;  ///< count x bytes_per_token, in the message; none where payloads are elided
+  std::span<const std::byte> bytes;     ///< count x bytes_per_token, in the message; none where payloads are elided
+  std::span<const std::byte> end = {};  ///< in the piece with the prompt's last token: the state's end
 };
 
 // ---- reports of steps ----
@@ -141,10 +142,11 @@ std::vector<std::byte> encode(const Report& report, RunTime stamp);
 Stamped<Order> decode_order(std::span<const std::byte> message);
 Stamped<Report> decode_report(std::span<const std::byte> message);
 
-/// The head of a piece of `count` tokens; the message is the head, and then the exported bytes.
-/// @param payload gets the place in the message that the caller fills
+/// The head of a piece of `count` tokens; the message is the head, then the exported bytes, and then the end of the
+/// state, if it has one and this is the last piece.
+/// @param payload gets the place in the message that the caller fills: tokens, then the end
 std::vector<std::byte> make_kv_piece(RequestId request, int first, int count, std::size_t bytes_per_token,
-                                     RunTime stamp, std::span<std::byte>& payload);
+                                     RunTime stamp, std::span<std::byte>& payload, std::size_t end_bytes = 0);
 /// `message` outlives the result. @throws EnvironmentError as above.
 Stamped<KvPiece> decode_kv_piece(std::span<const std::byte> message);
 

@@ -16,6 +16,8 @@ class CarriedEngine : public StepEngine {
 
   std::unique_ptr<EngineState> make_state(int max_tokens) override { return inner_.make_state(max_tokens); }
   std::size_t state_bytes_per_token() const override { return inner_.state_bytes_per_token(); }
+  std::size_t state_end_bytes() const override { return inner_.state_end_bytes(); }
+  GuessCounts guesses() const override { return inner_.guesses(); }
   /// The outcome is the inner engine's. @throws as CarriedExchange::move()
   StepOutcome step(std::span<const StepWork> works, RunTime start) override {
     StepOutcome outcome = inner_.step(works, start);

@@ -53,6 +53,7 @@ class DecodeWorker {
     counts.payload.exchange = context_.engine->exchanged();
     counts.payload.handover = handover_;
     counts.step_times[context_.rank] = context_.engine->step_times();
+    counts.guesses = context_.engine->guesses();
     inbox_.report_stopped(counts);
   }
 

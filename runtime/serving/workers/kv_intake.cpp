@@ -13,12 +13,15 @@ namespace {
   throw EnvironmentError(fmt::format("KV of request {}: {}", request, why));
 }
 
-void import(EngineState& state, RequestId request, int first, int count, std::span<const std::byte> bytes) {
+/// @param end empty but for the last tokens of a state
+void import(EngineState& state, RequestId request, int first, int count, std::span<const std::byte> bytes,
+            std::span<const std::byte> end) {
   try {
     state.import_tokens(first, count, bytes);
   } catch (const EnvironmentError& error) {
     refuse(request, error.what());
   }
+  if (!end.empty()) state.import_end(end);
 }
 
 }  // namespace
@@ -36,7 +39,8 @@ void KvIntake::expect_kv(const KvNotice& notice) {
   }
   if (auto early = early_.extract(notice.request)) {
     for (const auto& [first, held] : early.mapped())
-      place(entry->second, held.source, {notice.request, first, held.count, held.bytes_per_token, held.bytes});
+      place(entry->second, held.source,
+            {notice.request, first, held.count, held.bytes_per_token, held.bytes, held.end});
     finish_if_whole(notice.request);
   }
 }
@@ -47,9 +51,16 @@ void KvIntake::take(int source, const KvPiece& piece) {
     finish_if_whole(piece.request);
     return;
   }
-  const auto [entry, fresh] = early_[piece.request].try_emplace(
-      piece.first, Held{source, piece.count, piece.bytes_per_token, {piece.bytes.begin(), piece.bytes.end()}});
+  const auto [entry, fresh] = early_[piece.request].try_emplace(piece.first, hold(source, piece));
   if (!fresh) refuse(piece.request, fmt::format("tokens from {} on came twice", piece.first));
+}
+
+KvIntake::Held KvIntake::hold(int source, const KvPiece& piece) {
+  return {source,
+          piece.count,
+          piece.bytes_per_token,
+          {piece.bytes.begin(), piece.bytes.end()},
+          {piece.end.begin(), piece.end.end()}};
 }
 
 void KvIntake::place(Noticed& noticed, int source, const KvPiece& piece) {
@@ -62,19 +73,22 @@ void KvIntake::place(Noticed& noticed, int source, const KvPiece& piece) {
   if (piece.count > notice.prompt_tokens || piece.first > notice.prompt_tokens - piece.count)
     refuse(piece.request,
            fmt::format("{} tokens from {} on, but the prompt has {}", piece.count, piece.first, notice.prompt_tokens));
+  const bool last = piece.first + piece.count == notice.prompt_tokens;
+  if (const std::size_t end = last ? engine_.state_end_bytes() : 0; piece.end.size() != end)
+    refuse(piece.request, fmt::format("{} tokens from {} on with an end of {} bytes, {} here", piece.count, piece.first,
+                                      piece.end.size(), end));
   EngineState& state = *noticed.state;
   if (piece.first < state.length() || noticed.waiting.contains(piece.first))
     refuse(piece.request, fmt::format("tokens from {} on came twice", piece.first));
   if (piece.first > state.length()) {
-    noticed.waiting[piece.first] = {
-        source, piece.count, piece.bytes_per_token, {piece.bytes.begin(), piece.bytes.end()}};
+    noticed.waiting[piece.first] = hold(source, piece);
     return;
   }
-  import(state, piece.request, piece.first, piece.count, piece.bytes);
+  import(state, piece.request, piece.first, piece.count, piece.bytes, piece.end);
   while (!noticed.waiting.empty() && noticed.waiting.begin()->first <= state.length()) {
     const auto next = noticed.waiting.extract(noticed.waiting.begin());
     if (next.key() < state.length()) refuse(piece.request, fmt::format("tokens from {} on came twice", next.key()));
-    import(state, piece.request, next.key(), next.mapped().count, next.mapped().bytes);
+    import(state, piece.request, next.key(), next.mapped().count, next.mapped().bytes, next.mapped().end);
   }
 }
 

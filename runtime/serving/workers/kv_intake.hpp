@@ -40,8 +40,9 @@ class KvIntake {
   struct Held {
     int source = 0, count = 0;
     std::uint64_t bytes_per_token = 0;
-    std::vector<std::byte> bytes;
+    std::vector<std::byte> bytes, end;
   };
+  static Held hold(int source, const KvPiece& piece);
   using HeldPieces = std::map<int, Held>;  ///< by first token
   struct Noticed {
     KvNotice notice;

@@ -43,6 +43,7 @@ class ModelledEngine : public StepEngine {
 
   std::unique_ptr<EngineState> make_state(int max_tokens) override { return inner_.make_state(max_tokens); }
   std::size_t state_bytes_per_token() const override { return inner_.state_bytes_per_token(); }
+  std::size_t state_end_bytes() const override { return inner_.state_end_bytes(); }
   /// As StepEngine says; `start` may differ between dies, `end` and `exchange` are modelled.
   /// @throws TimeoutError naming the dies that did not come.
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
@@ -53,6 +54,7 @@ class ModelledEngine : public StepEngine {
     all.modelled_s = in_exchanges_.value;
     return all;
   }
+  GuessCounts guesses() const override { return inner_.guesses(); }
 
  private:
   /// What a die sends to the first one: its record, and when it worked on its host.

@@ -32,7 +32,7 @@ class PrefillWorker {
  public:
   explicit PrefillWorker(const WorkerContext& context)
       : context_(context), inbox_(context), bytes_per_token_(context.engine->state_bytes_per_token()) {
-    if (context.pool) pool_.emplace(context, bytes_per_token_);
+    if (context.pool) pool_.emplace(context, *context.engine);
   }
 
   void run() {
@@ -161,11 +161,14 @@ class PrefillWorker {
                   static_cast<std::size_t>(context_.config->handover_piece.value) / bytes_per_token_, 1, 1u << 30));
     for (int first = 0; first < tokens; first += most) {
       const int count = std::min(most, tokens - first);
+      const std::size_t end_bytes = first + count == tokens ? context_.engine->state_end_bytes() : 0;
       std::span<std::byte> payload;
       std::vector<std::byte> message =
-          make_kv_piece(sequence.item->request, first, count, bytes_per_token_, stamp, payload);
-      sequence.state->export_tokens(first, count, payload);
-      moved_.handover.bytes += payload.size();
+          make_kv_piece(sequence.item->request, first, count, bytes_per_token_, stamp, payload, end_bytes);
+      const auto tokens_out = payload.first(payload.size() - end_bytes);
+      sequence.state->export_tokens(first, count, tokens_out);
+      if (end_bytes > 0) sequence.state->export_end(tokens, payload.last(end_bytes));
+      moved_.handover.bytes += tokens_out.size();
       context_.transfer->send(sequence.item->decode_rank, static_cast<int>(MessageKind::kv_piece), std::move(message));
     }
   }

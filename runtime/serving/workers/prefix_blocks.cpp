@@ -9,11 +9,13 @@
 
 namespace supernode::serving {
 
-PrefixBlocks::PrefixBlocks(const WorkerContext& context, std::size_t bytes_per_token)
+PrefixBlocks::PrefixBlocks(const WorkerContext& context, const StepEngine& engine)
     : client_(*context.pool, "default"),
-      cache_(client_, pool::ContextCacheConfig{
-                          context.model_name, context.config->context_block_tokens,
-                          bytes_per_token * static_cast<std::size_t>(context.config->context_block_tokens)}) {}
+      cache_(client_, pool::ContextCacheConfig{context.model_name, context.config->context_block_tokens,
+                                               engine.state_bytes_per_token() *
+                                                       static_cast<std::size_t>(context.config->context_block_tokens) +
+                                                   engine.state_end_bytes()}),
+      end_bytes_(engine.state_end_bytes()) {}
 
 void PrefixBlocks::start(std::span<const std::int32_t> prompt, int granted_tokens, PromptBlocks& blocks) {
   blocks.keys = cache_.keys(prompt);
@@ -36,14 +38,14 @@ void PrefixBlocks::take(PromptBlocks& blocks, EngineState& state) {
   const int block_tokens = cache_.config().block_tokens;
   for (bool ended = false; !ended;) {
     ended = blocks.load->wait(0.001);
-    const int come = blocks.load->result().blocks, fresh = come - blocks.taken;
-    if (fresh == 0) continue;
-    const auto bytes = std::span(blocks.loaded)
-                           .subspan(block_bytes * static_cast<std::size_t>(blocks.taken),
-                                    block_bytes * static_cast<std::size_t>(fresh));
-    state.import_tokens(blocks.taken * block_tokens, fresh * block_tokens, bytes);
-    loaded_bytes_ += bytes.size();
-    blocks.taken = come;
+    const int come = blocks.load->result().blocks;
+    for (; blocks.taken < come; ++blocks.taken) {
+      const auto block =
+          std::span(blocks.loaded).subspan(block_bytes * static_cast<std::size_t>(blocks.taken), block_bytes);
+      state.import_tokens(blocks.taken * block_tokens, block_tokens, block.first(block_bytes - end_bytes_));
+      state.import_end(block.last(end_bytes_));
+      loaded_bytes_ += block.size();
+    }
   }
   blocks.load.reset();
   blocks.loaded = {};
@@ -61,7 +63,9 @@ void PrefixBlocks::store(const PromptBlocks& blocks, const EngineState& state, d
       continue;
     }
     std::vector<std::byte> bytes(cache_.config().block_bytes);
-    state.export_tokens(static_cast<int>(b) * block_tokens, block_tokens, bytes);
+    const int first = static_cast<int>(b) * block_tokens;
+    state.export_tokens(first, block_tokens, std::span(bytes).first(bytes.size() - end_bytes_));
+    state.export_end(first + block_tokens, std::span(bytes).last(end_bytes_));
     cache_.store(blocks.keys[b], std::move(bytes));
   }
 }

@@ -22,8 +22,9 @@ struct PromptBlocks {
 
 class PrefixBlocks {
  public:
-  /// @pre context.pool. @param block_tokens x bytes_per_token is a block
-  PrefixBlocks(const WorkerContext& context, std::size_t bytes_per_token);
+  /// @pre context.pool. A block is `block_tokens` tokens of the engine's states and the end behind them, so that a
+  /// prompt can go on from every block.
+  PrefixBlocks(const WorkerContext& context, const StepEngine& engine);
 
   /// Looks the prompt up and begins to load the leading blocks that the pool holds, leaving at least one token to
   /// compute. While they are on their way, the next prompt's can be looked up.
@@ -54,6 +55,7 @@ class PrefixBlocks {
  private:
   pool::Client client_;
   pool::ContextCache cache_;
+  std::size_t end_bytes_;      ///< of a block
   std::uint64_t no_room_ = 0;  ///< blocks for which the queue had no room
   std::uint64_t loaded_bytes_ = 0;
 };

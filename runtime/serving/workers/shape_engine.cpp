@@ -181,7 +181,9 @@ StepOutcome ShapeEngine::step(std::span<const StepWork> works, RunTime) {
     outcome.tokens.push_back(token(work.request, state.length()));
     if (!speculates()) continue;
     std::vector<std::int32_t>& further = outcome.further.emplace_back();
+    ++guesses_.drafted;
     if (!guessed(work.request, state.length())) continue;
+    ++guesses_.accepted;
     state.grow(1);
     further.push_back(token(work.request, state.length()));
   }

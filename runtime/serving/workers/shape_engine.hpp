@@ -38,6 +38,7 @@ class ShapeEngine : public StepEngine {
   std::size_t state_bytes_per_token() const override { return options_.bytes_per_token; }
   /// Local, unlike other engines' steps. Its outcome has a record; end and exchange are not set.
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
+  GuessCounts guesses() const override { return guesses_; }
 
   /// The token of a request at a position.
   std::int32_t token(RequestId request, int position) const;
@@ -53,6 +54,7 @@ class ShapeEngine : public StepEngine {
 
   ShapeOptions options_;
   emulation::Routing routing_;
+  GuessCounts guesses_;
 };
 
 }  // namespace supernode::serving

@@ -25,7 +25,8 @@ class EngineState {
   virtual ~EngineState() = default;
   /// Tokens held.
   virtual int length() const = 0;
-  /// Copies tokens [first, first + count) into `out`, count x StepEngine::state_bytes_per_token() bytes.
+  /// Copies tokens [first, first + count) into `out`, count x StepEngine::state_bytes_per_token() bytes. They are a
+  /// function of tokens [0, first + count).
   virtual void export_tokens(int first, int count, std::span<std::byte> out) const = 0;
   /// Sets tokens [first, first + count), first <= length(), from exported bytes; length() grows to cover them.
   /// @throws EnvironmentError naming token and byte, where an engine knows what they must be and they are not.
@@ -33,6 +34,11 @@ class EngineState {
   /// Tokens [0, count) are there without any bytes: a context in place, or one whose bytes are elided. Only in states of
   /// engines that compute nothing.
   virtual void place_tokens(int) { panic("tokens of a computed state come as bytes"); }
+  /// The end behind the first `tokens` tokens, StepEngine::state_end_bytes() long: what going on there takes beside the
+  /// tokens. @param tokens length(), or a multiple of a pool block's that this state has computed
+  virtual void export_end(int, std::span<std::byte>) const {}
+  /// The end behind the last token that was imported.
+  virtual void import_end(std::span<const std::byte>) {}
 };
 
 /// One sequence's part of a step: its next tokens go in, and one is drawn at its last position.
@@ -62,6 +68,8 @@ class StepEngine {
   virtual std::unique_ptr<EngineState> make_state(int max_tokens) = 0;
   /// The same for every state. Local.
   virtual std::size_t state_bytes_per_token() const = 0;
+  /// Of the end of a state, or of a part of it that something may go on from. Local.
+  virtual std::size_t state_end_bytes() const { return 0; }
   /// A step for the sequences of this die. Collective over the dies of the instance; a die may have no work.
   /// @param start when it begins, on the run's clock
   virtual StepOutcome step(std::span<const StepWork> works, RunTime start) = 0;
@@ -76,6 +84,8 @@ class StepEngine {
   virtual Transfers exchanged() const { return {}; }
   /// What the steps so far took; nothing where nobody times them.
   virtual StepTimes step_times() const { return {}; }
+  /// Of this die's steps so far.
+  virtual GuessCounts guesses() const { return {}; }
 };
 
 }  // namespace supernode::serving

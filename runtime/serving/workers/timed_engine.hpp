@@ -18,6 +18,8 @@ class TimedEngine : public StepEngine {
 
   std::unique_ptr<EngineState> make_state(int max_tokens) override { return inner_.make_state(max_tokens); }
   std::size_t state_bytes_per_token() const override { return inner_.state_bytes_per_token(); }
+  std::size_t state_end_bytes() const override { return inner_.state_end_bytes(); }
+  GuessCounts guesses() const override { return inner_.guesses(); }
   void set_background(std::function<void()> work) override { inner_.set_background(std::move(work)); }
   /// A stall that is due comes before the step, out of MPI. A slow die goes on computing behind the step, until its
   /// computing has taken as long as the injection says; so the others wait for it at their next meeting.
