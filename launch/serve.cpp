@@ -54,6 +54,11 @@ class ServeCommand : public Command {
     t.add("serve", "dtype", dtype_, "type of the model's matrices").choices({"f32", "bf16", "int8"});
     t.add("serve", "temperature", workload_.sampler.temperature, "0: greedy").range(0, 1e3);
     t.add("serve", "top_p", workload_.sampler.top_p, "nucleus sampling, (0, 1]").range(1e-9, 1);
+    t.add("serve", "stop_tokens", workload_.stop, "token ids that end a request when they are drawn");
+    t.add("serve", "cancel_share", workload_.cancel_share, "share of the requests that are cancelled").range(0, 1);
+    t.add("serve", "cancel_within", workload_.cancel_within_s,
+          "cancelled requests are at a random moment of this span from their arrival on, s")
+        .range(0, 1e6);
     t.add("serve", "goodput", goodput_, "objectives in ms that a good request meets, as ttft:2000,tpot:50,e2el:9000");
     t.add("serve", "metric_percentiles", metrics_.percentiles, "percentiles of the latencies, as 50,99,99.9");
     t.add("serve", "save_detailed", metrics_.save_detailed, "each request in the JSON results");
@@ -153,7 +158,7 @@ class ServeCommand : public Command {
       text = serving::serving_text(results, metrics_);
       samples = request_samples(outcome.requests);
       for (const serving::ServedRequest& served : outcome.requests) {
-        if (served.completed()) continue;
+        if (served.ended.why != serving::EndReason::failed) continue;
         if (std::exchange(all_served, false))
           log(LogLevel::error, "request {} failed: {}", served.request->id, served.ended.detail);
       }

@@ -67,6 +67,56 @@ TEST_CASE("sums over instances do not depend on who stops first") {
     CHECK(modelled_part(document_of(supernode_on(14, command))["results"]) == modelled_part(first));
 }
 
+TEST_CASE("prompts in pieces draw the same tokens, and requests that are cancelled are counted, in every run alike") {
+  const std::string command = shape_run + "--trace " + small_trace();
+  const Json whole = document_of(supernode_on(14, command))["results"];
+  const std::string in_pieces = command + " --serving.chunk-tokens 700 --serving.max-prefill-tokens 2000 ";
+  const Json pieces = document_of(supernode_on(14, in_pieces))["results"];
+  CHECK(pieces["completed"] == 40);
+  CHECK(pieces["step_terms_s"]["prefill: steps"] > whole["step_terms_s"]["prefill: steps"]);
+  check_requests(pieces);
+  REQUIRE(pieces["requests"].size() == whole["requests"].size());
+  for (std::size_t i = 0; i < whole["requests"].size(); ++i) {
+    CHECK(pieces["requests"][i]["output_token_ids"] == whole["requests"][i]["output_token_ids"]);
+    CHECK(whole["requests"][i]["finish_reason"] == "length");
+  }
+
+  const std::string some_leave = in_pieces + "--cancel-share 0.5 --cancel-within 0.4 --serving.max-queue 6 ";
+  const Json first = document_of(supernode_on(14, some_leave))["results"];  // and the exit code is 0
+  CHECK(first["cancelled"].get<int>() >= 5);
+  CHECK(first["completed"].get<int>() + first["cancelled"].get<int>() + first["refused"].get<int>() == 40);
+  for (const Json& request : first["requests"]) {
+    if (request["finish_reason"] == "length") check_request(request);
+    if (request["finish_reason"] == "refused") CHECK(request["ttft_ms"].is_null());
+  }
+  CHECK(modelled_part(document_of(supernode_on(14, some_leave))["results"]) == modelled_part(first));
+  CHECK(modelled_part(document_of(supernode_on(14, some_leave, "taskset -c 0 "))["results"]) == modelled_part(first));
+}
+
+TEST_CASE("contexts of 128k tokens pass at the width of the published model") {
+  const std::string path = scratch_path("long.jsonl");
+  std::ofstream(path) << R"({"timestamp": 0, "input_length": 131072, "output_length": 3, "hash_ids": []})"
+                      << "\n"
+                      << R"({"timestamp": 1, "input_length": 200, "output_length": 3, "hash_ids": []})"
+                      << "\n";
+  const auto serve = [&](const std::string& options) {
+    return document_of(supernode_on(14, shape_run +
+                                            "--serving.prefill-instances 1 --serving.prefill-dies 4 "
+                                            "--trace " +
+                                            path + " " + options))["results"];
+  };
+  const Json whole = serve("");
+  const Json pieces = serve("--serving.chunk-tokens 4096");
+  for (const Json* results : {&whole, &pieces}) {
+    CHECK((*results)["completed"] == 2);
+    check_requests(*results);
+  }
+  // The short one does not wait for the long one, whose KV of 9 GB is mostly handed over when its last piece is done.
+  CHECK(pieces["requests"][1]["ttft_ms"].get<double>() < 0.2 * whole["requests"][1]["ttft_ms"].get<double>());
+  CHECK(pieces["requests"][0]["parts_ms"]["handover"].get<double>() <
+        0.2 * whole["requests"][0]["parts_ms"]["handover"].get<double>());
+}
+
 TEST_CASE("a slow host processor delays loads, and no part of a request becomes negative") {
   std::string machine = read_file(SUPERNODE_SOURCE_DIR "/configs/machines/cloudmatrix384.ini");
   const std::size_t key = machine.find("\ncpu_link_gbps");

@@ -15,7 +15,10 @@ struct WorkloadOptions {
   /// Requests/s of a Poisson process that replaces the trace's arrivals; 0: as traced; infinite: all at once.
   double request_rate = 0;
   std::uint64_t seed = 0;
-  moe::SamplerOptions sampler = {};  ///< of every request
+  moe::SamplerOptions sampler = {};     ///< of every request
+  std::vector<std::int32_t> stop = {};  ///< tokens that end a request
+  double cancel_share = 0;              ///< of the requests, chosen by the seed, are cancelled
+  double cancel_within_s = 1;           ///< at a moment that is uniform in this span from their arrival on
 };
 
 /// Builds the requests; a request's id is its place in the trace. Blocks of the trace scale with the prompt: block i

@@ -1,5 +1,6 @@
 #include "runtime/serving/workers/prefix_blocks.hpp"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -42,7 +43,7 @@ void PrefixBlocks::take(PromptBlocks& blocks, EngineState& state) {
                            .subspan(block_bytes * static_cast<std::size_t>(blocks.taken),
                                     block_bytes * static_cast<std::size_t>(fresh));
     state.import_tokens(blocks.taken * block_tokens, fresh * block_tokens, bytes);
-    blocks.taken = come;
+    blocks.taken = blocks.stored = come;
   }
   blocks.load.reset();
   blocks.loaded = {};
@@ -51,11 +52,13 @@ void PrefixBlocks::take(PromptBlocks& blocks, EngineState& state) {
                                        blocks.taken, blocks.granted));
 }
 
-void PrefixBlocks::store(const PromptBlocks& blocks, const EngineState& state, double deadline_s) {
+void PrefixBlocks::store(PromptBlocks& blocks, const EngineState& state, double deadline_s) {
   const int block_tokens = cache_.config().block_tokens;
-  for (std::size_t b = static_cast<std::size_t>(blocks.taken); b < blocks.keys.size(); ++b) {
+  const int whole = std::min(static_cast<int>(blocks.keys.size()), state.length() / block_tokens);
+  for (; blocks.stored < whole; ++blocks.stored) {
+    const auto b = static_cast<std::size_t>(blocks.stored);
     std::vector<std::byte> bytes(cache_.config().block_bytes);
-    state.export_tokens(static_cast<int>(b) * block_tokens, block_tokens, bytes);
+    state.export_tokens(blocks.stored * block_tokens, block_tokens, bytes);
     if (blocks.granted >= 0) client_.drain(deadline_s);
     if (!cache_.store(blocks.keys[b], std::move(bytes))) ++dropped_;
   }

@@ -17,7 +17,8 @@ struct PromptBlocks {
   std::vector<std::byte> loaded;          ///< what the load writes: state of the blocks that the pool has
   std::optional<pool::PendingLoad> load;  ///< under way
   int granted = -1;                       ///< leading blocks that must be there; -1: as many as there are
-  int taken = 0;                          ///< leading blocks that the sequence's state holds
+  int taken = 0;                          ///< leading blocks that came from the pool
+  int stored = 0;                         ///< leading blocks that came from the pool or were queued for storing
 };
 
 class PrefixBlocks {
@@ -32,9 +33,10 @@ class PrefixBlocks {
   /// Waits for the blocks; each goes into `state` as soon as it has come, while others are on their way.
   /// @throws EnvironmentError when granted blocks are not there.
   void take(PromptBlocks& blocks, EngineState& state);
-  /// Queues the blocks that did not come from the pool for storing. A block for which the queue has no room is dropped;
-  /// for a prompt whose prefix was granted it waits for room. @throws TimeoutError
-  void store(const PromptBlocks& blocks, const EngineState& state, double deadline_s);
+  /// Queues the blocks that `state` holds whole, and that neither came from the pool nor were queued before, for
+  /// storing. A block for which the queue has no room is dropped; for a prompt whose prefix was granted it waits for
+  /// room. @throws TimeoutError
+  void store(PromptBlocks& blocks, const EngineState& state, double deadline_s);
 
   /// Removes blocks that nobody will be sent to any more.
   void remove(std::span<const pool::Key> keys);

@@ -30,7 +30,10 @@ class RealState : public EngineState {
 /// What `works` ask of attention. @pre their states do not hold the new tokens yet
 emulation::AttentionWork attention_work(std::span<const StepWork> works) {
   emulation::AttentionWork sum;
-  for (const StepWork& work : works) sum.add(static_cast<double>(work.tokens.size()), work.state->length());
+  for (const StepWork& work : works) {
+    sum.add(static_cast<double>(work.tokens.size()), work.state->length());
+    if (work.draw == Draw::none) sum.sequences -= 1;  // no logits
+  }
   return sum;
 }
 
@@ -60,6 +63,10 @@ StepOutcome RealEngine::step(std::span<const StepWork> works, RunTime) {
     outcome.record = emulation::DieStep{.microbatches = {{attention, {rows.begin(), rows.end()}}}};
   }
   for (std::size_t i = 0; i < works.size(); ++i) {
+    if (works[i].draw == Draw::none) {
+      outcome.tokens.push_back(std::nullopt);
+      continue;
+    }
     const std::span<const float> logits = result.row(static_cast<int>(i));
     const bool finite = std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); });
     const int position = works[i].state->length();
