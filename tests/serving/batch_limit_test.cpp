@@ -71,6 +71,17 @@ TEST_CASE("one iteration in a hundred may exceed the objective when durations sc
   CHECK(limit.limit(1000) >= 65);
 }
 
+TEST_CASE("a first iteration that is slow, and a rare one later, cost little") {
+  const auto law = [](int batch) { return 5 + 0.2 * batch; };
+  BatchLimit limit(15);
+  limit.observe(1, 500, 1);
+  iterate(limit, 60, law);
+  CHECK(limit.limit(1000) == Approx(50).margin(1));
+  limit.observe(50, 500, 1);
+  iterate(limit, 150, law);
+  CHECK(limit.limit(1000) >= 40);
+}
+
 TEST_CASE("the batch follows when iterations become longer, as contexts grow") {
   BatchLimit limit(15);
   iterate(limit, 300, [](int batch) { return 5 + 0.2 * batch; });

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace supernode::serving {
 namespace {
@@ -10,13 +11,24 @@ namespace {
 constexpr double fading = 0.98;
 /// Standard deviations above the line that one iteration in a hundred exceeds.
 constexpr double one_in_a_hundred = 2.33;
+/// A duration counts as at most so many standard deviations above the mean: what happens less than once in a hundred
+/// iterations is no reason to have fewer requests, however long it takes.
+constexpr double outlier = 4;
+/// Standard deviation that is allowed for in this, relative to the mean, when there was less.
+constexpr double least_deviation = 0.1;
 /// Relative deviation of batches from which on they say something of the slope.
 constexpr double distinct = 0.1;
 
 }  // namespace
 
 void BatchLimit::observe(int batch, double duration_ms, double tokens_per_request) {
-  const double x = batch, y = duration_ms;
+  if (!std::exchange(warm_, true)) return;
+  const double x = batch;
+  double y = duration_ms;
+  if (weight_ > 0) {
+    const double deviation = std::sqrt(std::max(0.0, mean(yy_) - mean(y_) * mean(y_)));
+    y = std::min(y, mean(y_) + outlier * std::max(deviation, least_deviation * mean(y_)));
+  }
   for (double* sum : {&weight_, &x_, &y_, &xx_, &xy_, &yy_, &tokens_}) *sum *= fading;
   weight_ += 1;
   x_ += x;

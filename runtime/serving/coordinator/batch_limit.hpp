@@ -12,7 +12,8 @@ namespace supernode::serving {
 /// a straight line of duration over batch, and how much durations scatter around it; a batch is allowed when the line
 /// plus 2.33 standard deviations, which one iteration in a hundred exceeds, is within the objective. While batches are
 /// much alike, they say nothing new of the slope, and it stays what it was; at first, when nothing is known of it, one
-/// request more is tried. A batch beyond those of late is approached in steps of a quarter.
+/// request more is tried. A batch beyond those of late is approached in steps of a quarter. The first iteration does not
+/// count, since it pays for the first use of code and memory.
 ///
 /// The objective is one of time per output token. With speculation an iteration may last as many times longer as it
 /// yields tokens for a request.
@@ -34,6 +35,7 @@ class BatchLimit {
   const double objective_ms_;
   // Sums over the iterations, each with a weight that fades.
   double weight_ = 0, x_ = 0, y_ = 0, xx_ = 0, xy_ = 0, yy_ = 0, tokens_ = 0;
+  bool warm_ = false;            ///< one iteration was made
   double largest_ = 0;           ///< batch, of late
   std::optional<double> slope_;  ///< ms for a request, once batches have differed
 };
