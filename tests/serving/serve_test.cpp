@@ -114,6 +114,7 @@ TEST_CASE("served tokens equal generated ones, also when the prefix came from th
     options.serving.chunk_tokens = 24;
     options.serving.max_prefill_tokens = 60;
     options.serving.handover_piece.value = 1;
+    if (world().size() == 8) options.serving.prefill_instances = 2, options.serving.prefill_dies = 1;
   }
   const ServeOutcome outcome = serve(world(), options, requests);
   check_served(outcome, requests);

@@ -15,9 +15,9 @@ namespace supernode::serving {
 /// Times on the run's clock.
 struct RequestRecord {
   RunTime arrived{};
-  RunTime prefill_started{};
-  RunTime first_token{};    ///< the coordinator has the first token
-  RunTime decode_joined{};  ///< start of the first iteration that includes it
+  RunTime prefill_started{};  ///< the first piece of its prompt was ordered
+  RunTime first_token{};      ///< the coordinator has the first token
+  RunTime decode_joined{};    ///< start of the first iteration that includes it
   RunTime finished{};
   RunSpan pool{};              ///< within prefill
   RunSpan prefill_exchange{};  ///< within prefill
