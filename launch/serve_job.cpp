@@ -20,7 +20,7 @@ namespace {
 /// Names of the first failed request; one line says enough.
 void complain_of_failures(const serving::ServeOutcome& outcome, const Variation& run) {
   for (const serving::ServedRequest& served : outcome.requests) {
-    if (served.completed()) continue;
+    if (served.ended.why != serving::EndReason::failed) continue;
     const std::string where = run.kind == Kind::as_configured ? "" : fmt::format("run {}: ", run.folder());
     log(LogLevel::error, "{}request {} failed: {}", where, served.request->id, served.ended.detail);
     return;

@@ -42,6 +42,11 @@ void LoadOptions::describe(OptionTable& t) {
   t.add("serve", "seed", workload_.seed, "of prompt tokens, arrivals and sampling");
   t.add("serve", "temperature", workload_.sampler.temperature, "0: greedy").range(0, 1e3);
   t.add("serve", "top_p", workload_.sampler.top_p, "nucleus sampling, (0, 1]").range(1e-9, 1);
+  t.add("serve", "stop_tokens", workload_.stop, "token ids that end a request when they are drawn");
+  t.add("serve", "cancel_share", workload_.cancel_share, "share of the requests that are cancelled").range(0, 1);
+  t.add("serve", "cancel_within", workload_.cancel_within_s,
+        "cancelled requests are at a random moment of this span from their arrival on, s")
+      .range(0, 1e6);
 }
 
 bool LoadOptions::at_once(bool generated) const {

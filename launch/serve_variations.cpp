@@ -19,15 +19,21 @@ struct Part {
   bool (*switch_off)(serving::ServeOptions& options);
 };
 
+/// Whether steps are drawn; of a model that computes these parts are of its state, which all runs of a job share.
+bool draws(const serving::ServeOptions& options) {
+  return options.modelled && options.modelled->compute == serving::Compute::shape;
+}
+
 /// Nothing else needs to know of a new part.
 constexpr std::array kParts{
     Part{"pool",
          [](serving::ServeOptions& o) {
            return std::exchange(o.serving.context_cache, false) && o.serving.cache_ranks > 0;
          }},
-    Part{"mtp", [](serving::ServeOptions& o) { return o.modelled && std::exchange(o.modelled->config.mtp, false); }},
+    Part{"mtp", [](serving::ServeOptions& o) { return draws(o) && std::exchange(o.modelled->config.mtp, false); }},
     Part{"microbatches",
-         [](serving::ServeOptions& o) { return o.modelled && std::exchange(o.modelled->config.microbatches, 1) > 1; }},
+         [](serving::ServeOptions& o) { return draws(o) && std::exchange(o.modelled->config.microbatches, 1) > 1; }},
+    Part{"chunked-prefill", [](serving::ServeOptions& o) { return std::exchange(o.serving.chunk_tokens, 0) > 0; }},
     // What hot experts cost: as if all were used alike.
     Part{"expert-skew",
          [](serving::ServeOptions& o) {

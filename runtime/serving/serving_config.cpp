@@ -9,13 +9,18 @@ void describe(OptionTable& t, ServingConfig& c) {
   t.add("serving", "decode_dies", c.decode_dies, "dies (ranks) of a decode instance").range(1, 65536);
   t.add("serving", "cache_ranks", c.cache_ranks, "ranks that lend their DRAM to the pool; 0: no context caching")
       .range(0, 65536);
-  t.add("serving", "max_prefill_tokens", c.max_prefill_tokens, "prompt tokens of one prefill batch").range(1, 1e9);
+  t.add("serving", "max_prefill_tokens", c.max_prefill_tokens, "prompt tokens of one prefill step").range(1, 1e9);
+  t.add("serving", "chunk_tokens", c.chunk_tokens,
+        "a longer prompt is computed in pieces of at most this, over several steps that others share; 0: in one")
+      .range(0, 1e9);
+  t.add("serving", "max_queue", c.max_queue, "a request that comes while as many wait is refused; 0: none is")
+      .range(0, 1e9);
   t.add("serving", "max_batch_tokens", c.max_batch_tokens, "tokens of a rank that go through a layer at once")
       .range(1, 65536);
   t.add("serving", "decode_kv_tokens", c.decode_kv_tokens, "KV capacity of a decode die, tokens").range(2, 1e9);
   t.add("serving", "max_decode_batch", c.max_decode_batch, "requests a decode die holds at most").range(1, 65536);
   t.add("serving", "tpot_objective_ms", c.tpot_objective_ms,
-        "admit no request to decoding while an iteration lasts longer than this; 0: no objective")
+        "a decode instance has as many requests as keep the time per output token below this; 0: no objective")
       .range(0, 1e9);
   t.add("serving", "max_model_len", c.max_model_len,
         "longest prompt plus output, tokens; 0: the model's own max_position_embeddings; more extrapolates RoPE")

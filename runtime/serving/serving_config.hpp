@@ -15,11 +15,13 @@ struct ServingConfig {
   int decode_dies = 4;  ///< dies (ranks) of one decode instance
   int cache_ranks = 1;  ///< CPU hosts of the pool; 0: no context caching
 
-  int max_prefill_tokens = 8192;    ///< prompt tokens that one prefill batch takes, unless one request alone exceeds it
+  int max_prefill_tokens = 8192;    ///< prompt tokens that one prefill step takes, unless one piece alone exceeds it
+  int chunk_tokens = 0;             ///< longest piece of a prompt that one step computes; 0: prompts are not cut
+  int max_queue = 0;                ///< requests that may wait; one that comes then is refused. 0: no limit
   int max_batch_tokens = 512;       ///< tokens of a rank that go through a layer at once; longer steps are cut
   int decode_kv_tokens = 131072;    ///< KV capacity of a decode die, tokens
   int max_decode_batch = 64;        ///< requests that a decode die holds at most
-  double tpot_objective_ms = 0;     ///< no further request joins while iterations last longer; 0: no objective
+  double tpot_objective_ms = 0;     ///< of time per output token, which bounds decode batches; 0: no objective
   int max_model_len = 0;            ///< longest prompt + output, tokens; 0: the model's max_position_embeddings
   bool context_cache = true;        ///< prompts take their prefixes from the pool, and store theirs
   int context_block_tokens = 128;   ///< tokens of a block of the context cache

@@ -96,6 +96,53 @@ TEST_CASE("sums over instances do not depend on who stops first") {
     CHECK(modelled_part(document_of(supernode_on(14, command))["results"]) == modelled_part(first));
 }
 
+TEST_CASE("prompts in pieces draw the same tokens, and requests that are cancelled are counted, in every run alike") {
+  const std::string command = shape_run + "--trace " + small_trace();
+  const Json whole = document_of(supernode_on(14, command))["results"];
+  const std::string in_pieces = command + " --serving.chunk-tokens 700 --serving.max-prefill-tokens 2000 ";
+  const Json pieces = document_of(supernode_on(14, in_pieces))["results"];
+  CHECK(pieces["completed"] == 40);
+  CHECK(pieces["step_terms_s"]["prefill: steps"] > whole["step_terms_s"]["prefill: steps"]);
+  check_requests(pieces);
+  REQUIRE(pieces["requests"].size() == whole["requests"].size());
+  for (std::size_t i = 0; i < whole["requests"].size(); ++i) {
+    CHECK(pieces["requests"][i]["output_token_ids"] == whole["requests"][i]["output_token_ids"]);
+    CHECK(whole["requests"][i]["finish_reason"] == "length");
+  }
+
+  const std::string some_leave = in_pieces + "--cancel-share 0.5 --cancel-within 0.4 --serving.max-queue 6 ";
+  const Json first = document_of(supernode_on(14, some_leave))["results"];  // and the exit code is 0
+  CHECK(first["cancelled"].get<int>() >= 5);
+  CHECK(first["completed"].get<int>() + first["cancelled"].get<int>() + first["refused"].get<int>() == 40);
+  for (const Json& request : first["requests"]) {
+    if (request["finish_reason"] == "length") check_request(request);
+    if (request["finish_reason"] == "refused") CHECK(request["ttft_ms"].is_null());
+  }
+  CHECK(modelled_part(document_of(supernode_on(14, some_leave))["results"]) == modelled_part(first));
+  CHECK(modelled_part(document_of(supernode_on(14, some_leave, "taskset -c 0 "))["results"]) == modelled_part(first));
+}
+
+TEST_CASE("contexts of 128k tokens pass at the width of the published model") {
+  const std::string path = scratch_file("long.csv",
+                                        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+                                        "2026-01-01 00:00:00.000,131072,3\n"
+                                        "2026-01-01 00:00:00.001,200,3\n");
+  const Json results = document_of(supernode_on(14, shape_run +
+                                                        "--serving.prefill-instances 1 --serving.prefill-dies 4 "
+                                                        "--modelled.prefill-redundant 2 --serving.chunk-tokens 4096 "
+                                                        "--trace " +
+                                                        path))["results"];
+  CHECK(results["completed"] == 2);
+  check_requests(results);
+  const Json &long_one = results["requests"][0], &short_one = results["requests"][1];
+  CHECK(long_one["computed_tokens"] == 131072);
+  CHECK(results["step_terms_s"]["prefill: steps"] == 32);
+  // The short one does not wait for the long one. Its KV of 9.2 GB would take 368 ms over RDMA, and is mostly handed over
+  // when its last piece is done.
+  CHECK(short_one["ttft_ms"].get<double>() < 0.05 * long_one["ttft_ms"].get<double>());
+  CHECK(long_one["parts_ms"]["handover"].get<double>() < 40);
+}
+
 TEST_CASE("a slow host processor delays loads, and no part of a request becomes negative") {
   std::string machine = read_file(SUPERNODE_SOURCE_DIR "/configs/machines/cloudmatrix384.ini");
   const std::size_t key = machine.find("\ncpu_link_gbps");

@@ -1,4 +1,5 @@
 // supernode serve.
+#include <map>
 #include <sstream>
 
 #include "tests/support/run_command.hpp"
@@ -46,6 +47,25 @@ TEST_CASE("serve completes a small trace, and its figures add up") {
   const Outcome again = supernode_on(1, "topo --output " + output);
   CHECK(again.code == 2);
   CHECK_THAT(again.err, Contains("never overwritten"));
+}
+
+TEST_CASE("requests that are cancelled are counted, and are no failure") {
+  const Json results = document_of(supernode_on(
+      8,
+      "serve --config configs/quickstart.ini --max-requests 16 --time-scale 0 --save-detailed --format json "
+      "--cancel-share 0.5 --cancel-within 0.2 --stop-tokens 10,46 --serving.chunk-tokens 64 --serving.max-queue 12"))
+      ["results"];
+  const auto count = [&](const char* key) { return results[key].get<int>(); };
+  CHECK(count("completed") + count("cancelled") + count("refused") == 16);
+  CHECK(count("cancelled") > 0);
+  CHECK(count("failed") == 0);
+  std::map<std::string, int> reasons;
+  for (const Json& request : results["requests"]) {
+    ++reasons[request["finish_reason"].get<std::string>()];
+    if (request["finish_reason"] == "length" || request["finish_reason"] == "stop") check_request(request);
+  }
+  CHECK(reasons["length"] + reasons["stop"] == count("completed"));
+  CHECK(reasons["cancelled"] == count("cancelled"));
 }
 
 TEST_CASE("a cache rank that is lost costs hits with that reason; every request completes") {

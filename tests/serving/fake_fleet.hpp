@@ -1,8 +1,9 @@
 #pragma once
-// A simulated fleet with a clock of its own: it answers commands after fixed times, in order of time, and checks the
-// limits that the scheduler promises. No MPI, no waiting.
+// A simulated fleet with a clock of its own: it answers commands after fixed times, in order of time, keeps what its
+// dies hold of each request, and checks what the scheduler promises of it. No MPI, no waiting.
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <set>
 #include <stdexcept>
@@ -39,21 +40,21 @@ class FakeFleet : public Fleet {
     ServedLog log;
     Scheduler scheduler(config_, log, max_concurrency);
     coordinate(scheduler, *this);
-    CHECK(scheduler.idle());
-    for (const auto& instance : scheduler.fleet().decode)
-      for (const DecodeDieState& die : instance) {
-        CHECK(die.free_kv_tokens == config_.decode_kv_tokens);
-        CHECK(die.free_slots == config_.max_decode_batch);
-      }
+    CHECK(scheduler.all_free());
+    for (const auto* held : {&prefill_, &decode_})
+      for (const auto& [die, requests] : *held) CHECK(requests.empty());
     return log.take();
   }
 
   Event next() override {
-    const auto arrival = source_.next_at();
-    if (arrival && (events_.empty() || *arrival <= events_.begin()->first.first)) return *source_.poll(*arrival);
-    if (events_.empty()) throw std::runtime_error("the scheduler waits for nothing");
-    Event event = events_.begin()->second;
-    events_.erase(events_.begin());
+    Event event = next_event();
+    if (const auto* kv = std::get_if<KvArrived>(&event.what)) {
+      Held& held = decode_[kv->die].at(kv->request);
+      held.here = true;
+      if (held.dropped) decode_[kv->die].erase(kv->request);
+    }
+    last_ = event.time;
+    ++events_handed_out;
     return event;
   }
   bool quiet() const override { return source_.closed() && events_.empty(); }
@@ -64,67 +65,153 @@ class FakeFleet : public Fleet {
   }
 
   void perform(const Command& command, RunTime now) override {
-    if (const auto* start = std::get_if<StartPrefill>(&command)) prefill(*start, now);
-    if (const auto* expected = std::get_if<ExpectKv>(&command)) {
-      CHECK(expected->decode == decode_die.at(expected->request->id));
-      to_generate_[expected->request->id] = expected->request->max_output - 1;
-      push(now + 1ms, KvArrived{expected->decode, expected->request->id});
-    }
-    if (const auto* iteration = std::get_if<StartDecode>(&command)) iterate(*iteration, now);
+    std::visit([&](const auto& what) { perform_one(what, now); }, command);
   }
 
   std::size_t largest_decode_batch = 0, largest_prefill_tokens = 0;
   std::map<RequestId, DieId> decode_die, prefill_die;
-  std::vector<StartPrefill> batches;
+  std::vector<StartStep> batches;                                 ///< of prefill instances
+  std::map<RequestId, std::vector<std::size_t>> pieces;           ///< numbers of the batches that computed a prompt
   std::set<RequestId> without_first_token, fails_while_decoding;  ///< whose logits will not be finite
+  std::function<std::int32_t(RequestId, int)> draw = [](RequestId, int nth) { return nth == 0 ? 7 : 8; };
+  std::function<RunSpan(std::size_t)> iteration_span = [](std::size_t) { return 2ms; };  ///< of the fullest die's batch
+  std::function<RunSpan(std::size_t)> prefill_span = [](std::size_t) { return 5ms; };    ///< of the step's tokens
+  std::map<int, RequestId> cancel_before_event;  ///< by number of the event, cancellations included
+  int events_handed_out = 0;
+  std::vector<RunSpan> iteration_spans;
   bool stopped = false;
 
  private:
+  /// What a die has of a request.
+  struct Held {
+    int prompt = 0, done = 0;  ///< tokens
+    DieId decode = {};
+    RunTime sent{};  ///< the last piece is on the decode die
+    bool expected = false, here = false, dropped = false;
+    int generated = 1;
+  };
+
+  Event next_event() {
+    if (const auto cancel = cancel_before_event.find(events_handed_out); cancel != cancel_before_event.end())
+      return {last_, Cancelled{cancel->second}};
+    const auto arrival = source_.next_at();
+    if (arrival && (events_.empty() || *arrival <= events_.begin()->first.first)) return *source_.poll(*arrival);
+    if (events_.empty()) throw std::runtime_error("the scheduler waits for nothing");
+    return events_.extract(events_.begin()).mapped();
+  }
+
   template <class What>
   void push(RunTime time, What what) {
     events_.emplace(std::pair(time, serial_++), Event{time, std::move(what)});
   }
 
-  void prefill(const StartPrefill& start, RunTime now) {
+  void perform_one(const StartStep& start, RunTime now) {
+    if (start.instance.stage == emulation::Stage::prefill)
+      prefill(start, now);
+    else
+      iterate(start, now);
+  }
+
+  void perform_one(const ReserveKv& reserve, RunTime) {
+    const RequestId id = reserve.request->id;
+    CHECK(decode_[reserve.decode].emplace(id, Held{.prompt = reserve.request->prompt_tokens()}).second);
+    decode_die[id] = reserve.decode;
+    std::int64_t tokens = 0;
+    for (const auto& [request, held] : decode_[reserve.decode]) tokens += held.prompt;
+    CHECK(tokens <= config_.decode_kv_tokens);
+    CHECK(decode_[reserve.decode].size() <= static_cast<std::size_t>(config_.max_decode_batch));
+  }
+
+  void perform_one(const ExpectKv& expected, RunTime now) {
+    const RequestId id = expected.request->id;
+    Held& held = decode_[expected.decode].at(id);
+    CHECK_FALSE(std::exchange(held.expected, true));
+    CHECK(expected.tokens == sent_.at(id).first);
+    push(std::max(now, sent_.at(id).second), KvArrived{expected.decode, id});
+  }
+
+  void perform_one(const DropState& drop, RunTime) {
+    const bool prefill = drop.instance.stage == emulation::Stage::prefill;
+    for (std::size_t die = 0; die < drop.by_die.size(); ++die)
+      for (const RequestId request : drop.by_die[die]) {
+        auto& held = (prefill ? prefill_ : decode_)[{drop.instance.index, static_cast<int>(die)}];
+        const auto found = held.find(request);
+        REQUIRE(found != held.end());
+        CHECK_FALSE(found->second.dropped);
+        if (prefill || found->second.here)
+          held.erase(found);
+        else
+          found->second.dropped = true;
+        if (!prefill && found->second.dropped) CHECK(found->second.expected);
+      }
+  }
+
+  void prefill(const StartStep& start, RunTime now) {
     batches.push_back(start);
     std::size_t tokens = 0;
+    for (const std::vector<Work>& works : start.by_die)
+      for (const Work& work : works) tokens += static_cast<std::size_t>(work.count);
     for (std::size_t die = 0; die < start.by_die.size(); ++die) {
-      PrefillReported report{{start.instance, static_cast<int>(die)}, {}};
-      for (const auto& item : start.by_die[die]) {
-        const RequestId id = item.request->id;
-        const int length = item.request->prompt_tokens();
-        tokens += item.request->prompt.size();
-        decode_die[id] = item.decode;
-        prefill_die[id] = report.die;
-        const SampledToken token = without_first_token.contains(id) ? std::nullopt : SampledToken(7);
-        report.results.push_back({id, token, length / 2, length - length / 2, 1us, 500ns});
-      }
-      push(now + 5ms + std::chrono::nanoseconds(die), std::move(report));
+      PrefillReported report{{start.instance.index, static_cast<int>(die)}, {}};
+      const RunTime end = now + prefill_span(tokens) + std::chrono::nanoseconds(die);
+      for (const Work& work : start.by_die[die]) report.results.push_back(compute(work, report.die, end));
+      push(end, std::move(report));
     }
     largest_prefill_tokens = std::max(largest_prefill_tokens, tokens);
   }
 
-  void iterate(const StartDecode& start, RunTime now) {
-    for (std::size_t die = 0; die < start.joins_by_die.size(); ++die) {
-      auto& running = running_[{start.instance, static_cast<int>(die)}];
-      for (const RequestId request : start.joins_by_die[die]) running[request] = to_generate_.at(request);
-      largest_decode_batch = std::max(largest_decode_batch, running.size());
-      DecodeReported report{{start.instance, static_cast<int>(die)}, 300ns, {}};
-      for (auto entry = running.begin(); entry != running.end();) {
-        const bool fails = fails_while_decoding.contains(entry->first);
-        report.tokens.push_back({entry->first, fails ? std::nullopt : SampledToken(8)});
-        entry = fails || --entry->second == 0 ? running.erase(entry) : std::next(entry);
+  PrefillResult compute(const Work& work, DieId die, RunTime end) {
+    const RequestId id = work.request;
+    pieces[id].push_back(batches.size() - 1);
+    auto& held = prefill_[die];
+    if (work.begins) {
+      CHECK(work.begins->request->id == id);
+      CHECK(held.emplace(id, Held{.prompt = work.begins->request->prompt_tokens(), .decode = work.begins->decode})
+                .second);
+      prefill_die[id] = die;
+    }
+    Held& mine = held.at(id);
+    CHECK(work.first == mine.done);
+    const int hits = work.begins ? mine.prompt / 2 : 0;
+    const int computed = std::min(work.count, mine.prompt - mine.done - hits);
+    mine.done += hits + computed;
+    sent_[id] = {mine.done, end + 1ms};
+    SampledToken token;
+    if (mine.done == mine.prompt) {
+      if (!without_first_token.contains(id)) token = draw(id, 0);
+      held.erase(id);
+    }
+    return {id, token, hits, computed, 1us, 500ns};
+  }
+
+  void iterate(const StartStep& start, RunTime now) {
+    std::size_t fullest = 0;
+    for (const std::vector<Work>& works : start.by_die) fullest = std::max(fullest, works.size());
+    largest_decode_batch = std::max(largest_decode_batch, fullest);
+    const RunSpan span = iteration_span(fullest);
+    iteration_spans.push_back(span);
+    for (std::size_t die = 0; die < start.by_die.size(); ++die) {
+      DecodeReported report{{start.instance.index, static_cast<int>(die)}, 300ns, {}};
+      for (const Work& work : start.by_die[die]) {
+        Held& held = decode_[report.die].at(work.request);
+        CHECK(held.here);
+        CHECK(work.first == held.prompt + held.generated - 1);
+        const bool fails = fails_while_decoding.contains(work.request);
+        report.tokens.push_back(
+            {work.request, fails ? std::nullopt : SampledToken(draw(work.request, held.generated))});
+        ++held.generated;
       }
-      push(now + 2ms + std::chrono::nanoseconds(die), std::move(report));
+      push(now + span + std::chrono::nanoseconds(die), std::move(report));
     }
   }
 
   const ServingConfig& config_;
   Arrivals source_;
   std::map<std::pair<RunTime, int>, Event> events_;
-  std::map<RequestId, int> to_generate_;
-  std::map<DieId, std::map<RequestId, int>> running_;
+  std::map<DieId, std::map<RequestId, Held>> prefill_, decode_;
+  std::map<RequestId, std::pair<int, RunTime>> sent_;  ///< prompt tokens whose KV has left, and when all is there
   int serial_ = 0;
+  RunTime last_{};
 };
 
 }  // namespace supernode::serving::test

@@ -60,25 +60,32 @@ struct Fixture {
   ModelledFleetOptions options;
   ModelledFleet fleet{config, arrivals, port, 1, options, (test_now_s = 0, running_clock)};
 
-  void prefill(int instance, RequestId request, RunTime now, Prompt prompt = {1, 2, 3, 4, 5, 6}) {
-    fleet.perform(StartPrefill{instance, {{{request_of(request, std::move(prompt)), {0, 0}}}}}, now);
+  void prefill(int instance, RequestId request, RunTime now, const Prompt& prompt) {
+    prefill(instance, request, now, static_cast<int>(prompt.size()), prompt);
   }
-  void decode(RunTime now) { fleet.perform(StartDecode{0, {{}}}, now); }
+  void prefill(int instance, RequestId request, RunTime now, int count = 6, Prompt prompt = {1, 2, 3, 4, 5, 6}) {
+    const Work work{request, 0, count, Work::Beginning{request_of(request, std::move(prompt)), {0, 0}}};
+    fleet.perform(StartStep{{emulation::Stage::prefill, instance}, {{work}}}, now);
+  }
+  void decode(RunTime now) { fleet.perform(StartStep{{emulation::Stage::decode, 0}, {{}}}, now); }
   void prefilled(int rank, RequestId request, RunTime end, int hits = 0) {
+    prefilled(rank, request, end, hits, 6 - hits);
+  }
+  void prefilled(int rank, RequestId request, RunTime end, int hits, int computed, SampledToken token = 7) {
     PrefillResult result;
     result.request = request;
-    result.first_token = 7;
+    result.first_token = token;
     result.hit_tokens = hits;
-    result.computed_tokens = 6 - hits;
+    result.computed_tokens = computed;
     port.arrive(rank, encode(PrefillReport{{result}}, end));
   }
   void decoded(RunTime end) { port.arrive(3, encode(DecodeReport{}, end)); }
   /// The order that a prefill die got last.
-  PrefillOrder order(int rank) const {
-    PrefillOrder last;
+  StepOrder order(int rank) const {
+    StepOrder last;
     for (const FakePort::Sent& sent : port.sent)
-      if (sent.to == rank && sent.tag == static_cast<int>(MessageKind::prefill_batch))
-        last = std::get<PrefillOrder>(decode_order(sent.bytes).what);
+      if (sent.to == rank && sent.tag == static_cast<int>(MessageKind::step))
+        last = std::get<StepOrder>(decode_order(sent.bytes).what);
     return last;
   }
 };
@@ -131,9 +138,14 @@ TEST_CASE("arrivals are events among the others") {
 
 TEST_CASE("KV arrives when the RDMA ports have carried it, and not before its die has it") {
   Fixture f;
-  const ExpectKv command{request_of(1), {0, 0}, {0, 0}, 7};
-  f.fleet.perform(command, at(10));
-  f.fleet.perform(ExpectKv{request_of(2), {1, 0}, {0, 0}, 7}, at(10));
+  f.prefill(0, 1, at(0));
+  f.prefill(1, 2, at(0));
+  f.prefilled(1, 1, at(10));
+  f.prefilled(2, 2, at(10));
+  for (const RequestId request : {1, 2}) {
+    CHECK(f.fleet.next().time == at(10));
+    f.fleet.perform(ExpectKv{request_of(request), {0, 0}, 6, 7}, at(10));
+  }
   CHECK_THROWS_AS(f.fleet.next(), TimeoutError);
   f.port.arrive(3, encode(KvReport{2}, at(0)));
   CHECK_THROWS_AS(f.fleet.next(), TimeoutError);  // request 1 is ahead of it
@@ -147,25 +159,58 @@ TEST_CASE("KV arrives when the RDMA ports have carried it, and not before its di
   }
 }
 
+TEST_CASE("pieces of a prompt go to the decode die, and into the pool, as they are done") {
+  Fixture f;
+  f.prefill(0, 1, at(0), 4);
+  f.prefilled(1, 1, at(100'000), 0, 4, std::nullopt);
+  CHECK(f.fleet.next().time == at(100'000));
+  // Long after, when the first piece has been carried and stored, its block is there for others.
+  f.fleet.perform(StartStep{{emulation::Stage::prefill, 0}, {{{1, 4, 4, {}}}}}, at(200'000));
+  f.prefill(1, 2, at(200'000));
+  CHECK(f.order(2).items[0].begins->granted_tokens == 4);
+  CHECK_FALSE(f.order(1).items[0].begins);
+  f.prefilled(2, 2, at(300'000), 4, 2);
+  f.prefilled(1, 1, at(300'000), 0, 2);
+  for (int report = 0; report < 2; ++report) CHECK(f.fleet.next().time == at(300'000));
+  f.fleet.perform(ExpectKv{request_of(1), {0, 0}, 6, 7}, at(300'000));
+  f.port.arrive(3, encode(KvReport{1}, at(0)));
+  // Only what the second piece added is still on its way.
+  SharedPorts ports(f.options.machine, f.options.network, 3, 1);
+  CHECK(f.fleet.next().time == ports.handover(0, 2, 2000, at(300'000)));
+}
+
+TEST_CASE("KV of a request that ended between two pieces has come when its last piece has") {
+  Fixture f;
+  f.prefill(0, 1, at(0), 4);
+  f.prefilled(1, 1, at(10), 0, 4, std::nullopt);
+  CHECK(f.fleet.next().time == at(10));
+  f.fleet.perform(ExpectKv{request_of(1), {0, 0}, 4, 0}, at(90'000));
+  f.port.arrive(3, encode(KvReport{1}, at(0)));
+  const Event event = f.fleet.next();
+  CHECK(std::get<KvArrived>(event.what).request == 1);
+  CHECK(event.time == at(90'000));
+  CHECK(f.fleet.quiet());
+}
+
 TEST_CASE("what the pool has is granted at the modelled time of the order") {
   Fixture f;
   f.prefill(0, 1, at(0));
-  CHECK(f.order(1).items[0].granted_tokens == 0);
+  CHECK(f.order(1).items[0].begins->granted_tokens == 0);
   // While the first computes, a second of the same prompt finds nothing.
   f.prefill(1, 2, at(50));
-  CHECK(f.order(2).items[0].granted_tokens == 0);
+  CHECK(f.order(2).items[0].begins->granted_tokens == 0);
   f.prefilled(1, 1, at(100));
   f.prefilled(2, 2, at(120));
   CHECK(f.fleet.next().time == at(100));
   CHECK(f.fleet.next().time == at(120));
   // The new block may be on its way for a while, then it is there: one of four tokens.
   f.prefill(0, 3, at(120));
-  f.prefilled(1, 3, at(200), f.order(1).items[0].granted_tokens);
+  f.prefilled(1, 3, at(200), f.order(1).items[0].begins->granted_tokens);
   CHECK(f.fleet.next().time == at(200));
   f.prefill(1, 4, at(100'000));
-  CHECK(f.order(2).items[0].granted_tokens == 4);
-  REQUIRE(f.order(2).items[0].loads.size() == 1);
-  CHECK(f.order(2).items[0].loads[0].bytes == 4000);
+  CHECK(f.order(2).items[0].begins->granted_tokens == 4);
+  REQUIRE(f.order(2).items[0].begins->loads.size() == 1);
+  CHECK(f.order(2).items[0].begins->loads[0].bytes == 4000);
   f.prefilled(2, 4, at(100'500), 4);
   const Event last = f.fleet.next();
   const PrefillResult& result = std::get<PrefillReported>(last.what).results[0];
@@ -192,7 +237,7 @@ TEST_CASE("a real pool loses what the directory has given up, but no block that 
   done(2, 2, at(100'100), 0);
   // The second block is on its way; the first is granted once more, and gives way while its die may still load it.
   f.prefill(0, 3, at(100'100), one);
-  CHECK(f.order(1).items[0].granted_tokens == 4);
+  CHECK(f.order(1).items[0].begins->granted_tokens == 4);
   f.prefill(1, 4, at(200'000), three);
   CHECK(removed.empty());
   f.prefilled(1, 3, at(300'000), 4);

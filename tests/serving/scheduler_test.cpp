@@ -108,24 +108,24 @@ TEST_CASE("waiting requests go to the least loaded idle prefill instance, and di
   FakeFleet fleet(config, requests);
   fleet.run();
   const auto with = [&](RequestId id) {
-    return *std::find_if(fleet.batches.begin(), fleet.batches.end(), [&](const StartPrefill& batch) {
-      for (const auto& items : batch.by_die)
-        for (const auto& item : items)
-          if (item.request->id == id) return true;
+    return *std::find_if(fleet.batches.begin(), fleet.batches.end(), [&](const StartStep& batch) {
+      for (const auto& works : batch.by_die)
+        for (const Work& work : works)
+          if (work.request == id) return true;
       return false;
     });
   };
-  const auto tokens_of = [](const StartPrefill& batch) {
+  const auto tokens_of = [](const StartStep& batch) {
     std::vector<std::size_t> tokens;
     for (const auto& items : batch.by_die) {
       std::size_t sum = 0;
-      for (const auto& item : items) sum += item.request->prompt.size();
+      for (const Work& work : items) sum += static_cast<std::size_t>(work.count);
       tokens.push_back(sum);
     }
     return tokens;
   };
   // The long one takes an instance; the three short ones that are admitted with it share the other one's dies.
-  const StartPrefill long_batch = with(requests[1].id), short_batch = with(requests[2].id);
+  const StartStep long_batch = with(requests[1].id), short_batch = with(requests[2].id);
   CHECK(long_batch.instance != short_batch.instance);
   CHECK(tokens_of(long_batch) == std::vector<std::size_t>{100, 0});
   CHECK(tokens_of(short_batch) == std::vector<std::size_t>{20, 10});
@@ -213,7 +213,8 @@ TEST_CASE("events that do not fit what was ordered are refused by name") {
   CHECK_THROWS_WITH(scheduler.handle({at(0), KvArrived{{0, 0}, 5}}), Contains("request 5, which is not here"));
 
   const std::vector<Command> prefill = scheduler.handle({at(1), Arrived{request}});
-  REQUIRE(prefill.size() == 1);
+  REQUIRE(prefill.size() == 2);
+  CHECK(std::get<ReserveKv>(prefill[0]).request == request);
   CHECK_THROWS_WITH(scheduler.handle({at(2), KvArrived{{0, 0}, id}}), Contains("which does not wait for it"));
   const std::vector<Command> handover =
       scheduler.handle({at(2), PrefillReported{{0, 0}, {{id, SampledToken(3), 0, 10, 0ns, 0ns}}}});

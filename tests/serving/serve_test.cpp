@@ -146,8 +146,15 @@ TEST_CASE("served tokens equal generated ones, also when the prefix came from th
   for (Request& request : requests) request.sampler = {temperature, 1, 11};
   // One at a time, each finds all that those before it stored; together, what there was by then.
   options.max_concurrency = GENERATE(0, 1);
-  // All of a prompt's KV in one message, or a token in each.
-  options.serving.handover_piece.value = GENERATE(16u << 20, 1u);
+  // All of a prompt at once and its KV in one message; or pieces of 24 tokens, with short prompts beside them, and a
+  // token in each message.
+  const bool in_pieces = GENERATE(false, true);
+  if (in_pieces) {
+    options.serving.chunk_tokens = 24;
+    options.serving.max_prefill_tokens = 60;
+    options.serving.handover_piece.value = 1;
+    if (world().size() == 8) options.serving.prefill_instances = 2, options.serving.prefill_dies = 1;
+  }
   const ServeOutcome outcome = serve(world(), options, requests);
   check_served(outcome, requests);
 
@@ -247,6 +254,57 @@ TEST_CASE("guesses take a model with an MTP module") {
   options.checkpoint = source_path("tests/moe/golden/tiny");
   options.serving.mtp = "on";
   CHECK_THROWS_WITH(serve(world(), options, {}), Contains("serving.mtp") && Contains("no MTP module"));
+}
+
+TEST_CASE("requests that are cancelled leave the tokens of the others as they are, and nothing on the dies") {
+  ServeOptions options = some_options();
+  options.serving.chunk_tokens = 24;
+  options.serving.max_prefill_tokens = 60;
+  std::vector<Request> requests = some_requests();
+  for (Request& request : requests) request.max_output += 20;
+  const ServeOutcome undisturbed = serve(world(), options, requests);
+  check_served(undisturbed, requests);
+  for (const int round : {0, 1, 2}) {
+    // At once, early, late: wherever the hosts' pace puts that.
+    for (std::size_t i = 1; i < requests.size(); i += 2)
+      requests[i].cancel_s = requests[i].arrival_s + 0.004 * static_cast<double>(round * i);
+    const ServeOutcome outcome = serve(world(), options, requests);
+    if (world().rank() != 0) continue;
+    REQUIRE(outcome.requests.size() == requests.size());
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      const ServedRequest& served = outcome.requests[i];
+      const std::vector<std::int32_t>&all = undisturbed.requests[i].record.tokens, &tokens = served.record.tokens;
+      CHECK((served.ended.why == EndReason::length || (i % 2 == 1 && served.ended.why == EndReason::cancelled)));
+      if (served.completed()) CHECK(tokens.size() == all.size());
+      CHECK(std::equal(tokens.begin(), tokens.end(), all.begin(),
+                       all.begin() + static_cast<std::ptrdiff_t>(std::min(tokens.size(), all.size()))));
+      CHECK(parts_of(served.record).sum() == served.record.finished - served.record.arrived);
+    }
+    if (round == 0) CHECK(outcome.requests[1].ended.why == EndReason::cancelled);
+  }
+}
+
+TEST_CASE("a stop token ends a request where the model draws it") {
+  ServeOptions options = some_options();
+  std::vector<Request> requests = some_requests();
+  for (Request& request : requests) request.max_output += 8;
+  const ServeOutcome whole = serve(world(), options, requests);
+  check_served(whole, requests);
+  // What a request draws differs between requests, so its third token stops some of the others, too.
+  // Requests matter on rank 0 only.
+  const std::int32_t token = world().rank() == 0 ? whole.requests.at(2).record.tokens.at(2) : 0;
+  for (Request& request : requests) request.stop = {token};
+  const ServeOutcome stopped = serve(world(), options, requests);
+  if (world().rank() != 0) return;
+  REQUIRE(stopped.requests.size() == requests.size());
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    std::vector<std::int32_t> expected = whole.requests[i].record.tokens;
+    const auto stop = std::find(expected.begin(), expected.end(), token);
+    CHECK(stopped.requests[i].ended.why == (stop == expected.end() ? EndReason::length : EndReason::stop));
+    if (stop != expected.end()) expected.erase(stop + 1, expected.end());
+    CHECK(stopped.requests[i].record.tokens == expected);
+  }
+  CHECK(stopped.requests[2].record.tokens.size() <= 3);
 }
 
 TEST_CASE("a run ends in order when the last batch leaves a die of the instance without a request") {

@@ -169,7 +169,7 @@ TEST_CASE("the coordinator's link hands reports of steps to the log, and what wa
   FakePort port;
   Kept log;
   FleetLink link(config, port, 1, (test_now_s = 0, test_clock), CacheOrders::pool, &log);
-  link.send(StartDecode{0, {{}, {}, {}}}, {});
+  link.send(StartStep{{emulation::Stage::decode, 0}, {{}, {}, {}}}, {});
   port.arrive(4, encode(DecodeReport{}, {}));
   for (auto& part : make_step_pieces(encode_report(some_report()), {}, 1000)) port.arrive(3, std::move(part));
   port.arrive(3, encode(DecodeReport{}, {}));

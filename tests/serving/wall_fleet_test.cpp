@@ -27,6 +27,8 @@ ServingConfig some_config() {
   return config;
 }
 
+constexpr InstanceId prefilling{emulation::Stage::prefill, 0}, decoding{emulation::Stage::decode, 0};
+
 std::shared_ptr<const Request> request_of(RequestId id) {
   Request request;
   request.id = id;
@@ -47,7 +49,9 @@ struct Fixture {
   Arrivals nothing{{}};
   WallFleet fleet{config, nothing, port, 5, (test_now_s = 100, test_clock)};
 
-  void start_batch() { fleet.perform(StartPrefill{0, {{{request_of(1), {0, 0}}}, {}}}, RunTime{}); }
+  void start_batch() {
+    fleet.perform(StartStep{prefilling, {{{1, 0, 1, Work::Beginning{request_of(1), {0, 0}}}}, {}}}, RunTime{});
+  }
   void arrive(int rank, const Report& report) { port.arrive(rank, encode(report, RunTime{})); }
 };
 
@@ -82,6 +86,26 @@ TEST_CASE("arrivals come at their times, in order, and the source closes") {
   CHECK(arrivals.closed());
   CHECK_FALSE(arrivals.next_at());
   CHECK_FALSE(arrivals.poll(RunTime(9s)));
+}
+
+TEST_CASE("requests are cancelled at their times, never before they come, and nobody waits for that") {
+  std::vector<Request> requests = some_requests(3, 4, 1, 1);
+  requests[0].cancel_s = 1;
+  requests[1].cancel_s = 0.5;  // before it arrives
+  requests[2].cancel_s = 9;
+  Arrivals arrivals(requests);
+  std::vector<std::pair<RunTime, RequestId>> arrived, cancelled;
+  while (const std::optional<RunTime> at = arrivals.next_at()) {
+    const Event event = arrivals.poll(*at).value();
+    CHECK(event.time == *at);
+    if (const auto* one = std::get_if<Arrived>(&event.what)) arrived.emplace_back(event.time, one->request->id);
+    if (const auto* one = std::get_if<Cancelled>(&event.what)) cancelled.emplace_back(event.time, one->request);
+    CHECK(arrivals.closed() == (arrived.size() == 3));
+  }
+  CHECK(arrived.size() == 3);
+  const std::vector<std::pair<RunTime, RequestId>> expected{
+      {RunTime(1s), requests[0].id}, {RunTime(1s), requests[1].id}, {RunTime(9s), requests[2].id}};
+  CHECK(cancelled == expected);
 }
 
 TEST_CASE("liveness knows who owes what since when") {
@@ -196,7 +220,7 @@ TEST_CASE_METHOD(Fixture, "short, foreign, duplicated and late reports are refus
 }
 
 TEST_CASE_METHOD(Running, "a silent die is named, and workers hear that the coordinator is there") {
-  fleet.perform(StartPrefill{0, {{}, {}}}, RunTime{});
+  fleet.perform(StartStep{prefilling, {{}, {}}}, RunTime{});
   port.arrive(1, encode(PrefillReport{}, RunTime{}));
   fleet.next();
   CHECK_THROWS_WITH(
@@ -209,7 +233,7 @@ TEST_CASE_METHOD(Running, "a silent die is named, and workers hear that the coor
 
 TEST_CASE_METHOD(Running, "an idle worker hears that the coordinator is there while reports keep coming") {
   for (int batch = 0; batch < 200; ++batch) {
-    fleet.perform(StartPrefill{0, {{}, {}}}, RunTime{});
+    fleet.perform(StartStep{prefilling, {{}, {}}}, RunTime{});
     for (const int rank : {1, 2}) {
       port.arrive(rank, encode(PrefillReport{}, RunTime{}));
       fleet.next();  // finds the report at its first turn
@@ -228,7 +252,7 @@ TEST_CASE("events come in order of time, wherever arrivals fall between two look
   int reports = 2;
   while (!arrivals.closed() || reports < 2) {
     if (reports == 2) {
-      fleet.perform(StartPrefill{0, {{}, {}}}, last);
+      fleet.perform(StartStep{prefilling, {{}, {}}}, last);
       for (const int rank : {1, 2}) port.arrive(rank, encode(PrefillReport{}, RunTime{}));
       reports = 0;
     }
@@ -241,9 +265,9 @@ TEST_CASE("events come in order of time, wherever arrivals fall between two look
 }
 
 TEST_CASE_METHOD(Fixture, "KV that does not come is missed in time while its die goes on iterating") {
-  fleet.perform(ExpectKv{request_of(9), {0, 0}, {0, 0}, 3}, RunTime{});
+  fleet.perform(ExpectKv{request_of(9), {0, 0}, 1, 3}, RunTime{});
   for (int iteration = 0; iteration < 4; ++iteration) {
-    fleet.perform(StartDecode{0, {{}}}, RunTime{});
+    fleet.perform(StartStep{decoding, {{}}}, RunTime{});
     arrive(3, DecodeReport{});
     CHECK(std::holds_alternative<DecodeReported>(fleet.next().what));
     test_now_s += 1.25;

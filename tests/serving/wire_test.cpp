@@ -15,15 +15,20 @@ namespace {
 
 const RunTime some_time(123456789ns);
 
-PrefillOrder some_batch() {
-  PrefillOrder order;
-  order.items.push_back({1ull << 40, 7, 3, {0.5, 0.9, 11}, {1, 2, 3}});
-  order.items.push_back({8, 1, 4, {}, {5}});
+using Beginning = StepOrder::Item::Beginning;
+
+/// Two prompts begin, a third goes on.
+StepOrder some_step() {
+  StepOrder order;
+  order.items.push_back({1ull << 40, 0, 3, Beginning{7, 3, {0.5, 0.9, 11}, {1, 2, 3}, 1, {{0, 4096.0}}}});
+  order.items.push_back({8, 0, 1, Beginning{1, 4, {}, {5}}});
+  order.items.push_back({9, 16, 4, {}});
   return order;
 }
 
 std::vector<Order> all_orders() {
-  return {some_batch(), KvNotice{9, 2, 100, 20, 5, {1, 0.5, 3}}, IterateOrder{{4, 5, 6}}, KeepAlive{}, StopOrder{}};
+  return {some_step(), KvNotice{9, 2, 100, 20, {1, 0.5, 3}}, KvDue{9, 60, 5}, DropOrder{{4, 5, 6}}, KeepAlive{},
+          StopOrder{}};
 }
 
 std::vector<Report> all_reports() {
@@ -50,24 +55,35 @@ TEST_CASE("every order comes back as it was sent, with its stamp") {
     CHECK(back.stamp == some_time);
     CHECK(back.what.index() == order.index());
   }
-  const auto batch = std::get<PrefillOrder>(decode_order(encode(some_batch(), some_time)).what);
-  REQUIRE(batch.items.size() == 2);
-  CHECK(batch.items[0].request == 1ull << 40);
-  CHECK(batch.items[0].max_output == 7);
-  CHECK(batch.items[0].decode_rank == 3);
-  CHECK(batch.items[0].sampler.temperature == 0.5);
-  CHECK(batch.items[0].sampler.top_p == 0.9);
-  CHECK(batch.items[0].sampler.seed == 11);
-  CHECK(batch.items[0].prompt == std::vector<std::int32_t>{1, 2, 3});
-  CHECK(batch.items[1].prompt == std::vector<std::int32_t>{5});
+  const auto step = std::get<StepOrder>(decode_order(encode(some_step(), some_time)).what);
+  REQUIRE(step.items.size() == 3);
+  CHECK(step.items[0].request == 1ull << 40);
+  CHECK(step.items[0].count == 3);
+  REQUIRE(step.items[0].begins);
+  CHECK(step.items[0].begins->max_output == 7);
+  CHECK(step.items[0].begins->decode_rank == 3);
+  CHECK(step.items[0].begins->sampler.temperature == 0.5);
+  CHECK(step.items[0].begins->sampler.top_p == 0.9);
+  CHECK(step.items[0].begins->sampler.seed == 11);
+  CHECK(step.items[0].begins->prompt == std::vector<std::int32_t>{1, 2, 3});
+  CHECK(step.items[0].begins->granted_tokens == 1);
+  CHECK(step.items[0].begins->loads.at(0).bytes == 4096);
+  CHECK(step.items[1].begins.value().prompt == std::vector<std::int32_t>{5});
+  CHECK(step.items[2].request == 9);
+  CHECK(step.items[2].first == 16);
+  CHECK(step.items[2].count == 4);
+  CHECK_FALSE(step.items[2].begins);
   const auto notice = std::get<KvNotice>(decode_order(encode(all_orders()[1], some_time)).what);
   CHECK(notice.request == 9);
   CHECK(notice.prefill_rank == 2);
   CHECK(notice.prompt_tokens == 100);
   CHECK(notice.max_output == 20);
-  CHECK(notice.first_token == 5);
   CHECK(notice.sampler.seed == 3);
-  CHECK(std::get<IterateOrder>(decode_order(encode(IterateOrder{{4, 5, 6}}, some_time)).what).joins ==
+  const auto due = std::get<KvDue>(decode_order(encode(all_orders()[2], some_time)).what);
+  CHECK(due.request == 9);
+  CHECK(due.tokens == 60);
+  CHECK(due.first_token == 5);
+  CHECK(std::get<DropOrder>(decode_order(encode(all_orders()[3], some_time)).what).requests ==
         std::vector<RequestId>{4, 5, 6});
 }
 
@@ -84,8 +100,8 @@ TEST_CASE("every report comes back as it was sent") {
 TEST_CASE("the envelope is 16 bytes: kind, version, length of the body, stamp") {
   const std::vector<std::byte> message = encode(KvReport{12}, RunTime(258ns));
   REQUIRE(message.size() == 24);
-  CHECK(message[0] == std::byte{7});  // kv_arrived
-  CHECK(message[2] == std::byte{1});  // version
+  CHECK(message[0] == std::byte{8});  // kv_arrived
+  CHECK(message[2] == std::byte{2});  // version
   CHECK(message[4] == std::byte{8});  // bytes of the body
   CHECK(message[8] == std::byte{2});  // stamp: 258 = 0x102
   CHECK(message[9] == std::byte{1});
@@ -136,10 +152,14 @@ TEST_CASE("orders with lengths that no request has are refused") {
   const auto refused = [](const Order& order, const char* why) {
     CHECK_THROWS_WITH(decode_order(encode(order, some_time)), why);
   };
-  refused(PrefillOrder{{{8, 1, 4, {}, {}}}}, "request 8 of 0 prompt and 1 output tokens");
-  refused(PrefillOrder{{{8, 0, 4, {}, {5}}}}, "request 8 of 1 prompt and 0 output tokens");
-  refused(KvNotice{9, 2, -1, 20, 5, {}}, "request 9 of -1 prompt and 20 output tokens");
-  refused(KvNotice{9, 2, 100, -20, 5, {}}, "request 9 of 100 prompt and -20 output tokens");
+  refused(StepOrder{{{8, 0, 1, Beginning{1, 4, {}, {}}}}}, "request 8 of 0 prompt and 1 output tokens");
+  refused(StepOrder{{{8, 0, 1, Beginning{0, 4, {}, {5}}}}}, "request 8 of 1 prompt and 0 output tokens");
+  refused(StepOrder{{{8, 0, 1, Beginning{1, 4, {}, {5}, 1}}}}, "request 8 is granted 1 of 1 prompt tokens");
+  refused(StepOrder{{{8, -1, 1, {}}}}, "a step of 1 tokens behind -1 of request 8");
+  refused(StepOrder{{{8, 3, 0, {}}}}, "a step of 0 tokens behind 3 of request 8");
+  refused(KvNotice{9, 2, -1, 20, {}}, "request 9 of -1 prompt and 20 output tokens");
+  refused(KvNotice{9, 2, 100, -20, {}}, "request 9 of 100 prompt and -20 output tokens");
+  refused(KvDue{9, 0, 4}, "0 tokens of KV of request 9");
 }
 
 TEST_CASE("random bytes are refused or read, never more than that") {
@@ -200,28 +220,50 @@ TEST_CASE("commands go to the ranks of their dies, and say what is owed for them
   request.sampler.seed = 8;
   const auto shared = std::make_shared<const Request>(request);
 
-  const auto prefill = wire.encode(StartPrefill{1, {{{shared, {0, 3}}}}}, some_time);
+  constexpr InstanceId second_prefill{emulation::Stage::prefill, 1}, decoding{emulation::Stage::decode, 0};
+  const auto prefill =
+      wire.encode(StartStep{second_prefill, {{{5, 0, 2, Work::Beginning{shared, {0, 3}}}}}}, some_time);
   REQUIRE(prefill.size() == 1);
   CHECK(prefill[0].rank == 2);
   CHECK(prefill[0].owes == OwedReport{MessageKind::prefill_reported});
-  const auto order = std::get<PrefillOrder>(decode_order(prefill[0].bytes).what);
-  CHECK(order.items.at(0).decode_rank == 6);
-  CHECK(order.items.at(0).sampler.seed == 8);
+  const auto order = std::get<StepOrder>(decode_order(prefill[0].bytes).what);
+  CHECK(order.items.at(0).begins.value().decode_rank == 6);
+  CHECK(order.items.at(0).begins.value().sampler.seed == 8);
 
-  const auto expected = wire.encode(ExpectKv{shared, {1, 0}, {0, 3}, 65}, some_time);
+  const auto reserved = wire.encode(ReserveKv{shared, {1, 0}, {0, 3}}, some_time);
+  REQUIRE(reserved.size() == 1);
+  CHECK(reserved[0].rank == 6);
+  CHECK_FALSE(reserved[0].owes);
+  const auto notice = std::get<KvNotice>(decode_order(reserved[0].bytes).what);
+  CHECK(notice.prefill_rank == 2);
+  CHECK(notice.prompt_tokens == 2);
+
+  const auto expected = wire.encode(ExpectKv{shared, {0, 3}, 2, 65}, some_time);
   REQUIRE(expected.size() == 1);
   CHECK(expected[0].rank == 6);
   CHECK(expected[0].owes == OwedReport{MessageKind::kv_arrived, 5});
-  const auto notice = std::get<KvNotice>(decode_order(expected[0].bytes).what);
-  CHECK(notice.prefill_rank == 2);
-  CHECK(notice.prompt_tokens == 2);
-  CHECK(notice.first_token == 65);
+  CHECK(std::get<KvDue>(decode_order(expected[0].bytes).what).first_token == 65);
 
-  const auto iteration = wire.encode(StartDecode{0, {{5}, {}, {}, {9}}}, some_time);
+  // Nobody sends KV that is in place, so no report says that it has come.
+  request.placed_tokens = 7;
+  const auto placed = std::make_shared<const Request>(request);
+  const auto in_place = wire.encode(ReserveKv{placed, {}, {0, 0}}, some_time);
+  CHECK(std::get<KvNotice>(decode_order(in_place.at(0).bytes).what).prefill_rank == -1);
+  CHECK_FALSE(wire.encode(ExpectKv{placed, {0, 0}, 7, 0}, some_time).at(0).owes);
+
+  const auto iteration = wire.encode(StartStep{decoding, {{{5}}, {}, {}, {{9, 12}}}}, some_time);
   REQUIRE(iteration.size() == 4);
   CHECK(iteration[3].rank == 6);
   CHECK(iteration[3].owes == OwedReport{MessageKind::decode_reported});
-  CHECK(std::get<IterateOrder>(decode_order(iteration[3].bytes).what).joins == std::vector<RequestId>{9});
+  CHECK(std::get<StepOrder>(decode_order(iteration[3].bytes).what).items.at(0).request == 9);
+  CHECK(std::get<StepOrder>(decode_order(iteration[3].bytes).what).items.at(0).first == 12);
+
+  // Only dies that hold one of the requests are told.
+  const auto dropped = wire.encode(DropState{decoding, {{}, {5, 6}, {}, {}}}, some_time);
+  REQUIRE(dropped.size() == 1);
+  CHECK(dropped[0].rank == 4);
+  CHECK_FALSE(dropped[0].owes);
+  CHECK(std::get<DropOrder>(decode_order(dropped[0].bytes).what).requests == std::vector<RequestId>{5, 6});
   CHECK(wire.encode_for_all(StopOrder{}, some_time).size() == 6);
   CHECK(wire.encode_for_all(StopOrder{}, some_time)[5].owes == OwedReport{MessageKind::stopped});
   CHECK_FALSE(wire.encode_for_all(KeepAlive{}, some_time)[0].owes);

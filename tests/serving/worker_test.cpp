@@ -56,7 +56,7 @@ class FakeEngine : public StepEngine {
     for (const StepWork& work : works) {
       auto& tokens = static_cast<FakeState*>(work.state)->tokens;
       tokens.insert(tokens.end(), work.tokens.begin(), work.tokens.end());
-      outcome.tokens.push_back(drawn(tokens));
+      outcome.tokens.push_back(work.draw == Draw::token ? drawn(tokens) : std::nullopt);
     }
     return outcome;
   }
@@ -87,6 +87,12 @@ struct Fixture {
     context.deadline_s = 0.02;
   }
   void order(const Order& order, RunTime stamp = {}) { control.arrive(0, encode(order, stamp)); }
+  /// The next token of a request, or that of several.
+  void iterate(std::initializer_list<RequestId> requests, RunTime stamp = {}) {
+    StepOrder step;
+    for (const RequestId request : requests) step.items.push_back({request, 0, 1, {}});
+    order(step, stamp);
+  }
   void piece(int source, RequestId request, int first, const std::vector<std::int32_t>& tokens) {
     transfer.arrive(source, message_of(request, first, tokens));
   }
@@ -107,6 +113,11 @@ struct Fixture {
   }
 };
 
+/// A prompt that begins, computed as far as `count` goes.
+StepOrder::Item begins(RequestId request, int max_output, std::vector<std::int32_t> prompt, int count = 1000) {
+  return {request, 0, count, StepOrder::Item::Beginning{max_output, 4, {}, std::move(prompt)}};
+}
+
 struct Prefill : Fixture {
   Prefill() {
     context.rank = 1;
@@ -124,9 +135,9 @@ struct Decode : Fixture {
 
 TEST_CASE_METHOD(Prefill, "a prefill die reports first tokens, hands over in pieces, and stops") {
   config.handover_piece.value = 8;  // two tokens
-  order(PrefillOrder{{{10, 5, 4, {}, {1, 2, 3, 4, 5}}, {11, 1, 4, {}, {7}}}}, RunTime(3ms));
+  order(StepOrder{{begins(10, 5, {1, 2, 3, 4, 5}), begins(11, 1, {7})}}, RunTime(3ms));
   order(KeepAlive{});
-  order(PrefillOrder{});  // a batch in which this die has nothing
+  order(StepOrder{});  // a step in which this die has nothing
   order(StopOrder{});
   run_prefill_worker(context);
 
@@ -159,23 +170,83 @@ TEST_CASE_METHOD(Prefill, "a prefill die reports first tokens, hands over in pie
   CHECK(transfer.flushes == 1);
 }
 
-TEST_CASE_METHOD(Prefill, "a prompt without finite logits is reported as such and not handed over") {
-  order(PrefillOrder{{{10, 5, 4, {}, {1, 666}}, {11, 2, 4, {}, {7}}}});
+TEST_CASE_METHOD(Prefill, "a prompt in pieces goes on where it was; each piece is handed over when it is done") {
+  order(StepOrder{{begins(10, 5, {1, 2, 3, 4, 5}, 2)}}, RunTime(1ms));
+  order(StepOrder{{begins(11, 2, {7}), {10, 2, 2, {}}}}, RunTime(2ms));
+  order(StepOrder{{{10, 4, 2, {}}}}, RunTime(3ms));
+  order(StopOrder{});
+  run_prefill_worker(context);
+
+  const std::vector<Report> all = reports();
+  REQUIRE(all.size() == 4);
+  std::vector<PrefillResult> of_10;
+  for (int step = 0; step < 3; ++step)
+    of_10.push_back(std::get<PrefillReport>(all[static_cast<std::size_t>(step)]).results.back());
+  for (std::size_t step = 0; step < 3; ++step) {
+    CHECK(of_10[step].request == 10);
+    CHECK(of_10[step].hit_tokens == 0);
+    CHECK(of_10[step].computed_tokens == (step == 2 ? 1 : 2));
+  }
+  CHECK_FALSE(of_10[0].first_token);
+  CHECK_FALSE(of_10[1].first_token);
+  CHECK(of_10[2].first_token == 15);
+  CHECK(std::get<PrefillReport>(all[1]).results[0].first_token == 7);
+
+  std::vector<int> firsts;
+  for (const auto& sent : transfer.sent)
+    if (const KvPiece one = decode_kv_piece(sent.bytes).what; one.request == 10) firsts.push_back(one.first);
+  CHECK(firsts == std::vector<int>{0, 2, 4});
+}
+
+TEST_CASE_METHOD(Prefill, "a prompt is dropped between two pieces, and only there") {
+  order(StepOrder{{begins(10, 5, {1, 2, 3}, 2)}});
+  SECTION("between") {
+    order(DropOrder{{10}});
+    order(StopOrder{});
+    CHECK_NOTHROW(run_prefill_worker(context));
+  }
+  SECTION("not at all") {
+    order(StopOrder{});
+    CHECK_THROWS_WITH(run_prefill_worker(context),
+                      "rank 1 (prefill instance 0, die 0): told to stop with prompts that have not ended");
+  }
+  SECTION("twice") {
+    order(DropOrder{{10}});
+    order(DropOrder{{10}});
+    CHECK_THROWS_WITH(run_prefill_worker(context), Contains("request 10 is dropped, but not here"));
+  }
+  SECTION("and goes on") {
+    order(DropOrder{{10}});
+    order(StepOrder{{{10, 2, 1, {}}}});
+    CHECK_THROWS_WITH(run_prefill_worker(context), Contains("request 10 goes on, but has not begun"));
+  }
+  SECTION("a piece that does not follow") {
+    order(StepOrder{{{10, 1, 1, {}}}});
+    CHECK_THROWS_WITH(run_prefill_worker(context), Contains("request 10 goes on from token 1 of 3, but is at 2"));
+  }
+}
+
+TEST_CASE_METHOD(Prefill, "a prompt without finite logits is reported as such; its KV comes all the same") {
+  order(StepOrder{{begins(10, 5, {1, 666}), begins(11, 2, {7})}});
   order(StopOrder{});
   run_prefill_worker(context);
   const auto results = std::get<PrefillReport>(reports()[0]).results;
   CHECK_FALSE(results[0].first_token);
   CHECK(results[1].first_token == 7);
-  REQUIRE(transfer.sent.size() == 1);
-  CHECK(decode_kv_piece(transfer.sent[0].bytes).what.request == 11);
+  // The decode die waits for what the report says was computed, whatever becomes of the request.
+  REQUIRE(transfer.sent.size() == 2);
+  CHECK(decode_kv_piece(transfer.sent[0].bytes).what.request == 10);
+  CHECK(decode_kv_piece(transfer.sent[1].bytes).what.request == 11);
 }
 
-TEST_CASE_METHOD(Decode, "a decode die takes KV in, iterates, and forgets what has ended") {
+TEST_CASE_METHOD(Decode, "a decode die makes room, takes KV in, iterates, and frees what has ended") {
   control.pause();  // the piece comes before its notice is read, and waits for it
-  order(KvNotice{10, 1, 3, 3, 6, {}});
-  order(IterateOrder{{10}}, RunTime(1ms));
-  order(IterateOrder{}, RunTime(2ms));
-  order(IterateOrder{}, RunTime(3ms));
+  order(KvNotice{10, 1, 3, 3, {}});
+  order(KvDue{10, 3, 6});
+  iterate({10}, RunTime(1ms));
+  iterate({10}, RunTime(2ms));
+  order(DropOrder{{10}});
+  iterate({}, RunTime(3ms));
   order(StopOrder{});
   piece(1, 10, 0, {1, 2, 3});
   run_decode_worker(context);
@@ -186,15 +257,17 @@ TEST_CASE_METHOD(Decode, "a decode die takes KV in, iterates, and forgets what h
   CHECK(std::get<DecodeReport>(all[1]).tokens == std::vector<DecodeReported::Token>{{10, 12}});
   CHECK(std::get<DecodeReport>(all[1]).exchange == 900ns);
   CHECK(std::get<DecodeReport>(all[2]).tokens == std::vector<DecodeReported::Token>{{10, 24}});
-  CHECK(std::get<DecodeReport>(all[3]).tokens.empty());  // three tokens were wanted, and it has them
+  CHECK(std::get<DecodeReport>(all[3]).tokens.empty());
   CHECK(engine.largest_state == 6);
 }
 
-TEST_CASE_METHOD(Decode, "a sequence without finite logits is reported once and leaves") {
-  order(KvNotice{10, 1, 2, 9, 4, {}});
+TEST_CASE_METHOD(Decode, "a sequence without finite logits is reported as such") {
+  order(KvNotice{10, 1, 2, 9, {}});
+  order(KvDue{10, 2, 4});
   control.pause();
-  order(IterateOrder{{10}});
-  order(IterateOrder{});
+  iterate({10});
+  order(DropOrder{{10}});
+  iterate({});
   order(StopOrder{});
   piece(1, 10, 0, {1, 666});
   run_decode_worker(context);
@@ -203,29 +276,68 @@ TEST_CASE_METHOD(Decode, "a sequence without finite logits is reported once and 
   CHECK(std::get<DecodeReport>(all[2]).tokens.empty());
 }
 
+TEST_CASE_METHOD(Decode, "KV of a request that was dropped is thrown away when it comes, and said to be there") {
+  order(KvNotice{10, 1, 6, 3, {}});
+  order(KvDue{10, 4, 0});  // it ended after two of three pieces
+  order(DropOrder{{10}});
+  control.pause();
+  control.pause();
+  order(StopOrder{});
+  transfer.pause();
+  piece(1, 10, 2, {3, 4});
+  piece(1, 10, 0, {1, 2});
+  run_decode_worker(context);
+  const std::vector<Report> all = reports();
+  REQUIRE(all.size() == 2);
+  CHECK(std::get<KvReport>(all[0]).request == 10);
+}
+
+TEST_CASE_METHOD(Decode, "KV comes in while the die iterates without a pause") {
+  for (const RequestId request : {10, 11}) {
+    order(KvNotice{request, 1, 2, 9, {}});
+    order(KvDue{request, 2, 4});
+  }
+  control.pause();
+  iterate({10});
+  iterate({10, 11});
+  order(DropOrder{{10, 11}});
+  order(StopOrder{});
+  piece(1, 10, 0, {1, 2});
+  transfer.pause();  // the second prompt comes during the first iteration
+  piece(1, 11, 0, {3, 4});
+  run_decode_worker(context);
+  const std::vector<Report> all = reports();
+  REQUIRE(all.size() == 5);
+  CHECK(std::get<DecodeReport>(all[3]).tokens == std::vector<DecodeReported::Token>{{10, 14}, {11, 11}});
+}
+
 TEST_CASE_METHOD(Decode, "orders that are malformed, foreign or out of order are refused by rank") {
   SECTION("short") {
-    std::vector<std::byte> bytes = encode(IterateOrder{{1}}, RunTime{});
+    std::vector<std::byte> bytes = encode(StepOrder{{{1, 0, 1, {}}}}, RunTime{});
     bytes.pop_back();
     control.arrive(0, bytes);
     CHECK_THROWS_WITH(run_decode_worker(context), Contains("rank 3 (decode instance 0, die 0): message too short"));
   }
   SECTION("for another role") {
-    order(PrefillOrder{});
-    CHECK_THROWS_WITH(run_decode_worker(context),
-                      Contains("rank 3") && Contains("order 'prefill_batch' is not for it"));
+    context.part.role = Role::prefill;
+    order(KvNotice{10, 1, 2, 9, {}});
+    CHECK_THROWS_WITH(run_prefill_worker(context), Contains("rank 3") && Contains("order 'reserve_kv' is not for it"));
   }
   SECTION("from another rank") {
     control.arrive(2, encode(StopOrder{}, RunTime{}));
     CHECK_THROWS_WITH(run_decode_worker(context), Contains("order from rank 2"));
   }
   SECTION("a request joins without its KV") {
-    order(IterateOrder{{10}});
-    CHECK_THROWS_WITH(run_decode_worker(context), Contains("request 10 joins without its KV"));
+    iterate({10});
+    CHECK_THROWS_WITH(run_decode_worker(context), Contains("a step of request 10, whose KV is not here"));
+  }
+  SECTION("a request is dropped that is not here") {
+    order(DropOrder{{10}});
+    CHECK_THROWS_WITH(run_decode_worker(context), Contains("KV of request 10: dropped, but not here"));
   }
   SECTION("two notices") {
-    order(KvNotice{10, 1, 2, 9, 4, {}});
-    order(KvNotice{10, 1, 2, 9, 4, {}});
+    order(KvNotice{10, 1, 2, 9, {}});
+    order(KvNotice{10, 1, 2, 9, {}});
     CHECK_THROWS_WITH(run_decode_worker(context),
                       Contains("rank 3 (decode instance 0, die 0): KV of request 10: a second notice"));
   }
@@ -238,8 +350,9 @@ TEST_CASE_METHOD(Decode, "orders that are malformed, foreign or out of order are
   }
   SECTION("the end, in the middle of a request") {
     control.pause();
-    order(KvNotice{10, 1, 2, 9, 4, {}});
-    order(IterateOrder{{10}});
+    order(KvNotice{10, 1, 2, 9, {}});
+    order(KvDue{10, 2, 4});
+    iterate({10});
     order(StopOrder{});
     piece(1, 10, 0, {1, 2});
     CHECK_THROWS_WITH(run_decode_worker(context), Contains("told to stop with KV of requests that have not ended"));
@@ -260,7 +373,8 @@ TEST_CASE_METHOD(Prefill, "a worker gives up on a silent coordinator") {
 TEST_CASE("KV comes in any order of pieces, before or after its notice, and once") {
   FakeEngine engine;
   KvIntake intake(engine);
-  const KvNotice notice{10, 1, 6, 4, 0, {}};
+  const KvNotice notice{10, 1, 6, 4, {}};
+  const KvDue due{10, 6, 3};
   std::vector<std::vector<std::byte>> messages;
   const auto take = [&](int source, int first, const std::vector<std::int32_t>& tokens) {
     messages.push_back(Fixture::message_of(10, first, tokens));
@@ -269,36 +383,67 @@ TEST_CASE("KV comes in any order of pieces, before or after its notice, and once
   const auto tokens_of = [](const KvIntake::Complete& one) { return static_cast<FakeState*>(one.state.get())->tokens; };
 
   SECTION("in order, after the notice") {
-    intake.expect_kv(notice);
+    intake.reserve(notice);
     take(1, 0, {1, 2});
     take(1, 2, {3, 4});
+    intake.expect(due);
     CHECK(intake.take_complete().empty());
     take(1, 4, {5, 6});
   }
   SECTION("backwards, around the notice") {
     take(1, 4, {5, 6});
     take(1, 2, {3, 4});
-    intake.expect_kv(notice);
+    intake.reserve(notice);
+    intake.expect(due);
     CHECK(intake.take_complete().empty());
     take(1, 0, {1, 2});
   }
   SECTION("all before the notice") {
     take(1, 2, {3, 4, 5, 6});
     take(1, 0, {1, 2});
+    intake.reserve(notice);
     CHECK(intake.take_complete().empty());
-    intake.expect_kv(notice);
+    intake.expect(due);
   }
   const std::vector<KvIntake::Complete> complete = intake.take_complete();
   REQUIRE(complete.size() == 1);
   CHECK(complete[0].notice.request == 10);
+  CHECK(complete[0].first_token == 3);
   CHECK(tokens_of(complete[0]) == std::vector<std::int32_t>{1, 2, 3, 4, 5, 6});
   CHECK(intake.empty());
+}
+
+TEST_CASE("a request can be dropped before its notice has pieces, and while they are on their way") {
+  FakeEngine engine;
+  KvIntake intake(engine);
+  intake.reserve({10, 1, 6, 4, {}});
+  SECTION("before") {
+    intake.drop(10);
+    CHECK(intake.empty());
+  }
+  const auto message = Fixture::message_of(10, 0, {1, 2});
+  SECTION("when nobody said how many come") {
+    intake.take(1, decode_kv_piece(message).what);
+    CHECK_THROWS_WITH(intake.drop(10), Contains("dropped while more of it may be on its way"));
+    CHECK_THROWS_WITH(intake.expect({10, 1, 0}), Contains("1 tokens are to come, 2 have, and the prompt has 6"));
+    CHECK_THROWS_WITH(intake.expect({10, 7, 0}), Contains("7 tokens are to come"));
+  }
+  SECTION("on their way") {
+    intake.expect({10, 2, 0});
+    intake.drop(10);
+    CHECK_FALSE(intake.empty());
+    intake.take(1, decode_kv_piece(message).what);
+    const std::vector<KvIntake::Complete> complete = intake.take_complete();
+    REQUIRE(complete.size() == 1);
+    CHECK(complete[0].state == nullptr);
+    CHECK(intake.empty());
+  }
 }
 
 TEST_CASE("pieces of KV that do not fit are refused by request") {
   FakeEngine engine;
   KvIntake intake(engine);
-  intake.expect_kv({10, 1, 6, 4, 0, {}});
+  intake.reserve({10, 1, 6, 4, {}});
   const auto take = [&](int source, int first, const std::vector<std::int32_t>& tokens, std::uint64_t width = 4) {
     const auto message = Fixture::message_of(10, first, tokens);
     KvPiece piece = decode_kv_piece(message).what;
@@ -318,12 +463,13 @@ TEST_CASE("pieces of KV that do not fit are refused by request") {
 TEST_CASE_METHOD(Prefill, "the last piece of a prompt's KV brings the end of its state") {
   config.handover_piece.value = 8;  // two tokens
   engine.end_bytes = 3;
-  order(PrefillOrder{{{10, 5, 4, {}, {1, 2, 3, 4, 5}}}});
+  order(StepOrder{{begins(10, 5, {1, 2, 3, 4, 5})}});
   order(StopOrder{});
   run_prefill_worker(context);
   REQUIRE(transfer.sent.size() == 3);
   KvIntake intake(engine);
-  intake.expect_kv({10, 1, 5, 5, 15, {}});
+  intake.reserve({10, 1, 5, 15, {}});
+  intake.expect({10, 5, 5});
   for (std::size_t i = 3; i-- > 0;) {  // the last one first
     const KvPiece piece = decode_kv_piece(transfer.sent[i].bytes).what;
     CHECK(piece.end.size() == (i == 2 ? 3u : 0u));
@@ -333,7 +479,7 @@ TEST_CASE_METHOD(Prefill, "the last piece of a prompt's KV brings the end of its
   REQUIRE(complete.size() == 1);
   CHECK(static_cast<FakeState*>(complete[0].state.get())->end == std::vector<std::byte>(3, std::byte{5}));
 
-  intake.expect_kv({11, 1, 2, 5, 15, {}});
+  intake.reserve({11, 1, 2, 15, {}});
   const std::vector<std::byte> bytes(8);
   CHECK_THROWS_WITH(intake.take(1, {11, 0, 2, 4, bytes}),
                     Contains("request 11") && Contains("an end of 0 bytes, 3 here"));

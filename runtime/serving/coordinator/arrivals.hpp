@@ -2,6 +2,7 @@
 // Requests whose times of arrival are known beforehand.
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "runtime/serving/coordinator/request_source.hpp"
@@ -10,7 +11,8 @@ namespace supernode::serving {
 
 class Arrivals : public RequestSource {
  public:
-  /// Requests come at their arrival_s; of equal times in the order given.
+  /// Requests come at their arrival_s; of equal times in the order given. They are cancelled at their cancel_s; at equal
+  /// times what arrives comes first.
   explicit Arrivals(std::vector<Request> requests);
 
   std::optional<Event> poll(RunTime now) override;
@@ -20,6 +22,8 @@ class Arrivals : public RequestSource {
  private:
   std::vector<std::shared_ptr<const Request>> requests_;  ///< by arrival; null once they have come
   std::size_t next_ = 0;
+  std::vector<std::pair<RunTime, RequestId>> cancellations_;  ///< by time
+  std::size_t next_cancellation_ = 0;
 };
 
 }  // namespace supernode::serving

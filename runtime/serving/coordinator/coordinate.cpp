@@ -17,6 +17,7 @@ WorkerStatistics coordinate(Scheduler& scheduler, Fleet& fleet, const std::funct
   }
   if (ended) return fleet.stop(Unfinished::abandoned);
   if (!scheduler.idle()) throw EnvironmentError("requests wait for a report that nobody owes");
+  expect(scheduler.all_free(), "all requests have ended, but not all KV and slots are free");
   return fleet.stop(Unfinished::none);
 }
 

@@ -1,6 +1,7 @@
 #include "runtime/serving/fleet/modelled_fleet.hpp"
 
 #include <algorithm>
+#include <unordered_set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -39,33 +40,27 @@ int ModelledFleet::die_index(Role role, DieId die) const {
 // ---- commands ----
 
 void ModelledFleet::perform(const Command& command, RunTime now) {
-  if (const auto* prefill = std::get_if<StartPrefill>(&command)) {
-    const StartPrefill granted = grant(*prefill, now);
-    for (int die = 0; die < config_.prefill_dies; ++die) {
-      const RunTime start = granted.start_by_die[static_cast<std::size_t>(die)];
-      stepping_.emplace(prefill_rank(config_, granted.instance, die), start);
-      starts_.insert(start);
+  if (const auto* start = std::get_if<StartStep>(&command)) {
+    if (start->instance.stage == emulation::Stage::decode) {
+      begin(*start, now);
+    } else {
+      begin(grant(*start, now), now);
     }
-    link_.send(granted, now);
     return;
   }
-  if (const auto* decode = std::get_if<StartDecode>(&command)) {
-    for (int die = 0; die < config_.decode_dies; ++die) {
-      stepping_.emplace(decode_rank(config_, decode->instance, die), now);
-      starts_.insert(now);
-    }
+  const auto* kv = std::get_if<ExpectKv>(&command);
+  if (kv && kv->request->placed_tokens == 0) {
+    // The last piece may have come while the coordinator waited for something else.
+    const auto sent = granted_.extract(kv->request->id);
+    expect(static_cast<bool>(sent), "KV is expected of which nothing was sent");
+    const RunTime arrives = std::max(now, sent.mapped().handed_over);
+    coming_.emplace(kv->request->id, arrives);
+    arrivals_.insert(arrives);
   }
-  if (const auto* kv = std::get_if<ExpectKv>(&command)) {
-    if (kv->request->placed_tokens > 0) {
-      placed_.insert(kv->request->id);
-    } else {
-      const auto bytes = static_cast<std::int64_t>(options_.kv_bytes_per_token * kv->request->prompt_tokens());
-      const RunTime arrives =
-          ports_.handover(die_index(Role::prefill, kv->prefill), die_index(Role::decode, kv->decode), bytes, now);
-      coming_.emplace(kv->request->id, arrives);
-      arrivals_.insert(arrives);
-    }
-  }
+  if (const auto* drop = std::get_if<DropState>(&command); drop && drop->instance.stage == emulation::Stage::prefill)
+    for (const std::vector<RequestId>& die : drop->by_die)
+      for (const RequestId request : die)
+        if (!granted_.at(request).hands_over) granted_.erase(request);  // else its KV is expected next
   link_.send(command, now);
 }
 
@@ -87,27 +82,49 @@ void ModelledFleet::follow_directory(RunTime now) {
   });
 }
 
-/// Looks up what the pool has for each request now, and when it will be on its die.
-StartPrefill ModelledFleet::grant(StartPrefill command, RunTime now) {
+void ModelledFleet::begin(const StartStep& step, RunTime now) {
+  for (std::size_t die = 0; die < step.by_die.size(); ++die) {
+    const RunTime start = step.start_by_die.empty() ? now : step.start_by_die[die];
+    const auto number = static_cast<int>(die);
+    stepping_.emplace(step.instance.stage == emulation::Stage::prefill
+                          ? prefill_rank(config_, step.instance.index, number)
+                          : decode_rank(config_, step.instance.index, number),
+                      start);
+    starts_.insert(start);
+  }
+  link_.send(step, now);
+}
+
+/// Looks up what the pool has for each prompt that begins, now, and when it will be on its die.
+StartStep ModelledFleet::grant(StartStep command, RunTime now) {
   follow_directory(now);
   command.start_by_die.assign(command.by_die.size(), now);
   for (std::size_t die = 0; die < command.by_die.size(); ++die) {
     std::vector<OwnerShare> shares;
-    for (StartPrefill::Item& item : command.by_die[die]) {
-      Granted& granted = granted_[item.request->id];
+    for (Work& work : command.by_die[die]) {
+      if (!work.begins) {
+        Granted& granted = granted_.at(work.request);
+        granted.tokens = 0;
+        granted.ordered = granted.ready = now;
+        continue;
+      }
+      Granted& granted = granted_[work.request];
+      granted.decode = work.begins->decode;
+      granted.prompt_tokens = work.begins->request->prompt_tokens();
+      granted.hands_over = work.begins->request->max_output > 1;
       granted.ordered = granted.ready = now;
-      item.granted_tokens = 0;
+      work.begins->granted_tokens = 0;
       if (!pool_) continue;
-      granted.keys = pool::chain_keys(root_, item.request->prompt, config_.context_block_tokens);
-      const PrefixHit hit = pool_->lookup(granted.keys, item.request->prompt_tokens(), now);
-      item.granted_tokens = granted.tokens = hit.tokens;
+      granted.keys = pool::chain_keys(root_, work.begins->request->prompt, config_.context_block_tokens);
+      const PrefixHit hit = pool_->lookup(granted.keys, granted.prompt_tokens, now);
+      work.begins->granted_tokens = granted.tokens = hit.tokens;
       for (const OwnerShare& share : hit.loads) {
-        item.loads.push_back({share.owner, static_cast<double>(share.bytes)});
+        work.begins->loads.push_back({share.owner, static_cast<double>(share.bytes)});
         shares.push_back(share);
       }
     }
     if (shares.empty()) continue;
-    const int index = die_index(Role::prefill, {command.instance, static_cast<int>(die)});
+    const int index = die_index(Role::prefill, {command.instance.index, static_cast<int>(die)});
     const PoolLoadTimes times = ports_.loads(index, shares, now);
     // The step itself has the loads as the die's own link takes them; whatever makes them later comes before it.
     double bytes = 0;
@@ -115,7 +132,7 @@ StartPrefill ModelledFleet::grant(StartPrefill command, RunTime now) {
     const double piece = static_cast<double>(pool_->config().block_bytes) / pool_->config().pieces_per_block;
     const RunSpan in_step = run_span(pool_read_time(options_.machine, options_.network, bytes, piece).total().value);
     command.start_by_die[die] = std::max(now, times.ready - in_step);
-    for (const StartPrefill::Item& item : command.by_die[die]) granted_[item.request->id].ready = times.ready;
+    for (const Work& work : command.by_die[die]) granted_.at(work.request).ready = times.ready;
   }
   return command;
 }
@@ -124,7 +141,6 @@ StartPrefill ModelledFleet::grant(StartPrefill command, RunTime now) {
 
 void ModelledFleet::take(Stamped<FleetWire::Incoming> report) {
   if (const auto* kv = std::get_if<KvArrived>(&report.what)) {
-    if (placed_.erase(kv->request) > 0) return;  // it was ready from the start
     const auto arrives = coming_.extract(kv->request);
     expect(static_cast<bool>(arrives), "KV came that was not on its way");
     arrivals_.erase(arrivals_.find(arrives.mapped()));
@@ -150,18 +166,31 @@ void ModelledFleet::take(Stamped<FleetWire::Incoming> report) {
 
 void ModelledFleet::settle(PrefillReported& report, RunTime end) {
   for (PrefillResult& result : report.results) {
-    const auto entry = granted_.extract(result.request);
-    if (!entry)
+    const auto entry = granted_.find(result.request);
+    if (entry == granted_.end())
       throw EnvironmentError(fmt::format("a prefill result for request {}, which had no order", result.request));
-    const Granted& granted = entry.mapped();
+    Granted& granted = entry->second;
     if (result.hit_tokens != granted.tokens)
       throw EnvironmentError(fmt::format("request {} took {} tokens from the pool where the model has {}",
                                          result.request, result.hit_tokens, granted.tokens));
+    const int fresh_tokens = result.hit_tokens + result.computed_tokens;
+    granted.done += fresh_tokens;
+    const bool whole = granted.done == granted.prompt_tokens;
     result.pool = granted.ready - granted.ordered;
     result.exchange = std::clamp(result.exchange, RunSpan{}, std::max(RunSpan{}, end - granted.ready));
-    if (!pool_ || !result.first_token) continue;
-    const Announced fresh = pool_->announce(granted.keys, end);
-    pool_->publish(fresh, ports_.stores(die_index(Role::prefill, report.die), fresh.writes, end));
+    if (pool_ && (!whole || result.first_token)) {
+      const auto blocks =
+          std::min(granted.keys.size(), static_cast<std::size_t>(granted.done / config_.context_block_tokens));
+      const Announced fresh = pool_->announce(std::span(granted.keys).first(blocks), end);
+      pool_->publish(fresh, ports_.stores(die_index(Role::prefill, report.die), fresh.writes, end));
+    }
+    if (granted.hands_over) {
+      const auto bytes = static_cast<std::int64_t>(options_.kv_bytes_per_token * fresh_tokens);
+      granted.handed_over =
+          ports_.handover(die_index(Role::prefill, report.die), die_index(Role::decode, granted.decode), bytes, end);
+    } else if (whole) {
+      granted_.erase(entry);
+    }
   }
 }
 

@@ -13,7 +13,6 @@
 #include <set>
 #include <tuple>
 #include <unordered_map>
-#include <unordered_set>
 #include <variant>
 
 #include "runtime/serving/coordinator/fleet.hpp"
@@ -60,14 +59,20 @@ class ModelledFleet : public Fleet {
   using Key = std::tuple<RunTime, int, int, int, RequestId>;
   using What = std::variant<PrefillReported, KvArrived, DecodeReported>;
 
-  /// What a prefill die was told of one request.
+  /// A prompt from its first piece until all KV of it that will come is expected.
   struct Granted {
     std::vector<pool::Key> keys;
-    int tokens = 0;
-    RunTime ordered, ready;  ///< of its batch; its blocks are on the die
+    DieId decode;
+    int prompt_tokens = 0;
+    int done = 0;             ///< tokens that were reported
+    int tokens = 0;           ///< that its piece under way takes from the pool
+    bool hands_over = false;  ///< it goes on beyond its first token
+    RunTime ordered, ready;   ///< of its piece under way; its blocks are on the die
+    RunTime handed_over;      ///< the pieces that were reported are on the decode die
   };
 
-  StartPrefill grant(StartPrefill command, RunTime now);
+  StartStep grant(StartStep command, RunTime now);
+  void begin(const StartStep& step, RunTime now);
   /// Removes what the directory has given up from the pool that really holds it.
   void follow_directory(RunTime now);
   void take(Stamped<FleetWire::Incoming> report);
@@ -88,7 +93,6 @@ class ModelledFleet : public Fleet {
   std::multiset<RunTime> starts_;                  ///< the same, in order
   std::unordered_map<RequestId, RunTime> coming_;  ///< when KV on its way arrives, until its die has it
   std::multiset<RunTime> arrivals_;                ///< the same, in order
-  std::unordered_set<RequestId> placed_;           ///< with KV in place; their dies have not said so yet
   std::unordered_map<RequestId, Granted> granted_;
   std::vector<pool::Key> given_up_;  ///< evicted in the directory, and not removed yet
   RunTime last_{};                   ///< of the event handed out last

@@ -61,9 +61,10 @@ Json request_json(const ServedRequest& served, const MetricsOptions& options) {
            {"hit_tokens", r.hit_tokens},
            {"computed_tokens", r.computed_tokens},
            {"arrival_ms", to_ms(r.arrived - RunTime{})},
-           {"ttft_ms", ttft_ms(r)},
+           {"ttft_ms", r.tokens.empty() ? Json(nullptr) : Json(ttft_ms(r))},
            {"tpot_ms", or_null(tpot_ms(r))},
            {"e2el_ms", e2el_ms(r)},
+           {"finish_reason", to_string(served.ended.why)},
            {"itl_ms", gaps_ms(r)},
            {"parts_ms", parts_json(parts_of(r))}};
   if (options.save_tokens) {
@@ -73,7 +74,7 @@ Json request_json(const ServedRequest& served, const MetricsOptions& options) {
   return row;
 }
 
-/// Sums over the requests that were completed.
+/// Sums over the requests that were completed: those that were refused or cancelled are rows, and no more.
 struct Totals {
   std::vector<double> ttft, tpot, itl, e2el;  ///< ms
   PartTimes parts;
@@ -205,7 +206,7 @@ std::map<std::string, double> parse_goodput(const std::vector<std::string>& item
 }
 
 Json request_row(const ServedRequest& served, const MetricsOptions& options) {
-  if (!served.completed()) return {{"id", served.request->id}, {"reason", served.ended.detail}};
+  if (served.ended.why == EndReason::failed) return {{"id", served.request->id}, {"reason", served.ended.detail}};
   return request_json(served, options);
 }
 
@@ -213,13 +214,14 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
                      const RunDescription& run) {
   Totals totals;
   Json detailed = Json::array(), failures = Json::array();
+  std::size_t refused = 0, cancelled = 0;
   for (const ServedRequest& served : requests) {
-    if (!served.completed()) {
-      failures.push_back(request_row(served, options));
-      continue;
-    }
-    totals.add(served, options);
-    if (options.save_detailed) detailed.push_back(request_json(served, options));
+    if (served.ended.why == EndReason::failed) failures.push_back(request_row(served, options));
+    if (served.ended.why == EndReason::refused) ++refused;
+    if (served.ended.why == EndReason::cancelled) ++cancelled;
+    if (served.completed()) totals.add(served, options);
+    if (options.save_detailed && served.ended.why != EndReason::failed)
+      detailed.push_back(request_json(served, options));
   }
   const double duration = run.steady_options ? run.steady_s : to_seconds(totals.last - RunTime{});
   const auto rate = [&](std::uint64_t count) { return duration > 0 ? static_cast<double>(count) / duration : 0.0; };
@@ -229,6 +231,8 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
                {"duration", duration},
                {"completed", totals.completed},
                {"failed", failures.size()},
+               {"refused", refused},
+               {"cancelled", cancelled},
                {"total_input_tokens", totals.input},
                {"total_output_tokens", totals.output},
                {"request_throughput", rate(totals.completed)},
@@ -277,6 +281,8 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
   };
   count("Successful requests:", r["completed"]);
   count("Failed requests:", r["failed"]);
+  if (r["refused"] > 0) count("Refused requests:", r["refused"]);
+  if (r["cancelled"] > 0) count("Cancelled requests:", r["cancelled"]);
   number(fmt::format("Benchmark duration (s, {} clock):", r["clock"].get<std::string>()), r["duration"]);
   count("Total input tokens:", r["total_input_tokens"]);
   count("Total generated tokens:", r["total_output_tokens"]);

@@ -4,12 +4,12 @@
 // TTFT = first token - arrival. TPOT = (E2E - TTFT) / (n - 1) for n > 1 output tokens; a request of one token has none.
 // ITL: time between tokens of a request. The six parts of a request are disjoint and add up to its end-to-end time
 // exactly (whole nanoseconds):
-//   queue     arrival until its prefill batch is ordered
+//   queue     arrival until the first piece of its prompt is ordered
 //   pool      lookup of the prefix and loading of hits
 //   prefill   the rest until the coordinator has the first token, without its share of the exchange
 //   handover  KV to the decode die, and the wait for the next iteration
 //   decode    iterations that it was in, without exchange
-//   exchange  token dispatch and combine: of a prefill batch its share by computed tokens, of an iteration the whole of
+//   exchange  token dispatch and combine: of a prefill step its share by computed tokens, of an iteration the whole of
 //             the slowest die, since all wait for it
 
 #include <map>

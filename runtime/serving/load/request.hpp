@@ -2,6 +2,7 @@
 // A request as it is served.
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "moe/sampler.hpp"
@@ -17,6 +18,9 @@ struct Request {
   int max_output = 0;    ///< tokens, at least 1
   std::vector<std::int32_t> prompt;
   moe::SamplerOptions sampler = {};
+  std::vector<std::int32_t> stop = {};  ///< tokens that end it when they are drawn; they count as output
+  /// When whoever sent it loses interest, s on the run's clock; not before its arrival.
+  double cancel_s = std::numeric_limits<double>::infinity();
   /// Tokens whose KV lies on the decode die already; such a request has no prompt and skips prefill. 0: an ordinary one.
   int placed_tokens = 0;
 

@@ -2,6 +2,22 @@
 
 namespace supernode::serving {
 
+std::string_view to_string(EndReason reason) {
+  switch (reason) {
+    case EndReason::length:
+      return "length";
+    case EndReason::stop:
+      return "stop";
+    case EndReason::cancelled:
+      return "cancelled";
+    case EndReason::refused:
+      return "refused";
+    case EndReason::failed:
+      return "failed";
+  }
+  return "";
+}
+
 PartTimes& PartTimes::operator+=(const PartTimes& other) {
   queue += other.queue;
   pool += other.pool;

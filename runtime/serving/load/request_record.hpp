@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/serving/load/request.hpp"
@@ -14,9 +15,9 @@ namespace supernode::serving {
 /// Times on the run's clock.
 struct RequestRecord {
   RunTime arrived{};
-  RunTime prefill_started{};
-  RunTime first_token{};    ///< the coordinator has the first token
-  RunTime decode_joined{};  ///< start of the first iteration that includes it
+  RunTime prefill_started{};  ///< the first piece of its prompt was ordered
+  RunTime first_token{};      ///< the coordinator has the first token
+  RunTime decode_joined{};    ///< start of the first iteration that includes it
   RunTime finished{};
   RunSpan pool{};              ///< within prefill
   RunSpan prefill_exchange{};  ///< within prefill
@@ -27,9 +28,15 @@ struct RequestRecord {
 };
 
 enum class EndReason {
-  length,  ///< it has all the tokens it asked for
-  failed,  ///< it could not be computed; `detail` says why
+  length,     ///< it has all the tokens it asked for
+  stop,       ///< it drew one of its stop tokens
+  cancelled,  ///< nobody wants the rest
+  refused,    ///< too many waited when it came; it was not begun
+  failed,     ///< it could not be computed; `detail` says why
 };
+
+/// "length", "stop" and so on.
+std::string_view to_string(EndReason reason);
 
 struct Ended {
   EndReason why{};
@@ -42,17 +49,19 @@ struct ServedRequest {
   RequestRecord record;
   Ended ended;
 
-  bool completed() const { return ended.why != EndReason::failed; }
+  /// It has all its tokens.
+  bool completed() const { return ended.why == EndReason::length || ended.why == EndReason::stop; }
 };
 
-/// The six disjoint parts of a request; they add up to its end-to-end time exactly.
+/// The six disjoint parts of a request; they add up to its end-to-end time exactly. Those that it did not reach have no
+/// length.
 struct PartTimes {
   RunSpan queue{}, pool{}, prefill{}, handover{}, decode{}, exchange{};
   RunSpan sum() const { return queue + pool + prefill + handover + decode + exchange; }
   PartTimes& operator+=(const PartTimes& other);
 };
 
-/// @pre the request has ended with all its tokens
+/// @pre the request has ended
 PartTimes parts_of(const RequestRecord& record);
 
 }  // namespace supernode::serving

@@ -44,6 +44,8 @@ int scaled_length(std::int64_t tokens, double scale) {
 /// Streams of hash ids, of groups and of whole requests must not meet.
 constexpr std::uint64_t request_streams = std::uint64_t{1} << 63;
 constexpr std::uint64_t group_streams = request_streams + (std::uint64_t{1} << 62);
+/// Of arrivals and of cancellations.
+constexpr std::uint64_t arrival_stream = request_streams - 1, cancel_stream = request_streams - 2;
 
 /// The prompt of request number `index`, of `length` tokens. @param block tokens of a hash id, scaled
 /// @param prefix tokens of its group, scaled
@@ -72,7 +74,8 @@ void append_prompt(std::vector<std::int32_t>& prompt, const TraceRequest& source
 std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& options, int vocabulary, int max_length) {
   const double block = trace.block_tokens * options.length_scale;
   std::vector<Request> requests;
-  ArrivalGaps gaps(options.request_rate, options.burstiness, Random(options.seed, request_streams - 1));
+  ArrivalGaps gaps(options.request_rate, options.burstiness, Random(options.seed, arrival_stream));
+  Random cancellations(options.seed, cancel_stream);
   double next_s = 0;
   for (std::size_t i = 0; i < trace.requests.size(); ++i) {
     const TraceRequest& source = trace.requests[i];
@@ -90,6 +93,11 @@ std::vector<Request> make_workload(const Trace& trace, const WorkloadOptions& op
       throw UsageError(
           fmt::format("request {} arrives after {:g} s, more than {:g}: see --time-scale and --request-rate", i,
                       request.arrival_s, longest_s));
+    request.stop = options.stop;
+    // Two draws for each request: whether one is cancelled then says nothing of when others are.
+    const bool cancelled = cancellations.uniform() < options.cancel_share;
+    const double cancel_after_s = cancellations.uniform() * options.cancel_within_s;
+    if (cancelled) request.cancel_s = request.arrival_s + cancel_after_s;
     request.max_output = scaled_length(source.output_tokens, options.length_scale);
     const int length = scaled_length(source.input_tokens, options.length_scale);
     if (length + request.max_output > max_length)

@@ -18,6 +18,9 @@ struct WorkloadOptions {
   moe::SamplerOptions sampler = {};  ///< of every request
   double burstiness = 1;             ///< of the process at a rate; 1: Poisson
   double load_factor = 1;            ///< the same requests so many times as fast: all arrival times are divided by it
+  std::vector<std::int32_t> stop = {};  ///< tokens that end a request
+  double cancel_share = 0;              ///< of the requests, chosen by the seed, are cancelled
+  double cancel_within_s = 1;           ///< at a moment that is uniform in this span from their arrival on
 };
 
 /// Builds the requests; a request's id is its place in the trace. Blocks of the trace scale with the prompt: block i

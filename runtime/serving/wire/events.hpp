@@ -9,12 +9,13 @@
 #include <variant>
 #include <vector>
 
-#include "runtime/emulation/die_step.hpp"
+#include "runtime/emulation/step_time.hpp"
 #include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/load/request.hpp"
 #include "runtime/serving/load/run_time.hpp"
 #include "runtime/serving/load/step_times.hpp"
+#include "runtime/serving/record/instance_id.hpp"
 
 namespace supernode::serving {
 
@@ -35,24 +36,29 @@ struct Arrived {
   std::shared_ptr<const Request> request;
 };
 
-/// What a prefill die did with one request.
+/// Nobody wants the rest of a request. It may have ended already: then nothing happens.
+struct Cancelled {
+  RequestId request = 0;
+};
+
+/// What a prefill die did with a piece of one request's prompt.
 struct PrefillResult {
   RequestId request = 0;
-  SampledToken first_token;
-  int hit_tokens = 0;       ///< prompt tokens loaded from the pool
-  int computed_tokens = 0;  ///< prompt tokens computed; hit + computed = prompt
-  RunSpan pool{};           ///< lookup and load
-  RunSpan exchange{};       ///< its share of dispatch and combine within the step
+  SampledToken first_token;  ///< of the piece that ends the prompt; of others nothing
+  int hit_tokens = 0;        ///< prompt tokens loaded from the pool; only the first piece has any
+  int computed_tokens = 0;   ///< prompt tokens computed; over all pieces hit + computed = prompt
+  RunSpan pool{};            ///< lookup and load
+  RunSpan exchange{};        ///< its share of dispatch and combine within the step
   friend bool operator==(const PrefillResult&, const PrefillResult&) = default;
 };
 
-/// One die of a prefill instance has finished its part of a batch.
+/// One die of a prefill instance has finished its part of a step.
 struct PrefillReported {
   DieId die;
   std::vector<PrefillResult> results;
 };
 
-/// A request's KV has arrived whole at its decode die.
+/// All that was to come of a request's KV (ExpectKv) is at its decode die.
 struct KvArrived {
   DieId die;
   RequestId request = 0;
@@ -73,15 +79,21 @@ struct DecodeReported {
 
 struct Event {
   RunTime time{};
-  std::variant<Arrived, PrefillReported, KvArrived, DecodeReported> what;
+  std::variant<Arrived, PrefillReported, KvArrived, DecodeReported, Cancelled> what;
 };
 
 // ---- commands ----
 
-/// A batch for a prefill instance: for each of its dies the requests it prefills (maybe none: the dies step together).
-struct StartPrefill {
-  int instance = 0;
-  struct Item {
+/// What a die does for one request in a step: a piece of its prompt, or its next token.
+struct Work {
+  RequestId request = 0;
+  /// Tokens of the request before this step, the prompt's first. What the pool has of a prompt comes on top of it at
+  /// its first piece.
+  int first = 0;
+  int count = 1;  ///< tokens to compute, at most: a prompt may end sooner than its first piece expects
+
+  /// With the first piece of a prompt: what its die must know.
+  struct Beginning {
     std::shared_ptr<const Request> request;
     DieId decode;  ///< where the KV goes; unused when the request ends with its first token
     /// Prefix tokens that the pool has for it and what is read from which owner, where the fleet knows it beforehand
@@ -89,25 +101,47 @@ struct StartPrefill {
     int granted_tokens = -1;
     std::vector<emulation::PoolLoad> loads = {};
   };
-  std::vector<std::vector<Item>> by_die;
+  std::optional<Beginning> begins = {};
+};
+
+/// A step of an instance: for each of its dies the requests that it works on (maybe none: the dies step together).
+struct StartStep {
+  InstanceId instance;
+  std::vector<std::vector<Work>> by_die;
   std::vector<RunTime> start_by_die = {};  ///< empty: all at the time of the command
 };
 
-/// The KV of a request is on its way from a prefill die to a decode die, which makes room for it.
-struct ExpectKv {
+/// A decode die makes room for a request before its prompt is computed: KV of the prompt then comes in whenever a piece
+/// is done.
+struct ReserveKv {
   std::shared_ptr<const Request> request;
   DieId prefill;  ///< unused when the request's KV is in place (Request::placed_tokens)
   DieId decode;
+};
+
+/// All KV of a request that will come has been sent: `tokens` of its prompt. Its decode die says when they are there,
+/// unless they are in place (Request::placed_tokens).
+struct ExpectKv {
+  std::shared_ptr<const Request> request;
+  DieId decode;
+  int tokens = 0;  ///< the prompt, or fewer of a request that ended before its prompt was computed
   std::int32_t first_token = 0;
 };
 
-/// One iteration of a decode instance: requests that join, for each of its dies. All requests already there go on.
-struct StartDecode {
-  int instance = 0;
-  std::vector<std::vector<RequestId>> joins_by_die;
+/// Dies free what they hold of requests that have ended. A decode die that awaits KV of one (ExpectKv) throws it away
+/// when it comes.
+struct DropState {
+  InstanceId instance;
+  std::vector<std::vector<RequestId>> by_die;
 };
+/// Of one request on one die. @param dies of the instance
+inline DropState drop_one(emulation::Stage stage, DieId die, int dies, RequestId request) {
+  DropState drop{{stage, die.instance}, std::vector<std::vector<RequestId>>(static_cast<std::size_t>(dies))};
+  drop.by_die[static_cast<std::size_t>(die.die)].push_back(request);
+  return drop;
+}
 
-using Command = std::variant<StartPrefill, ExpectKv, StartDecode>;
+using Command = std::variant<StartStep, ReserveKv, ExpectKv, DropState>;
 
 // ---- the end of a run ----
 

@@ -12,38 +12,60 @@ Outgoing outgoing(int rank, const Order& order, RunTime stamp, std::optional<Owe
   return {rank, kind_of(order), encode(order, stamp), owes};
 }
 
-void add(std::vector<Outgoing>& messages, const ServingConfig& config, const StartPrefill& start, RunTime stamp) {
+int rank_of(const ServingConfig& config, InstanceId instance, int die) {
+  return instance.stage == emulation::Stage::prefill ? prefill_rank(config, instance.index, die)
+                                                     : decode_rank(config, instance.index, die);
+}
+
+int decode_rank_of(const ServingConfig& config, DieId die) { return decode_rank(config, die.instance, die.die); }
+
+StepOrder::Item item_of(const Work& work, const ServingConfig& config) {
+  StepOrder::Item item{work.request, work.first, work.count};
+  if (!work.begins) return item;
+  const Request& request = *work.begins->request;
+  item.begins = {request.max_output,
+                 decode_rank_of(config, work.begins->decode),
+                 request.sampler,
+                 request.prompt,
+                 work.begins->granted_tokens,
+                 work.begins->loads};
+  return item;
+}
+
+void add(std::vector<Outgoing>& messages, const ServingConfig& config, const StartStep& start, RunTime stamp) {
+  const MessageKind report =
+      start.instance.stage == emulation::Stage::prefill ? MessageKind::prefill_reported : MessageKind::decode_reported;
   for (std::size_t die = 0; die < start.by_die.size(); ++die) {
-    PrefillOrder order;
-    for (const StartPrefill::Item& item : start.by_die[die])
-      order.items.push_back({item.request->id, item.request->max_output,
-                             decode_rank(config, item.decode.instance, item.decode.die), item.request->sampler,
-                             item.request->prompt, item.granted_tokens, item.loads});
-    const int rank = prefill_rank(config, start.instance, static_cast<int>(die));
+    StepOrder order;
+    order.items.reserve(start.by_die[die].size());
+    for (const Work& work : start.by_die[die]) order.items.push_back(item_of(work, config));
     const RunTime begin = start.start_by_die.empty() ? stamp : start.start_by_die[die];
-    messages.push_back(outgoing(rank, std::move(order), begin, OwedReport{MessageKind::prefill_reported}));
+    messages.push_back(
+        outgoing(rank_of(config, start.instance, static_cast<int>(die)), std::move(order), begin, OwedReport{report}));
   }
+}
+
+void add(std::vector<Outgoing>& messages, const ServingConfig& config, const ReserveKv& command, RunTime stamp) {
+  const Request& request = *command.request;
+  const int sender =
+      request.placed_tokens > 0 ? -1 : prefill_rank(config, command.prefill.instance, command.prefill.die);
+  const KvNotice notice{request.id, sender, request.prompt_tokens(), request.max_output, request.sampler};
+  messages.push_back(outgoing(decode_rank_of(config, command.decode), notice, stamp, std::nullopt));
 }
 
 void add(std::vector<Outgoing>& messages, const ServingConfig& config, const ExpectKv& command, RunTime stamp) {
-  const Request& request = *command.request;
-  const KvNotice notice{
-      request.id,
-      request.placed_tokens > 0 ? -1 : prefill_rank(config, command.prefill.instance, command.prefill.die),
-      request.prompt_tokens(),
-      request.max_output,
-      command.first_token,
-      request.sampler};
-  const int rank = decode_rank(config, command.decode.instance, command.decode.die);
-  messages.push_back(outgoing(rank, notice, stamp, OwedReport{MessageKind::kv_arrived, request.id}));
+  const RequestId request = command.request->id;
+  std::optional<OwedReport> owes;
+  if (command.request->placed_tokens == 0) owes = OwedReport{MessageKind::kv_arrived, request};
+  messages.push_back(outgoing(decode_rank_of(config, command.decode),
+                              KvDue{request, command.tokens, command.first_token}, stamp, owes));
 }
 
-void add(std::vector<Outgoing>& messages, const ServingConfig& config, const StartDecode& start, RunTime stamp) {
-  for (std::size_t die = 0; die < start.joins_by_die.size(); ++die) {
-    const int rank = decode_rank(config, start.instance, static_cast<int>(die));
-    messages.push_back(
-        outgoing(rank, IterateOrder{start.joins_by_die[die]}, stamp, OwedReport{MessageKind::decode_reported}));
-  }
+void add(std::vector<Outgoing>& messages, const ServingConfig& config, const DropState& command, RunTime stamp) {
+  for (std::size_t die = 0; die < command.by_die.size(); ++die)
+    if (!command.by_die[die].empty())
+      messages.push_back(outgoing(rank_of(config, command.instance, static_cast<int>(die)),
+                                  DropOrder{command.by_die[die]}, stamp, std::nullopt));
 }
 
 /// The report as an event of the die, if a worker of that role makes such reports.

@@ -86,24 +86,30 @@ RunSpan get_span(ByteReader& from) { return RunSpan(from.get<RunSpan::rep>()); }
 
 // ---- orders ----
 
-void put_body(ByteWriter& to, const PrefillOrder& order) {
+void put(ByteWriter& to, const StepOrder::Item::Beginning& begins) {
+  to.put(begins.max_output).put(begins.decode_rank);
+  put(to, begins.sampler);
+  to.put_all(std::span<const std::int32_t>(begins.prompt));
+  to.put(begins.granted_tokens).put<std::uint64_t>(begins.loads.size());
+  for (const emulation::PoolLoad& load : begins.loads) to.put<std::int32_t>(load.owner).put(load.bytes);
+}
+
+void put_body(ByteWriter& to, const StepOrder& order) {
   to.put<std::uint64_t>(order.items.size());
-  for (const PrefillOrder::Item& item : order.items) {
-    to.put(item.request).put(item.max_output).put(item.decode_rank);
-    put(to, item.sampler);
-    to.put_all(std::span<const std::int32_t>(item.prompt));
-    to.put(item.granted_tokens).put<std::uint64_t>(item.loads.size());
-    for (const emulation::PoolLoad& load : item.loads) to.put<std::int32_t>(load.owner).put(load.bytes);
+  for (const StepOrder::Item& item : order.items) {
+    to.put(item.request).put(item.first).put(item.count);
+    to.put(static_cast<std::uint8_t>(item.begins.has_value()));
+    if (item.begins) put(to, *item.begins);
   }
 }
 
 void put_body(ByteWriter& to, const KvNotice& notice) {
   to.put(notice.request).put(notice.prefill_rank).put(notice.prompt_tokens).put(notice.max_output);
-  to.put(notice.first_token);
   put(to, notice.sampler);
 }
 
-void put_body(ByteWriter& to, const IterateOrder& order) { to.put_all(std::span<const RequestId>(order.joins)); }
+void put_body(ByteWriter& to, const KvDue& due) { to.put(due.request).put(due.tokens).put(due.first_token); }
+void put_body(ByteWriter& to, const DropOrder& order) { to.put_all(std::span<const RequestId>(order.requests)); }
 void put_body(ByteWriter&, const KeepAlive&) {}
 void put_body(ByteWriter& to, const StopOrder& order) { to.put(order.unfinished); }
 
@@ -114,25 +120,36 @@ void check_lengths(RequestId request, std::int64_t prompt_tokens, std::int32_t m
         fmt::format("request {} of {} prompt and {} output tokens", request, prompt_tokens, max_output));
 }
 
-PrefillOrder get_prefill_order(ByteReader& from) {
-  PrefillOrder order;
+StepOrder::Item::Beginning get_beginning(RequestId request, ByteReader& from) {
+  StepOrder::Item::Beginning begins;
+  begins.max_output = from.get<std::int32_t>();
+  begins.decode_rank = from.get<std::int32_t>();
+  begins.sampler = get_sampler(from);
+  begins.prompt = from.get_all<std::int32_t>();
+  check_lengths(request, static_cast<std::int64_t>(begins.prompt.size()), begins.max_output);
+  begins.granted_tokens = from.get<std::int32_t>();
+  if (begins.granted_tokens < -1 || begins.granted_tokens >= static_cast<std::int64_t>(begins.prompt.size()))
+    throw EnvironmentError(fmt::format("request {} is granted {} of {} prompt tokens", request, begins.granted_tokens,
+                                       begins.prompt.size()));
+  begins.loads.resize(from.get_count(sizeof(std::int32_t) + sizeof(double)));
+  for (emulation::PoolLoad& load : begins.loads) {
+    load.owner = from.get<std::int32_t>();
+    load.bytes = from.get<double>();
+  }
+  return begins;
+}
+
+StepOrder get_step(ByteReader& from) {
+  StepOrder order;
   order.items.resize(from.get_count(sizeof(RequestId)));
-  for (PrefillOrder::Item& item : order.items) {
+  for (StepOrder::Item& item : order.items) {
     item.request = from.get<RequestId>();
-    item.max_output = from.get<std::int32_t>();
-    item.decode_rank = from.get<std::int32_t>();
-    item.sampler = get_sampler(from);
-    item.prompt = from.get_all<std::int32_t>();
-    check_lengths(item.request, static_cast<std::int64_t>(item.prompt.size()), item.max_output);
-    item.granted_tokens = from.get<std::int32_t>();
-    if (item.granted_tokens < -1 || item.granted_tokens >= static_cast<std::int64_t>(item.prompt.size()))
-      throw EnvironmentError(fmt::format("request {} is granted {} of {} prompt tokens", item.request,
-                                         item.granted_tokens, item.prompt.size()));
-    item.loads.resize(from.get_count(sizeof(std::int32_t) + sizeof(double)));
-    for (emulation::PoolLoad& load : item.loads) {
-      load.owner = from.get<std::int32_t>();
-      load.bytes = from.get<double>();
-    }
+    item.first = from.get<std::int32_t>();
+    item.count = from.get<std::int32_t>();
+    if (item.first < 0 || item.count < 1)
+      throw EnvironmentError(
+          fmt::format("a step of {} tokens behind {} of request {}", item.count, item.first, item.request));
+    if (from.get<std::uint8_t>() != 0) item.begins = get_beginning(item.request, from);
   }
   return order;
 }
@@ -143,20 +160,30 @@ KvNotice get_notice(ByteReader& from) {
   notice.prefill_rank = from.get<std::int32_t>();
   notice.prompt_tokens = from.get<std::int32_t>();
   notice.max_output = from.get<std::int32_t>();
-  notice.first_token = from.get<std::int32_t>();
   notice.sampler = get_sampler(from);
   check_lengths(notice.request, notice.prompt_tokens, notice.max_output);
   return notice;
 }
 
+KvDue get_due(ByteReader& from) {
+  KvDue due;
+  due.request = from.get<RequestId>();
+  due.tokens = from.get<std::int32_t>();
+  due.first_token = from.get<std::int32_t>();
+  if (due.tokens < 1) throw EnvironmentError(fmt::format("{} tokens of KV of request {}", due.tokens, due.request));
+  return due;
+}
+
 Order get_order(MessageKind kind, ByteReader& from) {
   switch (kind) {
-    case MessageKind::prefill_batch:
-      return get_prefill_order(from);
-    case MessageKind::expect_kv:
+    case MessageKind::step:
+      return get_step(from);
+    case MessageKind::reserve_kv:
       return get_notice(from);
-    case MessageKind::iterate:
-      return IterateOrder{from.get_all<RequestId>()};
+    case MessageKind::expect_kv:
+      return get_due(from);
+    case MessageKind::drop_state:
+      return DropOrder{from.get_all<RequestId>()};
     case MessageKind::keep_alive:
       return KeepAlive{};
     case MessageKind::stop:
@@ -303,12 +330,14 @@ std::vector<std::byte> encode_any(const Variant& what, RunTime stamp) {
 
 std::string_view name_of(MessageKind kind) {
   switch (kind) {
-    case MessageKind::prefill_batch:
-      return "prefill_batch";
+    case MessageKind::step:
+      return "step";
+    case MessageKind::reserve_kv:
+      return "reserve_kv";
     case MessageKind::expect_kv:
       return "expect_kv";
-    case MessageKind::iterate:
-      return "iterate";
+    case MessageKind::drop_state:
+      return "drop_state";
     case MessageKind::keep_alive:
       return "keep_alive";
     case MessageKind::stop:
@@ -330,8 +359,8 @@ std::string_view name_of(MessageKind kind) {
 }
 
 MessageKind kind_of(const Order& order) {
-  constexpr MessageKind kinds[] = {MessageKind::prefill_batch, MessageKind::expect_kv, MessageKind::iterate,
-                                   MessageKind::keep_alive, MessageKind::stop};
+  constexpr MessageKind kinds[] = {MessageKind::step,       MessageKind::reserve_kv, MessageKind::expect_kv,
+                                   MessageKind::drop_state, MessageKind::keep_alive, MessageKind::stop};
   static_assert(std::size(kinds) == std::variant_size_v<Order>);
   return kinds[order.index()];
 }

@@ -3,7 +3,7 @@
 // and unpacking of serving stands here. Pure.
 //
 //   bytes 0-1  kind                 bytes 4-7   bytes of the body
-//   bytes 2-3  version (1)          bytes 8-15  stamp: ns on the run's clock
+//   bytes 2-3  version (2)          bytes 8-15  stamp: ns on the run's clock
 //   then the body
 
 #include <cstddef>
@@ -20,9 +20,10 @@ namespace supernode::serving {
 /// Also the MPI tag, for those who look at traffic; what counts is the envelope.
 enum class MessageKind : std::uint16_t {
   // coordinator -> worker
-  prefill_batch = 1,
+  step = 1,
+  reserve_kv,
   expect_kv,
-  iterate,
+  drop_state,
   keep_alive,
   stop,
   // worker -> coordinator
@@ -38,36 +39,48 @@ enum class MessageKind : std::uint16_t {
 
 std::string_view name_of(MessageKind kind);
 
-inline constexpr std::uint16_t wire_version = 1;
+inline constexpr std::uint16_t wire_version = 2;
 inline constexpr std::size_t envelope_bytes = 16;
 
 // ---- orders ----
 
-/// What a prefill die gets: its requests of a batch.
-struct PrefillOrder {
+/// A step of an instance: what this die does in it.
+struct StepOrder {
   struct Item {
     RequestId request = 0;
-    std::int32_t max_output = 0;
-    std::int32_t decode_rank = 0;  ///< where the KV goes; unused for one output token
-    moe::SamplerOptions sampler;
-    std::vector<std::int32_t> prompt;
-    std::int32_t granted_tokens = -1;  ///< as in StartPrefill
-    std::vector<emulation::PoolLoad> loads = {};
+    std::int32_t first = 0, count = 0;  ///< as in Work
+
+    /// With the first piece of a prompt.
+    struct Beginning {
+      std::int32_t max_output = 0;
+      std::int32_t decode_rank = 0;  ///< where the KV goes; unused for one output token
+      moe::SamplerOptions sampler;
+      std::vector<std::int32_t> prompt;
+      std::int32_t granted_tokens = -1;  ///< as in Work
+      std::vector<emulation::PoolLoad> loads = {};
+    };
+    std::optional<Beginning> begins = {};
   };
   std::vector<Item> items;
 };
 
-/// Tells a decode die that a request's KV is on its way to it.
+/// Tells a decode die to make room for a request, whose KV will come in pieces.
 struct KvNotice {
   RequestId request = 0;
   std::int32_t prefill_rank = 0;  ///< -1: nobody sends it, the die makes the state of the prompt by itself
-  std::int32_t prompt_tokens = 0, max_output = 0, first_token = 0;
+  std::int32_t prompt_tokens = 0, max_output = 0;
   moe::SamplerOptions sampler;
 };
 
-/// One iteration; these requests join.
-struct IterateOrder {
-  std::vector<RequestId> joins;
+/// Tells a decode die how much of a request's KV will have come in the end.
+struct KvDue {
+  RequestId request = 0;
+  std::int32_t tokens = 0, first_token = 0;
+};
+
+/// Requests that have ended: the die frees what it holds of them.
+struct DropOrder {
+  std::vector<RequestId> requests;
 };
 
 /// "I am still here": a worker's wait begins anew.
@@ -77,7 +90,7 @@ struct StopOrder {
   Unfinished unfinished = Unfinished::none;
 };
 
-using Order = std::variant<PrefillOrder, KvNotice, IterateOrder, KeepAlive, StopOrder>;
+using Order = std::variant<StepOrder, KvNotice, KvDue, DropOrder, KeepAlive, StopOrder>;
 
 // ---- reports ----
 

@@ -1,4 +1,3 @@
-#include <list>
 #include <unordered_map>
 #include <utility>
 
@@ -12,13 +11,12 @@
 namespace supernode::serving {
 namespace {
 
-/// A request on this die, from the arrival of its KV to its last token.
+/// A request on this die, from the arrival of its KV until the coordinator says that it has ended.
 struct Sequence {
   KvNotice notice;
   std::unique_ptr<EngineState> state;
   std::int32_t last_token = 0;
   int generated = 1;  ///< output tokens so far; prefill gave the first
-  bool failed = false;
 };
 
 class DecodeWorker {
@@ -29,13 +27,21 @@ class DecodeWorker {
     Unfinished unfinished = Unfinished::none;
     for (;;) {
       const Stamped<Order> order = inbox_.wait([this] { return take_in(); });
-      if (const auto* notice = std::get_if<KvNotice>(&order.what)) {
+      if (const auto* work = std::get_if<StepOrder>(&order.what)) {
+        // KV comes in before and after a step, so that dies that iterate without a pause take it, too.
+        take_in();
+        step(*work, order.stamp);
+        take_in();
+      } else if (const auto* notice = std::get_if<KvNotice>(&order.what)) {
         // Pieces that came early are taken in now.
         const Stopwatch watch(handover_.wall_s);
-        naming("", [&] { intake_.expect_kv(*notice); });
+        naming("", [&] { intake_.reserve(*notice); });
+      } else if (const auto* due = std::get_if<KvDue>(&order.what)) {
+        naming("", [&] { intake_.expect(*due); });
         report_complete();
-      } else if (const auto* iteration = std::get_if<IterateOrder>(&order.what)) {
-        iterate(iteration->joins, order.stamp);
+      } else if (const auto* ended = std::get_if<DropOrder>(&order.what)) {
+        for (const RequestId request : ended->requests)
+          if (sequences_.erase(request) == 0) naming("", [&] { intake_.drop(request); });
       } else if (const auto* stop = std::get_if<StopOrder>(&order.what)) {
         unfinished = stop->unfinished;
         break;
@@ -46,7 +52,7 @@ class DecodeWorker {
     // Unless the run was cut short, every request has ended before the order to stop, so whatever is left came without
     // being asked for.
     const bool all_ended = unfinished == Unfinished::none;
-    if (all_ended && (!intake_.empty() || !ready_.empty() || !running_.empty()))
+    if (all_ended && (!intake_.empty() || !sequences_.empty()))
       throw EnvironmentError(fmt::format("{}: told to stop with KV of requests that have not ended", inbox_.where()));
     WorkerStatistics counts;
     counts.modelled_s = context_.engine->modelled_s();
@@ -85,56 +91,56 @@ class DecodeWorker {
   void report_complete() {
     for (KvIntake::Complete& complete : intake_.take_complete()) {
       const RequestId request = complete.notice.request;
-      inbox_.report(KvReport{request});
-      ready_.emplace(request, Sequence{.notice = complete.notice,
-                                       .state = std::move(complete.state),
-                                       .last_token = complete.notice.first_token});
+      if (complete.notice.prefill_rank >= 0) inbox_.report(KvReport{request});
+      if (complete.state)
+        sequences_.emplace(request, Sequence{.notice = complete.notice,
+                                             .state = std::move(complete.state),
+                                             .last_token = complete.first_token});
     }
   }
 
-  /// One iteration of the whole instance: every running request of this die gets one token.
-  void iterate(const std::vector<RequestId>& joins, RunTime start) {
-    for (const RequestId request : joins) {
-      auto ready = ready_.extract(request);
-      if (!ready) throw EnvironmentError(fmt::format("{}: request {} joins without its KV", inbox_.where(), request));
-      running_.push_back(std::move(ready.mapped()));
-    }
-    std::vector<StepWork> works;
-    for (Sequence& sequence : running_)
-      works.push_back(
-          {sequence.notice.request, sequence.state.get(), std::span(&sequence.last_token, 1), sequence.notice.sampler});
+  Sequence& find(const StepOrder::Item& item) {
+    const auto found = sequences_.find(item.request);
+    if (found == sequences_.end())
+      throw EnvironmentError(
+          fmt::format("{}: a step of request {}, whose KV is not here", inbox_.where(), item.request));
+    return found->second;
+  }
 
+  /// One iteration of the whole instance: every request of the order gets its next token.
+  void step(const StepOrder& order, RunTime start) {
+    std::vector<StepWork> works;
+    for (const StepOrder::Item& item : order.items) {
+      Sequence& sequence = find(item);
+      works.push_back(
+          {item.request, sequence.state.get(), std::span(&sequence.last_token, 1), sequence.notice.sampler});
+    }
     const StepOutcome outcome = context_.engine->step(works, start);
     DecodeReport report{outcome.exchange, {}};
-    std::size_t row = 0;
-    for (Sequence& sequence : running_) {
+    for (std::size_t row = 0; row < order.items.size(); ++row) {
+      Sequence& sequence = find(order.items[row]);
       const SampledToken token = outcome.tokens[row];
-      sequence.failed = !token;
       sequence.last_token = token.value_or(0);
       ++sequence.generated;
       DecodeReported::Token& reported = report.tokens.emplace_back();
       reported.request = sequence.notice.request;
       reported.token = token;
-      if (!outcome.further.empty())
-        for (const std::int32_t further : outcome.further[row]) {
-          if (sequence.failed || sequence.generated == sequence.notice.max_output) break;
-          reported.further.push_back(further);
-          sequence.last_token = further;
-          ++sequence.generated;
-        }
-      ++row;
+      if (!token || outcome.further.empty()) continue;
+      for (const std::int32_t further : outcome.further[row]) {
+        if (sequence.generated >= sequence.notice.max_output) break;
+        reported.further.push_back(further);
+        sequence.last_token = further;
+        ++sequence.generated;
+      }
     }
     inbox_.report(report, outcome.end.value_or(start));
-    running_.remove_if(
-        [](const Sequence& sequence) { return sequence.failed || sequence.generated == sequence.notice.max_output; });
   }
 
   const WorkerContext& context_;
   WorkerInbox inbox_;
   KvIntake intake_;
-  std::unordered_map<RequestId, Sequence> ready_;  ///< KV is here, not yet joined
-  std::list<Sequence> running_;                    ///< in order of joining; steps point into its elements
-  Transfers handover_;                             ///< time only: who sends counts the bytes
+  std::unordered_map<RequestId, Sequence> sequences_;  ///< whose KV is here; steps point into the elements
+  Transfers handover_;                                 ///< time only: who sends counts the bytes
 };
 
 }  // namespace

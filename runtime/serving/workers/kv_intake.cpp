@@ -26,23 +26,45 @@ void import(EngineState& state, RequestId request, int first, int count, std::sp
 
 }  // namespace
 
-void KvIntake::expect_kv(const KvNotice& notice) {
+void KvIntake::reserve(const KvNotice& notice) {
   const auto [entry, fresh] = noticed_.try_emplace(notice.request);
   if (!fresh) refuse(notice.request, "a second notice");
   entry->second.notice = notice;
   // Room for the whole output now, so that no iteration allocates.
   entry->second.state = engine_.make_state(notice.prompt_tokens + notice.max_output);
-  if (notice.prefill_rank < 0) {
-    entry->second.state->place_tokens(notice.prompt_tokens);
-    finish_if_whole(notice.request);
-    return;
-  }
-  if (auto early = early_.extract(notice.request)) {
+  if (auto early = early_.extract(notice.request))
     for (const auto& [first, held] : early.mapped())
       place(entry->second, held.source,
             {notice.request, first, held.count, held.bytes_per_token, held.bytes, held.end});
-    finish_if_whole(notice.request);
+}
+
+void KvIntake::expect(const KvDue& due) {
+  const auto found = noticed_.find(due.request);
+  if (found == noticed_.end()) refuse(due.request, "expected without a notice of it");
+  Noticed& noticed = found->second;
+  if (noticed.due) refuse(due.request, "expected twice");
+  if (due.tokens > noticed.notice.prompt_tokens || due.tokens < noticed.come)
+    refuse(due.request, fmt::format("{} tokens are to come, {} have, and the prompt has {}", due.tokens, noticed.come,
+                                    noticed.notice.prompt_tokens));
+  noticed.due = due;
+  if (noticed.notice.prefill_rank < 0) {
+    noticed.state->place_tokens(due.tokens);
+    noticed.come = due.tokens;
   }
+  finish_if_whole(due.request);
+}
+
+void KvIntake::drop(RequestId request) {
+  const auto found = noticed_.find(request);
+  if (found == noticed_.end()) refuse(request, "dropped, but not here");
+  Noticed& noticed = found->second;
+  if (noticed.due) {
+    noticed.state.reset();
+    noticed.waiting.clear();
+    return;
+  }
+  if (noticed.come > 0) refuse(request, "dropped while more of it may be on its way");
+  noticed_.erase(found);
 }
 
 void KvIntake::take(int source, const KvPiece& piece) {
@@ -77,6 +99,8 @@ void KvIntake::place(Noticed& noticed, int source, const KvPiece& piece) {
   if (const std::size_t end = last ? engine_.state_end_bytes() : 0; piece.end.size() != end)
     refuse(piece.request, fmt::format("{} tokens from {} on with an end of {} bytes, {} here", piece.count, piece.first,
                                       piece.end.size(), end));
+  noticed.come += piece.count;
+  if (!noticed.state) return;  // nobody wants it any more
   EngineState& state = *noticed.state;
   if (piece.first < state.length() || noticed.waiting.contains(piece.first))
     refuse(piece.request, fmt::format("tokens from {} on came twice", piece.first));
@@ -94,8 +118,9 @@ void KvIntake::place(Noticed& noticed, int source, const KvPiece& piece) {
 
 void KvIntake::finish_if_whole(RequestId request) {
   const auto found = noticed_.find(request);
-  if (found->second.state->length() < found->second.notice.prompt_tokens) return;
-  complete_.push_back({found->second.notice, std::move(found->second.state)});
+  Noticed& noticed = found->second;
+  if (!noticed.due || noticed.come < noticed.due->tokens) return;
+  complete_.push_back({noticed.notice, noticed.due->first_token, std::move(noticed.state)});
   noticed_.erase(found);
 }
 

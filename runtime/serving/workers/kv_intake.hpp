@@ -1,10 +1,11 @@
 #pragma once
-// KV that comes to a decode die in pieces. A piece may come before the notice of it, since the two take different ways.
-// Pure.
+// KV that comes to a decode die in pieces: room for a request is made before its prompt is computed, and pieces come in
+// while it is. A piece may come before the notice of its request, since the two take different ways. Pure.
 
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -20,16 +21,23 @@ class KvIntake {
 
   /// The notice of a request: makes its state, with room for prompt and output, before anything is taken in.
   /// @throws EnvironmentError when there is one already, or a piece that came early does not fit.
-  void expect_kv(const KvNotice& notice);
+  void reserve(const KvNotice& notice);
+  /// How much of it will have come in the end. From then on it can be complete.
+  /// @throws EnvironmentError without a notice, a second time, or for less than has come.
+  void expect(const KvDue& due);
   /// A piece that has come whole from rank `source`, in any order of pieces.
   /// @throws EnvironmentError naming request and fault: another format, tokens beyond the prompt, tokens that came
   /// already, another source than the notice says, a wrong byte (EngineState::import_tokens).
   void take(int source, const KvPiece& piece);
+  /// The request has ended: its state is freed now. What is still on its way (expect()) is thrown away when it comes.
+  /// @throws EnvironmentError when it is not here, or pieces of it came and nobody said how many do.
+  void drop(RequestId request);
 
   /// A request whose KV is here.
   struct Complete {
     KvNotice notice;
-    std::unique_ptr<EngineState> state;
+    std::int32_t first_token = 0;
+    std::unique_ptr<EngineState> state;  ///< null: it was dropped meanwhile
   };
   /// Those whose last piece has come since the last call, in that order.
   std::vector<Complete> take_complete();
@@ -46,8 +54,10 @@ class KvIntake {
   using HeldPieces = std::map<int, Held>;  ///< by first token
   struct Noticed {
     KvNotice notice;
-    std::unique_ptr<EngineState> state;
-    HeldPieces waiting;  ///< behind a gap
+    std::unique_ptr<EngineState> state;  ///< null: dropped
+    HeldPieces waiting;                  ///< behind a gap
+    int come = 0;                        ///< tokens, those that wait or were thrown away too
+    std::optional<KvDue> due;
   };
   void place(Noticed& noticed, int source, const KvPiece& piece);
   void finish_if_whole(RequestId request);

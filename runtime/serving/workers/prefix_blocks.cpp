@@ -1,5 +1,6 @@
 #include "runtime/serving/workers/prefix_blocks.hpp"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -46,6 +47,7 @@ void PrefixBlocks::take(PromptBlocks& blocks, EngineState& state) {
       state.import_end(block.last(end_bytes_));
       loaded_bytes_ += block.size();
     }
+    blocks.stored = blocks.taken;
   }
   blocks.load.reset();
   blocks.loaded = {};
@@ -54,19 +56,20 @@ void PrefixBlocks::take(PromptBlocks& blocks, EngineState& state) {
                                        blocks.taken, blocks.granted));
 }
 
-void PrefixBlocks::store(const PromptBlocks& blocks, const EngineState& state, double deadline_s) {
+void PrefixBlocks::store(PromptBlocks& blocks, const EngineState& state, double deadline_s) {
   const int block_tokens = cache_.config().block_tokens;
-  for (std::size_t b = static_cast<std::size_t>(blocks.taken); b < blocks.keys.size(); ++b) {
+  const int whole = std::min(static_cast<int>(blocks.keys.size()), state.length() / block_tokens);
+  for (; blocks.stored < whole; ++blocks.stored) {
     if (blocks.granted >= 0) client_.drain(deadline_s);
     if (!client_.wait_for_room(cache_.config().block_bytes, deadline_s)) {
       ++no_room_;
       continue;
     }
     std::vector<std::byte> bytes(cache_.config().block_bytes);
-    const int first = static_cast<int>(b) * block_tokens;
+    const int first = blocks.stored * block_tokens;
     state.export_tokens(first, block_tokens, std::span(bytes).first(bytes.size() - end_bytes_));
     state.export_end(first + block_tokens, std::span(bytes).last(end_bytes_));
-    cache_.store(blocks.keys[b], std::move(bytes));
+    cache_.store(blocks.keys[static_cast<std::size_t>(blocks.stored)], std::move(bytes));
   }
 }
 

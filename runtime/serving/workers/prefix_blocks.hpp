@@ -17,7 +17,8 @@ struct PromptBlocks {
   std::vector<std::byte> loaded;          ///< what the load writes: state of the blocks that the pool has
   std::optional<pool::PendingLoad> load;  ///< under way
   int granted = -1;                       ///< leading blocks that must be there; -1: as many as there are
-  int taken = 0;                          ///< leading blocks that the sequence's state holds
+  int taken = 0;                          ///< leading blocks that came from the pool
+  int stored = 0;                         ///< leading blocks that came from the pool or were queued for storing
 };
 
 class PrefixBlocks {
@@ -28,15 +29,15 @@ class PrefixBlocks {
 
   /// Looks the prompt up and begins to load the leading blocks that the pool holds, leaving at least one token to
   /// compute. While they are on their way, the next prompt's can be looked up.
-  /// @param granted_tokens -1: all that the pool holds; else exactly these (StartPrefill), which take() insists on
+  /// @param granted_tokens -1: all that the pool holds; else exactly these (Work::Beginning), which take() insists on
   void start(std::span<const std::int32_t> prompt, int granted_tokens, PromptBlocks& blocks);
   /// Waits for the blocks; each goes into `state` as soon as it has come, while others are on their way.
   /// @throws EnvironmentError when granted blocks are not there, or a wrong byte is (EngineState::import_tokens).
   void take(PromptBlocks& blocks, EngineState& state);
-  /// Queues the blocks that did not come from the pool for storing. It waits where the queue has no room (for a prompt
-  /// whose prefix was granted, until the queue is empty). A block is dropped, and counted as such, when there is still
-  /// no room after `deadline_s`.
-  void store(const PromptBlocks& blocks, const EngineState& state, double deadline_s);
+  /// Queues the blocks that `state` holds whole, and that neither came from the pool nor were queued before, for storing.
+  /// It waits where the queue has no room (for a prompt whose prefix was granted, until the queue is empty). A block is
+  /// dropped, and counted as such, when there is still no room after `deadline_s`.
+  void store(PromptBlocks& blocks, const EngineState& state, double deadline_s);
 
   /// Lets stores go on. @returns whether something happened.
   bool progress() { return client_.progress(); }

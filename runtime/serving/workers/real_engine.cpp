@@ -80,8 +80,11 @@ std::unique_ptr<EngineState> RealEngine::make_state(int max_tokens) {
 std::vector<RealEngine::Input> RealEngine::make_inputs(std::span<const StepWork> works, RunSpan& exchange) {
   std::vector<Input> inputs;
   for (const StepWork& work : works)
-    inputs.push_back(
-        {{work.tokens.begin(), work.tokens.end()}, false, state_of(work).state().complete(), work.state->length()});
+    inputs.push_back({{work.tokens.begin(), work.tokens.end()},
+                      false,
+                      state_of(work).state().complete(),
+                      work.state->length(),
+                      work.draw});
   if (options_.speculation == Speculation::guess) guess(works, inputs, exchange);
   return inputs;
 }
@@ -126,7 +129,7 @@ emulation::DieStep RealEngine::record(std::span<const Input> inputs) const {
       if (piece.chunk == last) work.context = piece.first + piece.count - end;
       last = piece.chunk;
       end = piece.first + piece.count;
-      if (end < static_cast<int>(input.tokens.size())) work.sequences = 0;
+      if (end < static_cast<int>(input.tokens.size()) || input.draw == Draw::none) work.sequences = 0;
       part.work += work;
     }
     const std::span<const std::int32_t> rows = model_.routed_rows(m);
@@ -146,7 +149,7 @@ void RealEngine::finish(const StepWork& work, const Input& input, const moe::Ste
     return moe::sample(logits, work.sampler, work.request, input.first + static_cast<int>(tokens));
   };
   const std::size_t given = work.tokens.size();
-  const SampledToken token = draw(row, given);
+  const SampledToken token = work.draw == Draw::none ? std::nullopt : draw(row, given);
   outcome.tokens.push_back(token);
   std::size_t kept = given;
   if (options_.speculation == Speculation::guess) {

@@ -55,6 +55,7 @@ class RealEngine : public StepEngine {
     bool guessed = false;
     bool complete = false;  ///< whether the module can go on behind the state
     int first = 0;          ///< position of the first token
+    Draw draw = Draw::token;
   };
 
   /// The works' tokens, with a guess where one can be made. Collective with speculation; adds to the exchange's time.

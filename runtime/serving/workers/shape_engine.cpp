@@ -101,7 +101,7 @@ void check(bool holds, const std::string& what) {
 struct ShapeEngine::Part {
   RequestId request;
   int first, count;  ///< positions
-  bool last;         ///< whether the work ends with it
+  bool draws;        ///< whether the work's token is drawn behind it
 };
 
 ShapeEngine::ShapeEngine(ShapeOptions options)
@@ -137,8 +137,8 @@ std::vector<std::vector<ShapeEngine::Part>> ShapeEngine::split(std::span<const S
   std::vector<std::vector<Part>> parts(microbatches);
   std::vector<Part> whole;
   for (const StepWork& work : works)
-    whole.push_back(
-        {work.request, work.state->length(), static_cast<int>(work.tokens.size()) + (speculates() ? 1 : 0), true});
+    whole.push_back({work.request, work.state->length(), static_cast<int>(work.tokens.size()) + (speculates() ? 1 : 0),
+                     work.draw == Draw::token});
   if (options_.setup.stage == emulation::Stage::decode) {
     for (std::size_t i = 0; i < whole.size(); ++i) parts[i % microbatches].push_back(whole[i]);
     return parts;
@@ -147,8 +147,8 @@ std::vector<std::vector<ShapeEngine::Part>> ShapeEngine::split(std::span<const S
   int room = microbatches == 1 ? all : (all + 1) / 2;  // in the first microbatch
   for (const Part& part : whole) {
     const int here = std::min(room, part.count);
-    if (here > 0) parts.front().push_back({part.request, part.first, here, here == part.count});
-    if (here < part.count) parts.back().push_back({part.request, part.first + here, part.count - here, true});
+    if (here > 0) parts.front().push_back({part.request, part.first, here, part.draws && here == part.count});
+    if (here < part.count) parts.back().push_back({part.request, part.first + here, part.count - here, part.draws});
     room -= here;
   }
   return parts;
@@ -160,8 +160,9 @@ emulation::MicrobatchStep ShapeEngine::record(std::span<const Part> parts) const
   int tokens = 0;
   for (const Part& part : parts) {
     step.work.add(part.count, part.first);
-    // A prompt of which both microbatches have a part is one sequence: it has logits once, at its end.
-    if (!part.last) step.work.sequences -= 1;
+    // A prompt of which both microbatches have a part is one sequence: it has logits once, at its end. A piece of a
+    // prompt that goes on in a later step has none.
+    if (!part.draws) step.work.sequences -= 1;
     ranges.push_back({part.request, part.first, part.count});
     tokens += part.count;
   }
@@ -178,7 +179,8 @@ StepOutcome ShapeEngine::step(std::span<const StepWork> works, RunTime) {
   for (const StepWork& work : works) {
     auto& state = static_cast<ShapeState&>(*work.state);
     state.grow(static_cast<int>(work.tokens.size()));
-    outcome.tokens.push_back(token(work.request, state.length()));
+    outcome.tokens.push_back(work.draw == Draw::token ? SampledToken(token(work.request, state.length()))
+                                                      : std::nullopt);
     if (!speculates()) continue;
     std::vector<std::int32_t>& further = outcome.further.emplace_back();
     ++guesses_.drafted;

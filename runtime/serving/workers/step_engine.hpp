@@ -41,6 +41,12 @@ class EngineState {
   virtual void import_end(std::span<const std::byte>) {}
 };
 
+/// Whether a step draws a token behind a sequence's new ones.
+enum class Draw : std::uint8_t {
+  none,  ///< more of its prompt follows in a later step
+  token,
+};
+
 /// One sequence's part of a step: its next tokens go in, and one is drawn at its last position.
 struct StepWork {
   RequestId request = 0;
@@ -48,10 +54,11 @@ struct StepWork {
   std::span<const std::int32_t> tokens;  ///< follow those in `state`, which grows by them
   moe::SamplerOptions sampler;
   std::span<const emulation::PoolLoad> loads = {};  ///< what of the state was read from the pool for this step
+  Draw draw = Draw::token;
 };
 
 struct StepOutcome {
-  std::vector<SampledToken> tokens;  ///< [works]
+  std::vector<SampledToken> tokens;  ///< [works]; nothing for a work that draws none
   /// [works] tokens behind it that speculation gave as well; empty: none for any.
   std::vector<std::vector<std::int32_t>> further = {};
   RunSpan exchange{};  ///< dispatch and combine within the step, this die's

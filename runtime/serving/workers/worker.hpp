@@ -27,14 +27,15 @@ struct WorkerContext {
   WallTime (*now)() = wall_now;
 };
 
-/// Serves prefill batches until told to stop: looks the prefix up, loads hits, computes the rest, draws the first
-/// token, sends the KV on and stores new blocks. All dies of an instance run it together.
+/// Serves prefill steps until told to stop: looks the prefixes of prompts that begin up, loads hits, computes the pieces
+/// that are ordered, draws the first token behind the last one, sends KV on and stores new blocks after each. All dies of
+/// an instance run it together.
 /// @throws TimeoutError when the coordinator is silent for longer than the deadline; EnvironmentError for a message
 /// that is malformed or not for a prefill die.
 void run_prefill_worker(const WorkerContext& context);
 
-/// Serves decode iterations until told to stop; takes in the KV of new requests between them.
-/// All dies of an instance run it together. @throws as above.
+/// Serves decode iterations until told to stop; makes room for new requests and takes in their KV between them, and frees
+/// those that it is told have ended. All dies of an instance run it together. @throws as above.
 void run_decode_worker(const WorkerContext& context);
 
 /// Waits for the order to stop: on the modelled clock the coordinator keeps the pool's directory, and without payload

@@ -1,0 +1,165 @@
+// How requests end: with their tokens, at a stop token, cancelled at any moment, refused. A simulated fleet checks that
+// its dies are told to free what they hold, once.
+#include <algorithm>
+
+#include "runtime/core/random.hpp"
+#include "tests/serving/fake_fleet.hpp"
+
+using namespace supernode;
+using namespace supernode::serving;
+using namespace supernode::serving::test;
+using Catch::Matchers::Contains;
+
+namespace {
+
+/// What holds of every request, however it ended.
+void check_ended(const ServedRequest& served) {
+  const RequestRecord& r = served.record;
+  INFO("request " << served.request->id << ": " << to_string(served.ended.why));
+  CHECK(r.tokens.size() == r.token_times.size());
+  CHECK(r.tokens.size() <= static_cast<std::size_t>(served.request->max_output));
+  if (served.ended.why == EndReason::length)
+    CHECK(r.tokens.size() == static_cast<std::size_t>(served.request->max_output));
+  if (served.completed()) CHECK(r.hit_tokens + r.computed_tokens == served.request->prompt_tokens());
+  const PartTimes parts = parts_of(r);
+  CHECK(parts.sum() == r.finished - r.arrived);
+  for (const RunSpan part : {parts.queue, parts.pool, parts.prefill, parts.handover, parts.decode, parts.exchange})
+    CHECK(part >= 0ns);
+}
+
+/// Everything that a request passes takes a while: some wait for room, prompts have several pieces.
+ServingConfig narrow_config() {
+  ServingConfig config;
+  config.prefill_instances = 2;
+  config.prefill_dies = 2;
+  config.decode_dies = 2;
+  config.decode_kv_tokens = 250;  // two requests a die
+  config.chunk_tokens = 30;
+  config.max_prefill_tokens = 80;
+  return config;
+}
+
+}  // namespace
+
+TEST_CASE("a request can be cancelled before any event of a run, and costs the others nothing") {
+  ServingConfig config = narrow_config();
+  config.chunk_tokens = GENERATE(0, 30);
+  std::vector<Request> requests = some_requests(7, 100, 4, 0.0015);
+  requests[2].max_output = 1;  // it has nothing on a decode die
+  FakeFleet undisturbed(config, requests);
+  undisturbed.run();
+  std::map<EndReason, int> ends;
+  for (const Request& victim : requests) {
+    for (int event = 0; event < undisturbed.events_handed_out; ++event) {
+      FakeFleet fleet(config, requests);
+      fleet.cancel_before_event[event] = victim.id;
+      INFO("request " << victim.id << " before event " << event);
+      const std::vector<ServedRequest> all = fleet.run();
+      REQUIRE(all.size() == requests.size());
+      for (const ServedRequest& served : all) {
+        check_ended(served);
+        if (served.request->id != victim.id) CHECK(served.ended.why == EndReason::length);
+        if (served.request->id == victim.id) ++ends[served.ended.why];
+      }
+    }
+  }
+  // Before it came and after it ended there was nothing to cancel.
+  CHECK(ends[EndReason::length] > 0);
+  CHECK(ends[EndReason::cancelled] > 100);
+  CHECK(ends.size() == 2);
+}
+
+TEST_CASE("requests cancelled twice, together and at random leave nothing behind") {
+  for (std::uint64_t round = 0; round < 300; ++round) {
+    Random random(round, 1);
+    const auto one_of = [&](std::vector<int> values) { return values[random.below(values.size())]; };
+    ServingConfig config = narrow_config();
+    config.prefill_instances = one_of({1, 2, 3});
+    config.prefill_dies = one_of({1, 2});
+    config.decode_instances = one_of({1, 2});
+    config.chunk_tokens = one_of({0, 7, 30, 100});
+    config.decode_kv_tokens = one_of({250, 100000});
+    config.max_queue = one_of({0, 0, 3});
+    config.tpot_objective_ms = one_of({0, 1});
+    std::vector<Request> requests = some_requests(25, 10, 1, 0.0007);
+    for (Request& request : requests) {
+      request.prompt.resize(1 + random.below(200), 1);
+      request.max_output = 1 + static_cast<int>(random.below(9));
+      if (random.below(2) == 0) request.cancel_s = request.arrival_s + 0.04 * random.uniform();
+      if (random.below(4) == 0) request.stop = {99};
+    }
+    FakeFleet fleet(config, requests);
+    fleet.draw = [&](RequestId id, int nth) { return (id + static_cast<std::uint64_t>(nth)) % 5 == 0 ? 99 : 8; };
+    for (int event = 0; event < 100; event += 5)
+      fleet.cancel_before_event[event] = requests[random.below(requests.size())].id;
+    if (random.below(3) == 0) fleet.without_first_token = {requests[3].id};
+    if (random.below(3) == 0) fleet.fails_while_decoding = {requests[4].id};
+    INFO("round " << round);
+    const std::vector<ServedRequest> all = fleet.run(one_of({0, 4}));
+    CHECK(all.size() == requests.size());
+    for (const ServedRequest& served : all) check_ended(served);
+  }
+}
+
+TEST_CASE("a request ends with the first of its stop tokens, which it keeps") {
+  ServingConfig config;
+  std::vector<Request> requests = some_requests(4, 10, 9);
+  requests[0].stop = {50, 99};
+  requests[1].stop = {7};  // the token of prefill
+  requests[2].stop = {50};
+  FakeFleet fleet(config, requests);
+  fleet.draw = [](RequestId, int nth) { return nth == 0 ? 7 : nth == 4 ? 99 : 8; };
+  const std::vector<ServedRequest> all = fleet.run();
+  REQUIRE(all.size() == 4);
+  CHECK(all[0].ended.why == EndReason::stop);
+  CHECK(all[0].record.tokens == std::vector<std::int32_t>{7, 8, 8, 8, 99});
+  CHECK(all[1].ended.why == EndReason::stop);
+  CHECK(all[1].record.tokens == std::vector<std::int32_t>{7});
+  for (const std::size_t i : {2u, 3u}) {
+    CHECK(all[i].ended.why == EndReason::length);
+    CHECK(all[i].record.tokens.size() == 9);
+  }
+  for (const ServedRequest& served : all) {
+    CHECK(served.completed());
+    check_ended(served);
+  }
+}
+
+TEST_CASE("what speculation gives behind a stop token is thrown away, and the die frees the request at once") {
+  ServingConfig config;
+  config.decode_dies = 1;
+  ServedLog log;
+  Scheduler scheduler(config, log);
+  Request request = some_requests(1, 10, 20)[0];
+  request.stop = {99};
+  const RequestId id = request.id;
+  scheduler.handle({RunTime{}, Arrived{std::make_shared<const Request>(request)}});
+  scheduler.handle({RunTime{}, PrefillReported{{0, 0}, {{id, SampledToken(3), 0, 10, 0ns, 0ns}}}});
+  scheduler.handle({RunTime{}, KvArrived{{0, 0}, id}});
+  const std::vector<Command> commands =
+      scheduler.handle({RunTime(1ms), DecodeReported{{0, 0}, 0ns, {{id, 4, {99, 5, 6}}}}});
+  REQUIRE(commands.size() == 1);
+  CHECK(std::get<DropState>(commands[0]).by_die == std::vector<std::vector<RequestId>>{{id}});
+  CHECK(scheduler.all_free());
+  const std::vector<ServedRequest> all = log.take();
+  REQUIRE(all.size() == 1);
+  CHECK(all[0].record.tokens == std::vector<std::int32_t>{3, 4, 99});
+}
+
+TEST_CASE("a request that comes when the queue is full is refused, and the others are served") {
+  ServingConfig config;
+  config.prefill_instances = 1;
+  config.max_prefill_tokens = 100;
+  config.max_queue = 3;
+  FakeFleet fleet(config, some_requests(10, 100, 2));
+  const std::vector<ServedRequest> all = fleet.run();
+  REQUIRE(all.size() == 10);
+  // The first one is computed at once, three wait, the others came too late.
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    check_ended(all[i]);
+    CHECK(all[i].ended.why == (i < 4 ? EndReason::length : EndReason::refused));
+  }
+  CHECK(all[9].ended.detail == "3 requests waited already");
+  CHECK(all[9].record.finished == all[9].record.arrived);
+  CHECK_FALSE(fleet.prefill_die.contains(all[9].request->id));
+}
