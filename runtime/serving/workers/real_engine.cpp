@@ -37,7 +37,10 @@ emulation::AttentionWork attention_work(std::span<const StepWork> works) {
 }  // namespace
 
 RealEngine::RealEngine(moe::Transformer& model, StepRecords records)
-    : model_(model), records_(records), bytes_per_token_(model.make_state().bytes_per_token()) {
+    : model_(model),
+      records_(records),
+      bytes_per_token_(model.make_state().bytes_per_token()),
+      exchanged_before_(model.exchanged_bytes()) {
   expect(!model.can_draft(), "RealEngine fills no cache of an MTP module");
   if (records == StepRecords::kept) model.record_routing(moe::RoutingRecord::kept);
 }

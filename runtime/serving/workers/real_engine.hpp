@@ -1,6 +1,8 @@
 #pragma once
 // The engine that computes every token.
 
+#include <cstdint>
+
 #include "moe/transformer.hpp"
 #include "runtime/serving/workers/step_engine.hpp"
 
@@ -22,13 +24,16 @@ class RealEngine : public StepEngine {
   std::size_t state_bytes_per_token() const override { return bytes_per_token_; }
   void set_background(std::function<void()> work) override;
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
-  Transfers exchanged() const override { return {.bytes = model_.exchanged_bytes(), .wall_s = exchange_s_}; }
+  Transfers exchanged() const override {
+    return {.bytes = model_.exchanged_bytes() - exchanged_before_, .wall_s = exchange_s_};
+  }
 
  private:
   moe::Transformer& model_;
   StepRecords records_;
   std::size_t bytes_per_token_;
-  double exchange_s_ = 0;  ///< of all steps
+  std::uint64_t exchanged_before_;  ///< bytes by the model before this engine
+  double exchange_s_ = 0;           ///< of all steps
 };
 
 }  // namespace supernode::serving
