@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "runtime/serving/load/metrics.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;
@@ -57,6 +58,25 @@ TEST_CASE("repeats are means with intervals of Student's t, and all there") {
   CHECK_FALSE(combined["ci95"].contains("mean_tpot_ms"));
   CHECK_THAT(intervals_text(combined), Contains("Means of 3 runs") && Contains("mean_ttft_ms:"));
   CHECK(intervals_text(results(3, 4)).empty());
+}
+
+TEST_CASE("the slow die of repeats is that of the means over them") {
+  const auto run_with = [](double first_ms, double second_ms, std::uint64_t steps_of_third) {
+    RunDescription run;
+    run.dies = 3;
+    run.die_steps = {{3, "decode", 0, 0, {20, first_ms / 1e3, 1e-3}},
+                     {4, "decode", 0, 1, {20, second_ms / 1e3, 1e-3}},
+                     {5, "decode", 0, 2, {steps_of_third, steps_of_third > 0 ? 4e-3 : 0, 1e-3}}};
+    return serving_results({}, {}, {}, run);
+  };
+  const Json combined = combine_repeats({run_with(5, 4, 40), run_with(3, 8, 0)});
+  CHECK(combined["dies"][0]["rank"] == 3);
+  CHECK(combined["dies"][0]["median_step_ms"] == 4.0);
+  CHECK(combined["dies"][2]["steps"] == 20.0);
+  CHECK(combined["dies"][2]["median_step_ms"] == 4.0);  // of the run in which it had steps
+  CHECK(combined["slowest_die"]["rank"] == 4);
+  CHECK(combined["slowest_die"]["times_median"] == 1.5);
+  CHECK(combined["repeats"][0]["slowest_die"]["rank"] == 3);
 }
 
 TEST_CASE("what a part contributes is the difference and the ratio to the run without it") {

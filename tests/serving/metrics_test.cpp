@@ -130,6 +130,10 @@ TEST_CASE("the die that is furthest above its peers is named; in text, when it i
   CHECK(results["slowest_die"]["times_median"].get<double>() == Approx(2.1));
   CHECK_THAT(serving_text(results, {}), Contains("slow die: decode 0 die 2 (rank 5): 2.1 times the median\n"));
 
+  // A few steps say nothing.
+  run.die_steps[4].times.steps = 3;
+  CHECK(serving_results({}, {}, {}, run)["slowest_die"]["rank"] != 5);
+
   // Without a peer that worked there is nothing to compare.
   run.die_steps = {dies[0], dies[2]};
   CHECK(serving_results({}, {}, {}, run)["slowest_die"].is_null());

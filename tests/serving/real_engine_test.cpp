@@ -136,6 +136,20 @@ TEST_CASE("a step's record says what its works asked for, and where their rows w
   CHECK(plain.tokens == recorded.step().tokens);
 }
 
+TEST_CASE("an engine counts what it exchanged itself, whatever its model did before") {
+  moe::Transformer model(find_model(default_model), some_options(), world());
+  const auto exchanged = [&model] {
+    RealEngine engine(model);
+    CHECK(engine.exchanged() == Transfers{});
+    Sequences sequences(engine);
+    sequences.step();
+    CHECK((engine.exchanged().bytes > 0) == (sequences.expected.tokens > 0));
+    return engine.exchanged().bytes;
+  };
+  const std::uint64_t first = exchanged();
+  CHECK(exchanged() == first);
+}
+
 TEST_CASE("background work runs between the layers of a die that has tokens") {
   moe::Transformer model(find_model(default_model), {}, world());
   RealEngine engine(model);

@@ -64,7 +64,7 @@ void ModelledFleet::perform(const Command& command, RunTime now) {
   link_.send(command, now);
 }
 
-/// A block of a batch under way stays: its die may still load it, and may find it there when it stores it again. All
+/// A block of a prompt under way stays: its die may still load it, and may find it there when it stores it again. All
 /// dies that get their order later find it gone.
 void ModelledFleet::follow_directory(RunTime now) {
   if (!pool_ || !options_.remove_block) return;
@@ -73,7 +73,8 @@ void ModelledFleet::follow_directory(RunTime now) {
     if (change.kind == PoolChange::Kind::evicted) given_up_.push_back(change.key);
   if (given_up_.empty()) return;
   std::unordered_set<pool::Key> in_use;
-  for (const auto& [request, granted] : granted_) in_use.insert(granted.keys.begin(), granted.keys.end());
+  for (const auto& [request, granted] : granted_)
+    if (granted.done < granted.prompt_tokens) in_use.insert(granted.keys.begin(), granted.keys.end());
   std::erase_if(given_up_, [&](const pool::Key& key) {
     if (!pool_->evicted(key)) return true;  // stored again meanwhile
     if (in_use.contains(key)) return false;

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "runtime/core/statistics.hpp"
+#include "runtime/serving/load/metrics.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -14,7 +15,8 @@ namespace {
 /// Lists of requests, which have no mean.
 bool is_list_of_requests(const std::string& key) { return key == "requests" || key == "failures"; }
 
-/// The mean of one place in several documents: numbers by number, objects key by key, anything else the first one's.
+/// The mean of one place in several documents: numbers by number, objects key by key, lists of one length item by item,
+/// anything else the first one's.
 Json mean_of(const std::vector<const Json*>& values) {
   const Json& first = *values.front();
   if (first.is_object()) {
@@ -29,6 +31,19 @@ Json mean_of(const std::vector<const Json*>& values) {
         object[entry.key()] = at.empty() ? Json(nullptr) : mean_of(at);
       }
     return object;
+  }
+  if (first.is_array()) {
+    const bool alike = std::all_of(values.begin(), values.end(), [&](const Json* value) {
+      return value->is_array() && value->size() == first.size();
+    });
+    if (!alike) return first;
+    Json array = Json::array();
+    for (std::size_t i = 0; i < first.size(); ++i) {
+      std::vector<const Json*> at;
+      for (const Json* value : values) at.push_back(&(*value)[i]);
+      array.push_back(mean_of(at));
+    }
+    return array;
   }
   if (!first.is_number()) return first;
   const bool equal = std::all_of(values.begin(), values.end(), [&](const Json* value) { return *value == first; });
@@ -101,6 +116,7 @@ Json combine_repeats(std::vector<Json> runs) {
   std::vector<const Json*> all;
   for (const Json& run : runs) all.push_back(&run);
   Json results = mean_of(all);
+  name_slowest_die(results);  // a name has no mean
   results["ci95"] = intervals_of(runs);
   results["repeats"] = std::move(runs);
   return results;

@@ -12,6 +12,7 @@ namespace supernode::serving {
 /// The results of a run that was repeated. Of one run: its results as they are. Of more: every number is the mean over
 /// the runs that have it, `ci95` holds the half-widths of the 95 % intervals of those means (Student's t) for the
 /// figures at the top, and `repeats` the results of each run. `requests` and `failures` are in `repeats` only.
+/// `slowest_die` is that of the means of `dies`.
 Json combine_repeats(std::vector<Json> runs);
 
 /// The intervals as text; "" of a single run.

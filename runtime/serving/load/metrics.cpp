@@ -154,25 +154,34 @@ std::string payload_text(const Json& payload) {
   return text;
 }
 
+/// Medians of a die without steps are null, so that they are in no mean of several runs.
 Json die_json(const DieSteps& die) {
+  const auto median = [&](double value) { return die.times.steps > 0 ? Json(value) : Json(nullptr); };
   return {{"rank", die.rank},
           {"role", die.role},
           {"instance", die.instance},
           {"die", die.die},
           {"steps", die.times.steps},
-          {"median_step_ms", die.times.median_s * 1e3},
-          {"median_token_us", die.times.median_per_token_s * 1e6}};
+          {"median_step_ms", median(die.times.median_s * 1e3)},
+          {"median_token_us", median(die.times.median_per_token_s * 1e6)}};
+}
+
+/// What die_json() wrote, or the mean of such rows.
+DieSteps die_steps_of(const Json& row) {
+  const auto median = [&](const char* key) { return row[key].is_null() ? 0.0 : row[key].get<double>(); };
+  return {row["rank"].get<int>(),
+          row["role"].get<std::string>(),
+          row["instance"].get<int>(),
+          row["die"].get<int>(),
+          {static_cast<std::uint64_t>(row["steps"].get<double>()), median("median_step_ms") / 1e3,
+           median("median_token_us") / 1e6}};
 }
 
 void add_die_steps(Json& results, const std::vector<DieSteps>& dies) {
   if (dies.empty()) return;
   Json& rows = results["dies"] = Json::array();
   for (const DieSteps& die : dies) rows.push_back(die_json(die));
-  Json& slowest = results["slowest_die"];
-  if (const std::optional<SlowestDie> found = slowest_die(dies)) {
-    slowest = die_json(dies[found->index]);
-    slowest["times_median"] = found->times_median;
-  }
+  name_slowest_die(results);
 }
 
 Json steady_json(const RunDescription& run) {
@@ -203,6 +212,17 @@ std::map<std::string, double> parse_goodput(const std::vector<std::string>& item
     objectives[std::string(parts[0])] = value;
   }
   return objectives;
+}
+
+void name_slowest_die(Json& results) {
+  if (!results.contains("dies")) return;
+  std::vector<DieSteps> dies;
+  for (const Json& row : results["dies"]) dies.push_back(die_steps_of(row));
+  Json& slowest = results["slowest_die"] = nullptr;
+  if (const std::optional<SlowestDie> found = slowest_die(dies)) {
+    slowest = results["dies"][found->index];
+    slowest["times_median"] = found->times_median;
+  }
 }
 
 Json request_row(const ServedRequest& served, const MetricsOptions& options) {

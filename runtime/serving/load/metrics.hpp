@@ -80,13 +80,14 @@ struct RunDescription {
 /// A request as a row of `requests` in the results; of one that failed its id and why.
 Json request_row(const ServedRequest& served, const MetricsOptions& options);
 
-/// The `results` object of `serve`. A latency that no request has is null.
-
 /// The `results` object of `serve`. A latency that no request has is null. `goodput` counts requests that meet all
 /// objectives, `goodput_by` those that meet each one, per second.
 /// @param requests all that were served, in the order in which rows are wanted
 Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigures& pool, const MetricsOptions& options,
                      const RunDescription& run);
+
+/// Sets `slowest_die` of results from their `dies`; null when none can be named. Without `dies` it does nothing.
+void name_slowest_die(Json& results);
 
 /// The "Serving Benchmark Result" block, from serving_results(); "-" for what is null.
 std::string serving_text(const Json& results, const MetricsOptions& options);

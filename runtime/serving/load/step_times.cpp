@@ -11,15 +11,17 @@ double compared(const DieSteps& die) {
   return die.role == "prefill" ? die.times.median_per_token_s : die.times.median_s;
 }
 
+bool enough_steps(const DieSteps& die) { return die.times.steps >= compared_from; }
+
 }  // namespace
 
 std::optional<SlowestDie> slowest_die(std::span<const DieSteps> dies) {
   std::optional<SlowestDie> slowest;
   for (std::size_t i = 0; i < dies.size(); ++i) {
-    if (dies[i].times.steps == 0) continue;
+    if (!enough_steps(dies[i])) continue;
     std::vector<double> others;
     for (std::size_t k = 0; k < dies.size(); ++k)
-      if (k != i && dies[k].role == dies[i].role && dies[k].times.steps > 0) others.push_back(compared(dies[k]));
+      if (k != i && dies[k].role == dies[i].role && enough_steps(dies[k])) others.push_back(compared(dies[k]));
     if (others.empty()) continue;
     std::sort(others.begin(), others.end());
     const double median = quantile(others, 0.5);

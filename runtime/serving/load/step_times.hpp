@@ -31,8 +31,11 @@ struct SlowestDie {
   double times_median = 0;  ///< its step time / the median of the other dies of its role
 };
 
+/// Fewer steps than this are no median to go by.
+inline constexpr std::uint64_t compared_from = 8;
+
 /// Prefill dies are compared by token, since their steps are as long as their prompts; decode dies by step.
-/// @returns nothing when no role has two dies that worked
+/// @returns nothing when no role has two dies of `compared_from` steps or more
 std::optional<SlowestDie> slowest_die(std::span<const DieSteps> dies);
 
 /// From here on a die is called slow in text: above what uneven batches make of equal dies.

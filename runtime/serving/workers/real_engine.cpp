@@ -64,7 +64,8 @@ RealState& state_of(const StepWork& work) { return static_cast<RealState&>(*work
 
 }  // namespace
 
-RealEngine::RealEngine(moe::Transformer& model, RealEngineOptions options) : model_(model), options_(options) {
+RealEngine::RealEngine(moe::Transformer& model, RealEngineOptions options)
+    : model_(model), options_(options), exchanged_before_(model.exchanged_bytes()) {
   expect(model.can_draft() == (options.speculation != Speculation::off),
          "RealEngine: speculation takes a model with its MTP module, and such a model takes speculation");
   const moe::SequenceState state = model.make_state();

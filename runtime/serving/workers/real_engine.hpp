@@ -1,6 +1,7 @@
 #pragma once
 // The engine that computes every token.
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -45,7 +46,9 @@ class RealEngine : public StepEngine {
   std::size_t state_end_bytes() const override { return end_bytes_; }
   void set_background(std::function<void()> work) override;
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
-  Transfers exchanged() const override { return {.bytes = model_.exchanged_bytes(), .wall_s = exchange_s_}; }
+  Transfers exchanged() const override {
+    return {.bytes = model_.exchanged_bytes() - exchanged_before_, .wall_s = exchange_s_};
+  }
   GuessCounts guesses() const override { return guesses_; }
 
  private:
@@ -71,7 +74,8 @@ class RealEngine : public StepEngine {
   const RealEngineOptions options_;
   std::size_t bytes_per_token_, end_bytes_;
   GuessCounts guesses_;
-  double exchange_s_ = 0;  ///< of all steps
+  std::uint64_t exchanged_before_;  ///< bytes by the model before this engine
+  double exchange_s_ = 0;           ///< of all steps
 };
 
 }  // namespace supernode::serving
