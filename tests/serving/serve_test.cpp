@@ -198,9 +198,10 @@ TEST_CASE("microbatches and guesses change no token") {
   ServeOptions options = some_options();
   options.serving.max_batch_tokens = 160;  // so that prompts are cut at their 64th token
   std::vector<Request> requests = some_requests();
-  const double temperature = GENERATE(0.0, 0.8);
+  // One after the other, prefixes come from the pool.
+  const auto [temperature, at_a_time] = GENERATE(table<double, int>({{0.0, 1}, {0.8, 0}}));
   for (Request& request : requests) request.sampler = {temperature, 1, 11};
-  options.max_concurrency = GENERATE(0, 1);
+  options.max_concurrency = at_a_time;
   std::vector<std::vector<std::int32_t>> expected;
   const Communicator alone = world().split(world().rank() == 0 ? 0 : MPI_UNDEFINED, 0);
   if (alone) {
