@@ -138,11 +138,12 @@ class FakeFleet : public Fleet {
         const auto found = held.find(request);
         REQUIRE(found != held.end());
         CHECK_FALSE(found->second.dropped);
-        if (prefill || found->second.here)
+        if (prefill || found->second.here) {
           held.erase(found);
-        else
+        } else {
           found->second.dropped = true;
-        if (!prefill && found->second.dropped) CHECK(found->second.expected);
+          CHECK(found->second.expected);
+        }
       }
   }
 
