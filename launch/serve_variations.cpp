@@ -37,7 +37,7 @@ constexpr std::array kParts{
     // What hot experts cost: as if all were used alike.
     Part{"expert-skew",
          [](serving::ServeOptions& o) {
-           if (!o.modelled || o.modelled->compute != serving::Compute::shape) return false;
+           if (!draws(o)) return false;
            serving::ModelledConfig& config = o.modelled->config;
            const bool even = config.expert_load == "even" && config.drift == 0 && config.request_spread == 0;
            config.expert_load = "even";

@@ -92,13 +92,7 @@ ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& opt
   WallFleet fleet(options.serving, arrivals, mailbox, options.deadline_s);
   Scheduler scheduler(options.serving, watch, options.max_concurrency);
   const WallTime start = wall_now();
-  WorkerStatistics counts;
-  try {
-    counts = coordinate(scheduler, fleet, {}, &watch);
-  } catch (const Error& error) {
-    scheduler.fail_all(error.what(), RunTime(run_span((wall_now() - start).value)));
-    throw;
-  }
+  const WorkerStatistics counts = coordinate(scheduler, fleet, {}, &watch);
   ServeOutcome outcome;
   outcome.series = watch.series();
   outcome.die_steps = die_steps(options.serving, counts);
