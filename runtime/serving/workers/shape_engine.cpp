@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <span>
 #include <stdexcept>
 #include <utility>
 
@@ -33,7 +34,8 @@ class TokenPattern {
     std::size_t at = 0;
     for (; at + sizeof word <= out.size(); at += sizeof word, word += kStep)
       std::memcpy(out.data() + at, &word, sizeof word);
-    std::memcpy(out.data() + at, &word, out.size() - at);
+    const auto rest = out.subspan(at);
+    std::ranges::copy(std::as_bytes(std::span(&word, 1)).first(rest.size()), rest.begin());
   }
   bool holds(std::span<const std::byte> bytes) const {
     std::uint64_t word = first_, difference = 0, there = 0;
@@ -42,7 +44,8 @@ class TokenPattern {
       std::memcpy(&there, bytes.data() + at, sizeof there);
       difference |= there ^ word;
     }
-    return difference == 0 && std::memcmp(bytes.data() + at, &word, bytes.size() - at) == 0;
+    const auto rest = bytes.subspan(at);
+    return difference == 0 && std::ranges::equal(rest, std::as_bytes(std::span(&word, 1)).first(rest.size()));
   }
 
  private:
