@@ -165,6 +165,8 @@ DispatchedTokens TokenExchange::dispatch_end() {
   statistics.dispatch_s = round->dispatch_s;
   statistics.rows += static_cast<std::uint64_t>(round->plan.n_rows());
   std::ranges::copy(round->plan.rows_to(), statistics.dispatched_to.begin());
+  statistics.rows_away += static_cast<std::uint64_t>(
+      round->plan.n_rows() - statistics.dispatched_to[static_cast<std::size_t>(self.comm.rank())]);
   std::ranges::copy(round->rows_from, statistics.dispatched_from.begin());
   return DispatchedTokens(round);
 }

@@ -84,6 +84,7 @@ struct ExchangeStatistics {
   std::vector<int> dispatched_from;  ///< [ranks] rows that came from each rank, from itself too
   WaitTimes waits;                   ///< over all rounds since construction
   std::uint64_t rows = 0;            ///< that this rank dispatched since construction, to itself too
+  std::uint64_t rows_away = 0;       ///< of these, to other ranks
 
   /// Rows to and from each rank in a phase of that round; the combine sends them back the way they came.
   std::span<const int> rows_to(Phase phase) const { return phase == Phase::dispatch ? dispatched_to : dispatched_from; }

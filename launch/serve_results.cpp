@@ -14,6 +14,7 @@ serving::RunDescription describe_run(const serving::ServeOptions& options, const
   run.dies_per_npu = dies_per_npu;
   run.die_steps = outcome.die_steps;
   run.guesses = outcome.guesses;
+  run.balance = outcome.balance;
   if (!options.modelled) return run;
   run.clock = "modelled";
   run.machine = options.modelled->machine.name;
@@ -51,7 +52,7 @@ Samples request_samples(const std::vector<serving::ServedRequest>& requests, con
 std::vector<Samples> series_samples(const std::vector<serving::SeriesTable>& tables, const std::string& folder) {
   std::vector<Samples> samples;
   for (const serving::SeriesTable& table : tables)
-    samples.push_back({folder + "series/" + table.name, table.values, table.shape});
+    samples.push_back({folder + "series/" + table.name, table.values, table.shape, table.columns});
   return samples;
 }
 

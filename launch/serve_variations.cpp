@@ -34,6 +34,7 @@ constexpr std::array kParts{
     Part{"microbatches",
          [](serving::ServeOptions& o) { return draws(o) && std::exchange(o.modelled->config.microbatches, 1) > 1; }},
     Part{"chunked-prefill", [](serving::ServeOptions& o) { return std::exchange(o.serving.chunk_tokens, 0) > 0; }},
+    Part{"rebalancing", [](serving::ServeOptions& o) { return std::exchange(o.serving.rebalance_interval, 0) > 0; }},
     // What hot experts cost: as if all were used alike.
     Part{"expert-skew",
          [](serving::ServeOptions& o) {
@@ -41,6 +42,7 @@ constexpr std::array kParts{
            serving::ModelledConfig& config = o.modelled->config;
            const bool even = config.expert_load == "even" && config.drift == 0 && config.request_spread == 0;
            config.expert_load = "even";
+           config.placed_for = "load";
            config.drift = config.request_spread = 0;
            return !even;
          }},

@@ -35,6 +35,11 @@ Payloads payloads_of(ComputeType type) {
   return {type == ComputeType::int8 ? Payload::int8 : Payload::bf16, Payload::bf16};
 }
 
+/// Of a row.
+std::uint64_t bytes_there_and_back(const collectives::TokenExchange& exchange) {
+  return row_bytes(exchange.config(), Phase::dispatch) + row_bytes(exchange.config(), Phase::combine);
+}
+
 }  // namespace
 
 collectives::ExchangeConfig exchange_config(const ModelConfig& config, const TransformerOptions& options) {
@@ -134,10 +139,13 @@ std::size_t Transformer::exchange_bytes() const {
 
 std::uint64_t Transformer::exchanged_bytes() const {
   const collectives::TokenExchange* exchange = impl_->runner.exchange();
-  if (!exchange) return 0;
-  return exchange->statistics().rows *
-         (row_bytes(exchange->config(), Phase::dispatch) + row_bytes(exchange->config(), Phase::combine));
+  return exchange ? exchange->statistics().rows * bytes_there_and_back(*exchange) : 0;
 }
+std::uint64_t Transformer::exchanged_bytes_away() const {
+  const collectives::TokenExchange* exchange = impl_->runner.exchange();
+  return exchange ? exchange->statistics().rows_away * bytes_there_and_back(*exchange) : 0;
+}
+ExpertPlaces Transformer::expert_places() { return impl_->runner.expert_places(); }
 
 void Transformer::record_products() { impl_->runner.gemm().start_recording(); }
 ProductTimes Transformer::replay_products() {

@@ -14,6 +14,7 @@
 
 #include "moe/attention_path.hpp"
 #include "moe/compute_type.hpp"
+#include "moe/expert_places.hpp"
 #include "moe/kv_cache.hpp"
 #include "moe/model_config.hpp"
 #include "moe/sequence_chunk.hpp"
@@ -179,17 +180,21 @@ class Transformer {
   std::size_t exchange_bytes() const;
   /// Bytes of the rows that this rank has sent to experts since construction, there and back; a row to itself counts.
   std::uint64_t exchanged_bytes() const;
+  /// The same of rows to experts of other ranks.
+  std::uint64_t exchanged_bytes_away() const;
+  /// Where the experts are. Local; the model outlives it.
+  ExpertPlaces expert_places();
 
   /// Times of the last forward(), draft(), catch_up() or begin_step().
   const StepStatistics& last_step() const;
 
   /// Whether the steps that follow count their rows. At first none does. Local; costs a pass over the chosen experts.
   void record_routing(RoutingRecord record);
-  /// [MoE layers, n_routed_experts]: token rows that this rank sent to each expert in the last forward(), all slices
-  /// together. A token is a row for each expert that it chose. Layers are those with experts, in order; that of
-  /// draft() is not among them. Experts are physical ones, in the order of the ranks that hold them
-  /// (collectives::ExpertPartition). The model has no copies of experts, so they are the checkpoint's own. Valid until
-  /// the next forward(); empty unless routing is recorded.
+  /// [MoE layers, n_routed_experts]: token rows that this rank sent to each slot of an expert in the last forward(), all
+  /// slices together. A token is a row for each expert that it chose. Layers are those with experts, in order; that of
+  /// draft() is not among them. Slots are in the order of the ranks that have them (collectives::ExpertPartition); unless
+  /// experts have changed places they hold the checkpoint's experts in order. Valid until the next forward(); empty
+  /// unless routing is recorded.
   std::span<const std::int32_t> routed_rows(int microbatch = 0) const;
   /// [n_routed_experts]: the same of the MTP module's layer in the last draft(). Valid until the next draft().
   std::span<const std::int32_t> drafted_rows(int microbatch = 0) const;

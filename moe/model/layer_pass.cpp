@@ -43,7 +43,7 @@ void LayerPass::send(const Layer& layer) {
   layer.experts->route(a_.normed.data(), a_.rows, gemm_, *a_.moe);
   clock_.lap(&StepStatistics::gate);
   const std::size_t values = product(a_.rows, config_.hidden_size), choices = product(a_.rows, config_.topk);
-  exchange_->dispatch_begin(a_.normed.span().first(values), a_.moe->expert_ids.span().first(choices),
+  exchange_->dispatch_begin(a_.normed.span().first(values), a_.moe->expert_slots.span().first(choices),
                             a_.moe->expert_weights.span().first(choices));
   clock_.lap(&StepStatistics::exchange);
 }

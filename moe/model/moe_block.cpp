@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include <fmt/format.h>
-
 #include "moe/products/kernels.hpp"
 
 namespace supernode::moe {
@@ -12,6 +10,7 @@ MoeScratch::MoeScratch(const ModelConfig& c, int max_tokens, int n_ranks)
     : gate(c),
       gate_logits(product(max_tokens, c.n_routed_experts)),
       expert_ids(product(max_tokens, c.topk)),
+      expert_slots(product(max_tokens, c.topk)),
       expert_weights(product(max_tokens, c.topk)),
       sums(product(max_tokens, n_ranks) * static_cast<std::size_t>(c.hidden_size)),
       expert_in(product(FeedForwardScratch::block_rows, c.hidden_size)),
@@ -27,12 +26,10 @@ MoeBlock::MoeBlock(Checkpoint& checkpoint, const std::string& prefix, int first_
       topk_(checkpoint.config().topk),
       used_(topk_),
       gate_(gemm.pack(checkpoint.read(prefix + "gate.weight", {n_experts_, hidden_}), n_experts_, hidden_,
-                      ComputeType::f32)) {
+                      ComputeType::f32)),
+      experts_(checkpoint, prefix, first_expert, n_experts, type, gemm) {
   const ModelConfig& c = checkpoint.config();
   if (c.method == GateMethod::noaux_tc) bias_ = checkpoint.read(prefix + "gate.e_score_correction_bias", {n_experts_});
-  for (int expert = first_expert; expert < first_expert + n_experts; ++expert)
-    experts_.emplace_back(checkpoint, fmt::format("{}experts.{}.", prefix, expert), c.moe_intermediate_size, type,
-                          gemm);
   if (c.n_shared_experts > 0)
     shared_ = std::make_unique<FeedForward>(checkpoint, prefix + "shared_experts.",
                                             c.moe_intermediate_size * c.n_shared_experts, type, gemm);
@@ -47,12 +44,14 @@ void MoeBlock::route(const float* x, int rows, Gemm& gemm, MoeScratch& scratch) 
                         scratch.expert_weights.span().subspan(r * topk, topk));
     std::fill(ids.begin() + used_, ids.end(), -1);
   }
+  experts_.find_slots(scratch.expert_ids.span().first(static_cast<std::size_t>(rows) * topk),
+                      scratch.expert_slots.data());
 }
 
 void MoeBlock::prepare(int rows, Gemm& gemm) const {
   gemm.prepare(gate_, rows);
   // Other ranks' tokens come too: an expert's blocks have any size. All experts have the same shape.
-  if (!experts_.empty()) experts_.front().prepare(FeedForwardScratch::block_rows, gemm);
+  if (experts_.slots() > 0) experts_.in_slot(0).prepare(FeedForwardScratch::block_rows, gemm);
   if (shared_) shared_->prepare(rows, gemm);
 }
 
@@ -86,12 +85,12 @@ void MoeBlock::run_experts(const collectives::DispatchedTokens& tokens, Gemm& ge
   };
   for (int e = next_used(0), next = e; e < n; e = next) {
     next = next_used(e + 1);
-    const FeedForward* const after = next < n ? &experts_[static_cast<std::size_t>(next)] : shared_.get();
+    const FeedForward* const after = next < n ? &experts_.in_slot(next) : shared_.get();
     const auto rows = tokens.expert_rows(e);
     const auto weights = tokens.expert_weights(e);
     for (std::size_t first = 0; first < rows.size(); first += FeedForwardScratch::block_rows) {
       const std::size_t count = std::min(rows.size() - first, std::size_t{FeedForwardScratch::block_rows});
-      run_expert(experts_[static_cast<std::size_t>(e)], after, tokens, rows.subspan(first, count), gemm, ff, scratch);
+      run_expert(experts_.in_slot(e), after, tokens, rows.subspan(first, count), gemm, ff, scratch);
       for (std::size_t i = 0; i < count; ++i)
         add_scaled(weights[first + i], scratch.expert_out.data() + i * width, width,
                    scratch.sums.data() + static_cast<std::size_t>(rows[first + i]) * width);

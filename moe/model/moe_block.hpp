@@ -8,6 +8,7 @@
 
 #include "collectives/token_exchange.hpp"
 #include "moe/checkpoint.hpp"
+#include "moe/model/placed_experts.hpp"
 #include "moe/operators/feed_forward.hpp"
 #include "moe/operators/gate.hpp"
 #include "moe/products/gemm.hpp"
@@ -22,6 +23,7 @@ struct MoeScratch {
   Gate gate;
   HugePageBuffer<float> gate_logits;            ///< [max_tokens, experts]
   HugePageBuffer<std::int32_t> expert_ids;      ///< [max_tokens, topk]
+  HugePageBuffer<std::int32_t> expert_slots;    ///< [max_tokens, topk] where those experts are
   HugePageBuffer<float> expert_weights;         ///< [max_tokens, topk]
   HugePageBuffer<float> sums;                   ///< [ranks * max_tokens, hidden]
   HugePageBuffer<float> expert_in, expert_out;  ///< [block_rows, hidden]
@@ -43,11 +45,14 @@ class MoeBlock {
   /// From now on a token goes to the best `count` of its experts only, with the weights that they have. 0: to all.
   void use_best(int count) { used_ = count == 0 ? topk_ : std::min(count, topk_); }
 
-  /// Fills scratch.expert_ids, best first, and .expert_weights for x [rows, hidden]; an expert that is not used is -1.
+  /// Fills scratch.expert_ids, best first, .expert_slots and .expert_weights for x [rows, hidden]; an expert that is not
+  /// used is -1.
   void route(const float* x, int rows, Gemm& gemm, MoeScratch& scratch) const;
-  /// Fills scratch.sums: for each received row the weighted sum over this rank's experts, in the order of the experts.
+  /// Fills scratch.sums: for each received row the weighted sum over this rank's experts, in the order of its slots.
   void run_experts(const collectives::DispatchedTokens& tokens, Gemm& gemm, FeedForwardScratch& ff,
                    MoeScratch& scratch) const;
+  PlacedExperts& experts() { return experts_; }
+  const PlacedExperts& experts() const { return experts_; }
   /// out [rows, hidden] += shared experts of x
   void add_shared(const float* x, int rows, Gemm& gemm, FeedForwardScratch& ff, MoeScratch& scratch, float* out) const;
 
@@ -60,8 +65,8 @@ class MoeBlock {
   int hidden_, n_experts_, topk_;
   int used_;  ///< of the topk_
   PackedMatrix gate_;
-  std::vector<float> bias_;              ///< [experts], or empty
-  std::vector<FeedForward> experts_;     ///< this rank's
+  std::vector<float> bias_;  ///< [experts], or empty
+  PlacedExperts experts_;
   std::unique_ptr<FeedForward> shared_;  ///< all shared experts as one unit; null without
 };
 

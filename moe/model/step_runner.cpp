@@ -30,6 +30,14 @@ void StepRunner::record_routing(RoutingRecord record) {
   drafted_rows_.resize(microbatches_.size() * static_cast<std::size_t>(config().n_routed_experts));
 }
 
+ExpertPlaces StepRunner::expert_places() {
+  std::vector<MoeBlock*> layers;
+  for (Layer& layer : weights_.layers)
+    if (layer.experts) layers.push_back(layer.experts.get());
+  if (weights_.mtp && weights_.mtp->layer.experts) layers.push_back(weights_.mtp->layer.experts.get());
+  return {std::move(layers), gemm_};
+}
+
 std::vector<ChunkPiece> StepRunner::pieces(int microbatch) const {
   std::vector<ChunkPiece> all;
   for (const StepPlan::Slice& slice : plan_.slices())
@@ -257,8 +265,8 @@ std::span<const std::int32_t> StepRunner::part_of(const std::vector<std::int32_t
 void StepRunner::count_rows(const Microbatch& microbatch, std::span<std::int32_t> counts) const {
   if (counts.empty()) return;
   const Activations& a = microbatch.activations;
-  for (const std::int32_t expert : a.moe->expert_ids.span().first(product(a.rows, config().topk)))
-    if (expert >= 0) ++counts[static_cast<std::size_t>(expert)];
+  for (const std::int32_t slot : a.moe->expert_slots.span().first(product(a.rows, config().topk)))
+    if (slot >= 0) ++counts[static_cast<std::size_t>(slot)];
 }
 
 void StepRunner::write_logits(const StepPlan::Slice& slice, Rows there, const std::vector<float>& norm,

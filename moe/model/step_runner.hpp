@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "collectives/token_exchange.hpp"
+#include "moe/expert_places.hpp"
 #include "moe/model/activations.hpp"
 #include "moe/model/layer_pass.hpp"
 #include "moe/model/step_clock.hpp"
@@ -36,6 +37,7 @@ class StepRunner {
   /// Called after each layer and microbatch that has rows.
   void set_observer(std::function<void(const LayerTrace&)> observer) { observer_ = std::move(observer); }
   void record_routing(RoutingRecord record);
+  ExpertPlaces expert_places();
   /// Of the last run_main() and run_draft(), see Transformer::routed_rows() and drafted_rows().
   std::span<const std::int32_t> routed_rows(int microbatch) const { return part_of(routed_rows_, microbatch); }
   std::span<const std::int32_t> drafted_rows(int microbatch) const { return part_of(drafted_rows_, microbatch); }
@@ -74,7 +76,7 @@ class StepRunner {
   /// Keeps of a draft the rows that need logits, between the module's two halves.
   void keep_rows_with_logits(Microbatch& microbatch);
   void trace(const Microbatch& microbatch, int index);
-  /// Adds the microbatch's rows in the layer that it has just been through to `counts`, [experts]; empty: not recorded.
+  /// Adds the microbatch's rows in the layer that it has just been through to `counts`, [slots]; empty: not recorded.
   void count_rows(const Microbatch& microbatch, std::span<std::int32_t> counts) const;
   std::span<std::int32_t> counts_of(std::vector<std::int32_t>& rows, std::size_t microbatch, int moe_layer) const;
   std::span<const std::int32_t> part_of(const std::vector<std::int32_t>& rows, int microbatch) const;

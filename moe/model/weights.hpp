@@ -10,8 +10,8 @@
 
 namespace supernode::moe {
 
-/// Shared weights and this rank's experts. They do not change while the model runs, so that any number of slices may be
-/// under way over them.
+/// Shared weights and this rank's experts. They do not change in a step, so that any number of slices may be under
+/// way over them; between steps experts may change places (expert_places.hpp).
 struct Weights {
   /// @throws UsageError as Checkpoint::read.
   Weights(Checkpoint& checkpoint, const TransformerOptions& options, const ExpertRange& mine, Gemm& gemm);

@@ -1,6 +1,7 @@
 #include "moe/operators/feed_forward.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "moe/products/kernels.hpp"
 #include "moe/products/packing.hpp"
@@ -18,6 +19,21 @@ FeedForward::FeedForward(Checkpoint& checkpoint, const std::string& prefix, int 
                                  {prefix + "up_proj.weight", intermediate}};
   gate_up_ = pack_together(checkpoint, gate_up, hidden_, type, gemm);
   down_ = pack_one(checkpoint, {prefix + "down_proj.weight", hidden_}, intermediate, type, gemm);
+}
+
+FeedForward::FeedForward(int hidden, int intermediate, PackedMatrix gate_up, PackedMatrix down)
+    : hidden_(hidden), intermediate_(intermediate), gate_up_(std::move(gate_up)), down_(std::move(down)) {}
+
+std::vector<std::span<std::byte>> FeedForward::storage() {
+  std::vector<std::span<std::byte>> parts = gate_up_.storage();
+  for (const std::span<std::byte> part : down_.storage()) parts.push_back(part);
+  return parts;
+}
+
+std::string FeedForward::format(const Gemm& gemm) const { return gemm.format(gate_up_) + "; " + gemm.format(down_); }
+
+FeedForward FeedForward::copy(const Gemm& gemm) const {
+  return {hidden_, intermediate_, gemm.copy(gate_up_), gemm.copy(down_)};
 }
 
 void FeedForward::prepare(int rows, Gemm& gemm) const {

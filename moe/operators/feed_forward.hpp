@@ -1,8 +1,11 @@
 #pragma once
 // The gated unit of dense layers, shared experts and routed experts: down(silu(gate(x)) * up(x)).
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "moe/checkpoint.hpp"
 #include "moe/products/gemm.hpp"
@@ -29,6 +32,14 @@ class FeedForward {
   /// Makes what products of up to `rows` rows need.
   void prepare(int rows, Gemm& gemm) const;
 
+  /// Of the packed weights.
+  std::size_t bytes() const { return gate_up_.bytes() + down_.bytes(); }
+  /// Where they lie, bytes() in all. Units of one format() may take over each other's.
+  std::vector<std::span<std::byte>> storage();
+  std::string format(const Gemm& gemm) const;
+  /// The same unit in memory of its own.
+  FeedForward copy(const Gemm& gemm) const;
+
   /// @param x [rows, hidden], @param y [rows, hidden]; x and y may not overlap
   /// @param next the unit that comes after this one, if known: see Gemm::multiply
   void forward(const float* x, int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y,
@@ -39,6 +50,8 @@ class FeedForward {
                          float* y) const;
 
  private:
+  FeedForward(int hidden, int intermediate, PackedMatrix gate_up, PackedMatrix down);
+
   /// `project(first row, rows)` fills scratch.gate_up.
   template <class Project>
   void by_blocks(int rows, Gemm& gemm, FeedForwardScratch& scratch, float* y, const FeedForward* next,

@@ -1,11 +1,13 @@
 #include "moe/products/gemm.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
 #include <omp.h>
 
 #include "moe/products/bf16.hpp"
@@ -40,6 +42,16 @@ std::size_t PackedMatrix::bytes() const {
   if (!impl_) return 0;
   std::size_t sum = impl_->weights ? impl_->weights.get_desc().get_size() : 0;
   return sum + impl_->halves.bytes() + impl_->scales.size() * sizeof(float);
+}
+
+std::vector<std::span<std::byte>> PackedMatrix::storage() {
+  std::vector<std::span<std::byte>> parts;
+  if (!impl_) return parts;
+  if (impl_->weights)
+    parts.emplace_back(static_cast<std::byte*>(impl_->weights.get_data_handle()), impl_->weights.get_desc().get_size());
+  if (!impl_->halves.empty()) parts.push_back(std::as_writable_bytes(impl_->halves.words()));
+  if (!impl_->scales.empty()) parts.push_back(std::as_writable_bytes(std::span(impl_->scales)));
+  return parts;
 }
 
 struct Gemm::Impl {
@@ -162,6 +174,32 @@ PackedMatrix Gemm::pack(std::span<const float> weights, int n_out, int n_in, Com
     p.weights = impl_->kernels.pack(type, n_out, n_in, narrowed.data());
   }
   return packed;
+}
+
+PackedMatrix Gemm::copy(const PackedMatrix& matrix) const {
+  PackedMatrix copied;
+  copied.n_out_ = matrix.n_out_;
+  copied.n_in_ = matrix.n_in_;
+  copied.type_ = matrix.type_;
+  copied.impl_ = std::make_unique<PackedMatrix::Impl>();
+  const PackedMatrix::Impl& from = *matrix.impl_;
+  PackedMatrix::Impl& to = *copied.impl_;
+  to.halves = from.halves;
+  to.scales = from.scales;
+  if (!from.weights) return copied;
+  to.weights = impl_->kernels.allocate(matrix.type_, matrix.n_out_, matrix.n_in_);
+  std::memcpy(to.weights.get_data_handle(), from.weights.get_data_handle(), from.weights.get_desc().get_size());
+  if (from.panels) to.panels = static_cast<const float*>(to.weights.get_data_handle());
+  return copied;
+}
+
+std::string Gemm::format(const PackedMatrix& matrix) const {
+  const PackedMatrix::Impl& packed = *matrix.impl_;
+  const std::string how = packed.halves.empty()
+                              ? impl_->kernels.layout(matrix.type_, matrix.n_out_, matrix.n_in_).implementation
+                              : std::string("own:bf16");
+  return fmt::format("{} x {} {} {} of {} bytes", matrix.n_out_, matrix.n_in_, name_of(matrix.type_), how,
+                     matrix.bytes());
 }
 
 PackedMatrix Gemm::pack_int8(std::span<const std::int8_t> integers, std::span<const float> scales, int n_out,

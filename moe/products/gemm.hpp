@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "moe/compute_type.hpp"
 #include "moe/products/kept_keys.hpp"
@@ -28,6 +29,8 @@ class PackedMatrix {
   ComputeType type() const { return type_; }
   /// Memory held, with padding, scales and compensation.
   std::size_t bytes() const;
+  /// The same memory: bytes() in all, whatever else there is being equal for matrices of one Gemm::format().
+  std::vector<std::span<std::byte>> storage();
 
  private:
   friend class Gemm;
@@ -61,6 +64,10 @@ class Gemm {
   PackedMatrix pack(std::span<const float> weights, int n_out, int n_in, ComputeType type);
   /// The same in int8, of weights that are rounded already.
   PackedMatrix pack_int8(std::span<const std::int8_t> integers, std::span<const float> scales, int n_out, int n_in);
+  /// A matrix of the same shape and format, with the same values, in memory of its own.
+  PackedMatrix copy(const PackedMatrix& matrix) const;
+  /// How it is packed: the storage() of a matrix means the same to whoever packs in the same format.
+  std::string format(const PackedMatrix& matrix) const;
   /// y[r, o] = sum_i x[r, i] W[o, i]. x [rows, n_in] and y [rows, n_out] dense; rows 0 allowed.
   /// @param next the matrix of the product after this one, if known: where that pays, it is fetched meanwhile
   void multiply(const PackedMatrix& weights, const float* x, int rows, float* y, const PackedMatrix* next = nullptr);

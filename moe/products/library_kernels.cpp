@@ -187,6 +187,11 @@ void LibraryKernels::execute(Product& product, dnnl_memory_t weights, void* x, v
   check(dnnl_primitive_execute(product.primitive.get(), stream_.get(), 3, arguments), "a product");
 }
 
+dnnl::memory LibraryKernels::allocate(ComputeType type, int n_out, int n_in) {
+  return guarded("making room for a matrix",
+                 [&] { return dnnl::memory(layout(type, n_out, n_in).description, engine_); });
+}
+
 dnnl::memory LibraryKernels::place(ComputeType type, int n_out, int n_in, void* weights) {
   return {layout(type, n_out, n_in).description, engine_, weights};
 }

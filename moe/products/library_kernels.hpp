@@ -46,6 +46,8 @@ class LibraryKernels {
   const Layout& layout(ComputeType type, int n_out, int n_in);
   /// `plain` [n_out, n_in] as layout() says.
   dnnl::memory pack(ComputeType type, int n_out, int n_in, const void* plain);
+  /// Room for such weights.
+  dnnl::memory allocate(ComputeType type, int n_out, int n_in);
   /// Weights that lie packed at `weights`, which stays the caller's.
   dnnl::memory place(ComputeType type, int n_out, int n_in, void* weights);
   /// The kernel for up to largest_rows rows; made at the first call for the shape.

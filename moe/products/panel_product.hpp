@@ -33,6 +33,7 @@ class HalfMatrix {
 
   bool empty() const { return words_.empty(); }
   std::size_t bytes() const { return words_.size() * sizeof(std::uint32_t); }
+  std::span<std::uint32_t> words() { return words_; }
   /// y[r, o] = sum_i x[r, i] W[o, i]; x [rows, n_in], y [rows, n_out], dense; any number of rows.
   /// @param next what will be multiplied next, if known: up to two rows ask for its first words meanwhile. Most of a
   /// small model's weights come from the third-level cache, which is far from the core.

@@ -46,11 +46,18 @@ struct PoolLoad {
   double bytes = 0;
 };
 
+/// Weights of experts that a die sends to another one beside a step.
+struct ExpertTransfer {
+  int to = 0;  ///< die of the instance
+  double bytes = 0;
+};
+
 /// The record of one die.
 struct DieStep {
   std::vector<MicrobatchStep> microbatches =
       {};  ///< as many on each die of the instance; a die may have nothing in one
   std::vector<PoolLoad> loads = {};
+  std::vector<ExpertTransfer> transfers = {};
 
   AttentionWork work() const {
     AttentionWork all;

@@ -28,6 +28,10 @@ ExpertLoad zipf_load(int experts, double alpha) {
   return {.layers = {std::move(loads)}};
 }
 
+std::span<const double> forecast_of(const ExpertLoad& load, std::size_t layer) {
+  return load.forecast.empty() ? load.layers[layer] : load.forecast[layer % load.forecast.size()];
+}
+
 std::vector<int> replicate(std::span<const double> loads, int slots) {
   std::vector<int> copies(loads.size(), 1);
   using Item = std::pair<double, std::size_t>;
@@ -102,8 +106,9 @@ double expected_maximum(int n) { return n <= 1 ? 0 : normal_quantile((n - 0.375)
 
 double expert_skew(const ExpertLoad& load, int slots, int dies, double rows_per_slot, double requests) {
   double placed = load.layers.empty() ? 1 : 0;
-  for (const auto& layer : load.layers)
-    placed += placed_skew(layer, slots, dies) / static_cast<double>(load.layers.size());
+  for (std::size_t layer = 0; layer < load.layers.size(); ++layer)
+    placed += placed_skew(forecast_of(load, layer), load.layers[layer], slots, dies) /
+              static_cast<double>(load.layers.size());
   const double per_die = static_cast<double>(slots) / dies;
   const double variance =
       load.drift * load.drift + load.request_spread * load.request_spread / requests + 1 / rows_per_slot;

@@ -11,6 +11,9 @@ namespace supernode::emulation {
 struct ExpertLoad {
   /// [layers][experts] relative loads; empty: all equal.
   std::vector<std::vector<double>> layers = {};
+  /// The same of the loads that experts were placed for; empty: `layers`. Where there are fewer, the first follows the
+  /// last.
+  std::vector<std::vector<double>> forecast = {};
   /// Relative standard deviation of what a slot gets, over a long time, around what its placement was computed for.
   double drift = 0;
   /// Relative standard deviation of an expert's share from request to request; a batch of n requests has it / sqrt(n).
@@ -24,6 +27,9 @@ ExpertLoad parse_expert_load(const std::string& text, const std::string& source)
 
 /// weight(rank i) = 1 / (i + 1)^alpha.
 ExpertLoad zipf_load(int experts, double alpha);
+
+/// What the placement of layer `layer` of load.layers was computed for.
+std::span<const double> forecast_of(const ExpertLoad& load, std::size_t layer);
 
 /// Copies of each expert when `slots` >= experts are given out one by one, each to the largest load per copy.
 std::vector<int> replicate(std::span<const double> loads, int slots);

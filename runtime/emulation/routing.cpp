@@ -16,7 +16,7 @@ namespace supernode::emulation {
 namespace {
 
 /// Independent streams of one seed.
-enum class Purpose : std::uint64_t { drift = 1, preferences, choices };
+enum class Purpose : std::uint64_t { drift = 1, preferences, choices, copies };
 
 std::uint64_t key(std::uint64_t seed, Purpose purpose) {
   return mix64(seed ^ mix64(static_cast<std::uint64_t>(purpose)));
@@ -35,9 +35,9 @@ Slots equal_slots(std::size_t count) {
   return slots;
 }
 
-Slots placed_slots(std::span<const double> loads, int count, int dies) {
+Slots placed_slots(std::span<const double> forecast, std::span<const double> loads, int count, int dies) {
   Slots slots;
-  const std::vector<int> experts = place_experts(loads, count, dies);
+  const std::vector<int> experts = place_experts(forecast, count, dies);
   std::vector<int> copies(loads.size());
   for (const int expert : experts) ++copies[static_cast<std::size_t>(expert)];
   for (const int expert : experts) {
@@ -168,6 +168,10 @@ Routing::Routing(const ModelShape& model, const ExpertLayout& layout, const Expe
   layout.check(model);
   if (layers < 0 || (layers > 0 && model.experts < 1))
     throw std::invalid_argument(fmt::format("routing of {} layers over {} experts", layers, model.experts));
+  for (const std::vector<double>& loads : load.forecast)
+    if (loads.size() != static_cast<std::size_t>(model.experts))
+      throw std::invalid_argument(
+          fmt::format("a forecast of {} experts for a model of {}", loads.size(), model.experts));
   for (const std::vector<double>& loads : load.layers) {
     if (loads.size() != static_cast<std::size_t>(model.experts))
       throw std::invalid_argument(fmt::format("loads of {} experts for a model of {}", loads.size(), model.experts));
@@ -180,7 +184,8 @@ Routing::Routing(const ModelShape& model, const ExpertLayout& layout, const Expe
   topk_ = std::min(model.topk, load.layers.empty() ? layout.slots(model) : model.experts);
   for (std::size_t layer = 0; layer < static_cast<std::size_t>(layers); ++layer) {
     Slots slots = load.layers.empty() ? equal_slots(slots_)
-                                      : placed_slots(load.layers[layer % load.layers.size()], layout.slots(model),
+                                      : placed_slots(forecast_of(load, layer % load.layers.size()),
+                                                     load.layers[layer % load.layers.size()], layout.slots(model),
                                                      layout.routed_dies());
     apply_drift(slots.shares, load.drift, key(key(seed, Purpose::drift), layer));
     layers_.push_back({.choices = key(key(seed, Purpose::choices), layer),
@@ -201,15 +206,43 @@ void Routing::draw_tokens(const Layer& layer, const TokenRange& range, Favours f
   }
 }
 
+void Routing::place(int layer, std::span<const int> placement) {
+  expect(placement.size() == slots_, "a placement is of all slots");
+  Layer& of = layers_[static_cast<std::size_t>(layer)];
+  of.holders.assign(slots_, {});
+  for (std::size_t slot = 0; slot < slots_; ++slot)
+    of.holders.at(static_cast<std::size_t>(placement[slot])).push_back(static_cast<int>(slot));
+  for (const std::uint32_t expert : of.experts) expect(!of.holders[expert].empty(), "a placement without some expert");
+}
+
+void Routing::follow_experts(const Layer& layer, const TokenRange& first, std::span<const std::int32_t> drawn,
+                             std::int32_t* rows) {
+  const std::uint64_t stream = key(key(layer.choices, static_cast<std::uint64_t>(Purpose::copies)), first.request);
+  Random random(stream, static_cast<std::uint64_t>(first.first));
+  for (std::size_t slot = 0; slot < drawn.size(); ++slot) {
+    if (drawn[slot] == 0) continue;
+    const std::vector<int>& holders = layer.holders[layer.experts[slot]];
+    if (holders.size() == 1) {
+      rows[holders[0]] += drawn[slot];
+      continue;
+    }
+    for (std::int32_t row = 0; row < drawn[slot]; ++row) ++rows[holders[random.below(holders.size())]];
+  }
+}
+
 void Routing::draw(std::span<const TokenRange> tokens, std::span<std::int32_t> rows) const {
   expect(rows.size() == record_size(), "rows of a record are of all its layers and slots");
   Draw draw{.limits = draw_limits(topk_, spread_)};
   // Of 2^64 values; to 53 bits, and never all of them.
   const std::uint64_t favoured = static_cast<std::uint64_t>(std::min(0x1.0p53 / (1 + spread_ * spread_), 0x1.0p53 - 1))
                                  << 11;
+  if (tokens.empty()) return;
+  std::vector<std::int32_t> drawn;
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
-    draw.rows = rows.data() + i * record_slots_;
+    const bool moved = !layer.holders.empty();
+    if (moved) drawn.assign(slots_, 0);
+    draw.rows = moved ? drawn.data() : rows.data() + i * record_slots_;
     draw.seen.assign(slots_, 0);
     draw.tokens = 0;
     for (const TokenRange& range : tokens) {
@@ -223,6 +256,7 @@ void Routing::draw(std::span<const TokenRange> tokens, std::span<std::int32_t> r
       draw_tokens(
           layer, range, [&](std::uint32_t slot) { return request * multipliers_[slot] < favoured; }, draw);
     }
+    if (moved) follow_experts(layer, tokens.front(), drawn, rows.data() + i * record_slots_);
   }
 }
 

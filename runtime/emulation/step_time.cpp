@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "runtime/emulation/expert_moves.hpp"
 #include "runtime/emulation/stage_costs.hpp"
 #include "runtime/emulation/step_tasks.hpp"
 #include "runtime/emulation/step_traffic.hpp"
@@ -18,17 +19,21 @@ namespace {
 class StepSchedule {
  public:
   StepSchedule(const Machine& machine, const ModelShape& model, const StepSetup& setup, std::span<const DieStep> steps,
-               std::span<const ModelTime> starts, StepTraffic& traffic)
+               std::span<const ModelTime> starts, StepTraffic& traffic, std::vector<ModelTime> moves = {})
       : machine_(machine),
         model_(model),
         setup_(setup),
         steps_(steps),
         traffic_(traffic),
+        moves_(std::move(moves)),
         microbatches_(static_cast<int>(steps[0].microbatches.size())),
         tasks_(setup.stage == Stage::decode ? std::vector<std::string>{"attention", "moe"}
                                             : std::vector<std::string>{"compute", "exchange"},
                starts),
-        ready_(static_cast<std::size_t>(microbatches_), -1) {}
+        ready_(static_cast<std::size_t>(microbatches_), -1) {
+    // They hold the link, so the first exchange comes behind them; computing goes on beside them.
+    if (!moves_.empty()) tasks_.add("expert moves", 1, -1, moves_);
+  }
 
   const StepTasks& decode();
   const StepTasks& prefill();
@@ -80,6 +85,7 @@ class StepSchedule {
   const StepSetup& setup_;
   std::span<const DieStep> steps_;
   StepTraffic& traffic_;
+  const std::vector<ModelTime> moves_;  ///< [dies] of weights of experts; empty: none
   const int microbatches_;
   StepTasks tasks_;
   std::vector<int> ready_;  ///< [microbatches] the task that each waits for, or -1
@@ -275,7 +281,11 @@ void check_microbatches(std::size_t count) {
 class StepPricer::Implementation {
  public:
   Implementation(const Machine& machine, const ModelShape& model, StepSetup setup, std::span<const int> dies)
-      : machine_(machine), model_(model), setup_(std::move(setup)), group_(machine, dies) {
+      : machine_(machine),
+        model_(model),
+        setup_(std::move(setup)),
+        dies_(dies.begin(), dies.end()),
+        group_(machine, dies) {
     setup_.layout.check(model);
     if (group_.ranks() != setup_.layout.dies)
       throw std::invalid_argument(
@@ -291,7 +301,7 @@ class StepPricer::Implementation {
     for (const ModelTime start : starts) since.push_back(start - origin);
     const auto traffic =
         recorded_traffic(machine_, model_, setup_, group_, steps, exchange_share(setup_, steps[0].microbatches.size()));
-    StepSchedule schedule(machine_, model_, setup_, steps, since, *traffic);
+    StepSchedule schedule(machine_, model_, setup_, steps, since, *traffic, expert_move_times(machine_, dies_, steps));
     const StepTasks& tasks = setup_.stage == Stage::decode ? schedule.decode() : schedule.prefill();
     if (timelines) {
       timelines->clear();
@@ -323,6 +333,7 @@ class StepPricer::Implementation {
   const Machine& machine_;
   const ModelShape& model_;
   const StepSetup setup_;
+  const std::vector<int> dies_;
   ExchangeGroup group_;
 };
 

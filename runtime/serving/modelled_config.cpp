@@ -10,6 +10,18 @@
 #include "runtime/core/text.hpp"
 
 namespace supernode::serving {
+namespace {
+
+std::vector<std::vector<double>> read_loads(const char* option, const std::string& file, int experts) {
+  std::vector<std::vector<double>> layers = emulation::parse_expert_load(read_file(file), file).layers;
+  for (const auto& layer : layers)
+    if (static_cast<int>(layer.size()) != experts)
+      throw UsageError(
+          fmt::format("modelled.{}: {} has {} experts in a layer, the model {}", option, file, layer.size(), experts));
+  return layers;
+}
+
+}  // namespace
 
 void describe(OptionTable& t, ModelledConfig& c) {
   t.add("modelled", "microbatches", c.microbatches,
@@ -20,6 +32,10 @@ void describe(OptionTable& t, ModelledConfig& c) {
   t.add("modelled", "acceptance", c.acceptance, "share of the speculative tokens that are kept").range(0, 1);
   t.add("modelled", "expert_load", c.expert_load,
         "how experts are used with --compute shape: even, zipf:ALPHA, or a file of recorded counts");
+  t.add(
+      "modelled", "placed_for", c.placed_for,
+      "what the experts are placed for when a run begins: load (modelled.expert_load itself), even, or another file of "
+      "recorded counts");
   t.add("modelled", "drift", c.drift, "relative deviation of a slot's load from what it was placed for").range(0, 10);
   t.add("modelled", "request_spread", c.request_spread,
         "relative deviation of an expert's share from request to request")
@@ -50,11 +66,14 @@ emulation::ExpertLoad expert_load(const ModelledConfig& config, int experts) {
           fmt::format("modelled.expert_load: '{}' is not zipf:ALPHA with ALPHA in [0, 10]", config.expert_load));
     load = emulation::zipf_load(experts, *alpha);
   } else if (config.expert_load != "even") {
-    load = emulation::parse_expert_load(read_file(config.expert_load), config.expert_load);
-    for (const auto& layer : load.layers)
-      if (static_cast<int>(layer.size()) != experts)
-        throw UsageError(fmt::format("modelled.expert_load: {} has {} experts in a layer, the model {}",
-                                     config.expert_load, layer.size(), experts));
+    load.layers = read_loads("expert_load", config.expert_load, experts);
+  }
+  if (config.placed_for != "load") {
+    if (load.layers.empty())
+      throw UsageError(fmt::format("modelled.placed_for: '{}', but modelled.expert_load is even", config.placed_for));
+    load.forecast = config.placed_for == "even"
+                        ? std::vector(1, std::vector<double>(static_cast<std::size_t>(experts), 1.0))
+                        : read_loads("placed_for", config.placed_for, experts);
   }
   load.drift = config.drift;
   load.request_spread = config.request_spread;

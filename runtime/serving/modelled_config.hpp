@@ -26,6 +26,7 @@ struct ModelledConfig {
   bool mtp = true;       ///< a speculative token for each request in decode; where a model computes, ServingConfig's
   double acceptance = 0.7;
   std::string expert_load = "even";  ///< even, zipf:ALPHA, or a file of recorded counts
+  std::string placed_for = "load";   ///< what experts are placed for at first: load, even, or a file as expert_load
   double drift = 0.28;               ///< as emulation::ExpertLoad
   double request_spread = 1.2;
   int experts = 0;             ///< routed experts of a layer; 0: the model's. Fewer scale a deployment down

@@ -19,11 +19,13 @@
 #include "runtime/serving/roles.hpp"
 #include "runtime/serving/runs/modelled_run.hpp"
 #include "runtime/serving/runs/progress_output.hpp"
+#include "runtime/serving/runs/rebalanced_instance.hpp"
 #include "runtime/serving/runs/run_pool.hpp"
 #include "runtime/serving/runs/shape_run.hpp"
 #include "runtime/serving/runs/worker_run.hpp"
 #include "runtime/serving/workers/model_source.hpp"
 #include "runtime/serving/workers/real_engine.hpp"
+#include "runtime/serving/workers/real_experts.hpp"
 #include "runtime/serving/workers/timed_engine.hpp"
 #include "runtime/serving/workers/warm_up.hpp"
 
@@ -59,7 +61,7 @@ std::vector<DieSteps> die_steps(const ServingConfig& config, const WorkerStatist
 /// Of an engine over a model of model_options().
 RealEngineOptions engine_options(const ServeOptions& options, Role role) {
   RealEngineOptions wanted;
-  if (options.modelled) wanted.records = StepRecords::kept;
+  if (options.modelled || options.serving.rebalance_interval > 0) wanted.records = StepRecords::kept;
   if (options.serving.speculates()) wanted.speculation = role == Role::decode ? Speculation::guess : Speculation::fill;
   if (role == Role::prefill && options.serving.cache_ranks > 0 && options.serving.context_cache)
     wanted.block_tokens = options.serving.context_block_tokens;
@@ -100,6 +102,7 @@ ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& opt
   outcome.requests = served.take();
   outcome.pool = pool_figures(counts);
   outcome.guesses = counts.guesses;
+  add_balance(counts, outcome);
   return outcome;
 }
 
@@ -126,8 +129,15 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
                                                 options.deadline_s, step_reporting(options, control_box, began));
   else
     on_clock = std::make_unique<TimedEngine>(real, injections_of(control.rank(), options.injections));
-  context.engine = on_clock.get();
+  const auto rebalanced = rebalanced_instance(instance, options, *on_clock, [&] {
+    const bool with_module = options.serving.speculates() && part.role == Role::decode;
+    const int layers = model->expert_places().layers() - (model->can_draft() && !with_module ? 1 : 0);
+    return std::make_unique<RealExperts>(*model, instance.size(), layers);
+  });
+  context.engine = rebalanced ? static_cast<StepEngine*>(&rebalanced->engine()) : on_clock.get();
   run_die(context);
+  // The next run of the job begins as this one did.
+  if (rebalanced) rebalanced->engine().restore();
 }
 
 }  // namespace
@@ -191,6 +201,7 @@ ServeOutcome Deployment::serve_with_model(const ServeOptions& options, std::vect
     if (!options.modelled) warm_up_model(standing.built->model.get(), part.role, options);
   }
   const BuiltModel& built = *standing.built;
+  check_rebalancing(world_, options, built.model.get(), standing.instance.size());
   world_.barrier();  // so that no request is charged for a rank that starts late
 
   if (part.role != Role::coordinator) {

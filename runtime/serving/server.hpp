@@ -75,6 +75,7 @@ struct ServeOutcome {
   std::optional<SteadyFigures> steady;
   std::optional<PayloadFigures> payload;  ///< on a modelled clock, where it is carried
   std::vector<DieSteps> die_steps;        ///< on the wall clock
+  std::vector<InstanceBalance> balance;   ///< where experts are rebalanced
 };
 
 /// Longest prompt + output that the deployment takes, tokens.

@@ -41,6 +41,17 @@ void describe(OptionTable& t, ServingConfig& c) {
       .range(0, 1 << 20);
   t.add("serving", "mtp_window", c.mtp_window, "latest tokens that a guess attends to, at least; 0: all")
       .range(0, 1 << 28);
+  t.add("serving", "rebalance_interval", c.rebalance_interval,
+        "every so many steps an instance looks how its experts were used, and may move some to other dies; 0: never")
+      .range(0, 1e9);
+  t.add("serving", "rebalance_threshold", c.rebalance_threshold,
+        "experts of a layer move when its busiest die has more than this times the mean of the dies' rows")
+      .range(1, 1e3);
+  t.add("serving", "rebalance_moves", c.rebalance_moves, "experts that one rebalancing moves to other dies at most")
+      .range(1, 1e9);
+  t.add("serving", "rebalance_bytes_per_step", c.rebalance_bytes_per_step,
+        "weights of experts that a die sends, and as much that it receives, beside a step at most")
+      .range(1, 64u << 20);
   collectives::describe(t, c.selection);
 }
 

@@ -140,6 +140,52 @@ TEST_CASE("slots are used as the loads say, and copies of an expert equally") {
   }
 }
 
+TEST_CASE("rows follow experts to other slots, and the tokens' choices stay") {
+  ExpertLoad load = zipf_load(14, 0.8);
+  load.drift = 0.3;
+  const ExpertLayout layout{.dies = 9, .shared_dies = 1, .redundant = 2};
+  const Routing still(model_of(14, 3), layout, load, 3, 2);
+  Routing moved(model_of(14, 3), layout, load, 3, 2);
+  const std::vector<TokenRange> tokens{{1, 0, 3000}, {9, 50, 1000}};
+  const std::span<const std::uint32_t> first = still.first_placement(1);
+  // Layer 1: all slots turned round, and the copies of one expert given to another.
+  std::vector<int> placement(first.rbegin(), first.rend());
+  std::vector<int> copies(14);
+  for (const int expert : placement) ++copies[static_cast<std::size_t>(expert)];
+  const auto hot = std::max_element(copies.begin(), copies.end()) - copies.begin();
+  REQUIRE(copies[static_cast<std::size_t>(hot)] > 1);
+  *std::find(placement.begin(), placement.end(), static_cast<int>(hot)) = 13;
+  moved.place(1, placement);
+  const Rows before = drawn(still, tokens), after = drawn(moved, tokens);
+  CHECK(drawn(moved, tokens) == after);
+  CHECK(std::ranges::equal(layer_of(before, still, 0), layer_of(after, moved, 0)));
+  std::vector<std::int64_t> chosen(14), came(14);
+  for (std::size_t slot = 0; slot < 16; ++slot) {
+    chosen[first[slot]] += layer_of(before, still, 1)[slot];
+    came[static_cast<std::size_t>(placement[slot])] += layer_of(after, moved, 1)[slot];
+  }
+  CHECK(came == chosen);
+  for (std::size_t slot = 0; slot < 16; ++slot)  // both copies of expert 13 are used, and alike
+    if (placement[slot] == 13)
+      CHECK(layer_of(after, moved, 1)[slot] == Approx(static_cast<double>(chosen[13]) / 2).epsilon(0.15));
+  CHECK(drawn(moved, {}) == Rows(moved.record_size()));
+}
+
+TEST_CASE("experts that were placed for other loads are used as the loads say") {
+  ExpertLoad load = zipf_load(14, 0.4);
+  load.forecast = {std::vector<double>(14, 1.0)};
+  const ExpertLayout layout{.dies = 7};
+  const Routing routing(model_of(14, 3), layout, load, 3, 2);
+  const std::vector<int> even = place_experts(load.forecast[0], 14, 7);
+  for (int layer = 0; layer < 2; ++layer) CHECK(std::ranges::equal(routing.first_placement(layer), even));
+  load.forecast.clear();
+  const Routing placed(model_of(14, 3), layout, load, 3, 2);
+  const std::vector<TokenRange> tokens{{1, 0, 4000}};
+  CHECK(skew_of(drawn(routing, tokens), routing, 14, 7) > 1.1 * skew_of(drawn(placed, tokens), placed, 14, 7));
+  load.forecast = {{1, 2, 3}};
+  CHECK_THROWS_WITH(Routing(model_of(14, 3), layout, load, 3, 2), Catch::Contains("a forecast of 3 experts"));
+}
+
 TEST_CASE("drift lasts: a slot is off by the same amount whoever comes") {
   const Routing routing(r1(), {.dies = 320, .shared_dies = 32, .redundant = 32}, {.drift = 0.28}, 1, 4);
   const Rows some = drawn(routing, {{1, 0, 20000}}), others = drawn(routing, {{2, 0, 20000}});

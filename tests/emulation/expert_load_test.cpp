@@ -36,6 +36,15 @@ TEST_CASE("skew: even load has none, drift and small numbers add some, copies ta
   CHECK(expected_maximum(288) == Approx(2.85).epsilon(0.01));
 }
 
+TEST_CASE("skew: what was placed for other loads pays for it") {
+  ExpertLoad load = zipf_load(64, 0.8);
+  const double placed = expert_skew(load, 64, 8, 1e9, 1e9);
+  load.forecast = load.layers;
+  CHECK(expert_skew(load, 64, 8, 1e9, 1e9) == placed);
+  load.forecast = {std::vector<double>(64, 1.0)};
+  CHECK(expert_skew(load, 64, 8, 1e9, 1e9) > placed);
+}
+
 TEST_CASE("recorded loads are checked") {
   const ExpertLoad load = parse_expert_load(R"({"logical_count": [[0, 0], [3, 1]]})", "l.json");
   CHECK(load.layers == std::vector<std::vector<double>>{{3, 1}});

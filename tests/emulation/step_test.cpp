@@ -5,6 +5,7 @@
 #include <random>
 #include <tuple>
 
+#include "runtime/emulation/machine/links.hpp"
 #include "runtime/emulation/published_setup.hpp"
 #include "runtime/emulation/step_time.hpp"
 #include "tests/emulation/exchange_reference.hpp"
@@ -403,6 +404,26 @@ TEST_CASE("a hot expert delays every die of its instance") {
     CHECK(hot.ends[die].value - even.ends[die].value > 3 * products.value);
   CHECK(hot.exchange.of("queue at the port") + hot.exchange.of("waiting for a sender") >
         even.exchange.of("queue at the port") + even.exchange.of("waiting for a sender"));
+}
+
+TEST_CASE("weights on their way hold the exchange up, and only as far as computing does not hide them") {
+  for (const Stage stage : {Stage::decode, Stage::prefill}) {
+    Instance one = random_instance(stage, 2, 0, 3);
+    for (ModelTime& start : one.starts) start = {};
+    const StepTiming without = one.price();
+    CHECK(without.terms.of("expert moves").value == 0);
+    one.steps[1].transfers = {{.to = 4, .bytes = 1}};
+    CHECK(one.price().end().value == Approx(without.end().value).epsilon(1e-3));
+    // A second's worth, from two dies to one: it receives one after the other.
+    const double rate = link_gbps(cm(), Access::write, Memory::die, 1) * 1e9;
+    one.steps[1].transfers = {{.to = 4, .bytes = rate / 2}};
+    one.steps[2].transfers = {{.to = 4, .bytes = rate / 2}};
+    const StepTiming late = one.price();
+    CHECK(late.end().value > without.end().value + 0.4);
+    CHECK(late.end().value < without.end().value + 1.2);
+    one.steps[1].transfers = {{.to = 6, .bytes = 1}};
+    CHECK_THROWS_WITH(one.price(), Catch::Contains("to die 6 of 6"));
+  }
 }
 
 TEST_CASE("uniform stages are the sums that they always were") {

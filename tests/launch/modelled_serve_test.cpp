@@ -31,6 +31,8 @@ std::string modelled_part(Json results) {
   results.erase("modelled_over_wall");
   if (results.contains("payload"))
     for (Json& way : results["payload"]) way.erase("wall_s");
+  if (results.contains("rebalancing"))
+    for (Json& role : results["rebalancing"]) role.erase("wall_s");
   return results.dump();
 }
 
@@ -241,7 +243,10 @@ TEST_CASE("microbatches and guesses of a model that computes have a price on the
       "serve --config configs/quickstart.ini --max-requests 10 --machine cloudmatrix384 --save-detailed --save-tokens "
       "--format json ";
   const Json plain = document_of(supernode_on(8, command))["results"];
-  const std::string both = command + "--serving.microbatches 2 --serving.mtp on ";
+  // Experts change dies, too, which changes no token.
+  const std::string both = command +
+                           "--serving.microbatches 2 --serving.mtp on --serving.rebalance-interval 2 "
+                           "--serving.rebalance-threshold 1 ";
   const Json guessed = document_of(supernode_on(8, both))["results"];
   CHECK(modelled_part(document_of(supernode_on(8, both))["results"]) == modelled_part(guessed));
   check_requests(guessed);
@@ -249,6 +254,7 @@ TEST_CASE("microbatches and guesses of a model that computes have a price on the
   CHECK(guessed["mtp"]["drafted"].get<int>() > 0);
   CHECK(guessed["mtp"]["acceptance"].get<double>() > 0.3);
   CHECK(guessed["step_terms_s"].contains("decode: mtp join"));
+  CHECK(guessed["rebalancing"]["decode"]["experts_moved"].get<int>() > 0);
   CHECK(guessed["step_terms_s"]["decode: steps"].get<int>() < plain["step_terms_s"]["decode: steps"].get<int>());
   REQUIRE(guessed["requests"].size() == plain["requests"].size());
   for (std::size_t i = 0; i < plain["requests"].size(); ++i)
@@ -267,6 +273,28 @@ TEST_CASE("a steady load runs at the pace that the model of its deployment says"
         Approx(96e3 / steady["tpot_ms"].get<double>()).epsilon(0.01));
 }
 
+TEST_CASE("rebalancing makes skewed experts even while they serve, which raises throughput") {
+  // Experts were placed as if used alike, and are not.
+  const std::string output = scratch_path("balance.h5");
+  const Json results = document_of(supernode_on(
+      14, shape_run +
+              "--workload steady --batch-per-npu 96 --prompt-tokens 4032 --output-tokens 128 --steps 64 "
+              "--modelled.expert-load zipf:0.8 --modelled.placed-for even --modelled.drift 0 "
+              "--modelled.request-spread 0.5 --serving.rebalance-interval 8 --serving.rebalance-threshold 1.1 "
+              "--serving.rebalance-bytes-per-step 64M --ablate rebalancing --output " +
+              output))["results"];
+  const Json& decode = results["rebalancing"]["decode"];
+  CHECK(decode["rebalancings"].get<int>() > 0);
+  CHECK(decode["bytes_moved"].get<double>() >= decode["experts_moved"].get<double>() * 3 * 7168 * 2048);
+  const auto figure = [&](const char* phase, const char* key) { return decode[phase][key].get<double>(); };
+  CHECK(figure("after", "max_over_mean") < 0.9 * figure("before", "max_over_mean"));
+  CHECK(figure("after", "tokens_per_s") > 1.02 * figure("before", "tokens_per_s"));
+  REQUIRE(results["ablation"].size() == 1);
+  CHECK(results["ablation"][0]["without"] == "rebalancing");
+  CHECK(results["ablation"][0]["ratio"]["steady_output_tokens_per_s_per_npu"].get<double>() < 1);
+  CHECK(read_file(output).find("expert_balance") != std::string::npos);
+}
+
 TEST_CASE("what does not fit a modelled machine is refused in one line") {
   const auto refused = [](int ranks, const std::string& options, const std::string& why) {
     const Outcome outcome = supernode_on(ranks, "serve --config configs/deployments/paper-small.ini " + options);
@@ -279,6 +307,7 @@ TEST_CASE("what does not fit a modelled machine is refused in one line") {
   refused(1, "--serving.decode-dies 9", "do not divide");
   refused(1, "--modelled.experts 4", "modelled.experts: 4, but a token chooses 8");
   refused(1, "--modelled.expert-load zipf:x", "zipf:ALPHA");
+  refused(1, "--modelled.placed-for even", "modelled.placed_for: 'even', but modelled.expert_load is even");
   refused(1, "--serving.mtp on", "it is modelled.mtp");
   refused(1, "--serving.microbatches 2", "it is modelled.microbatches");
   refused(1, "--workload steady --batch-per-npu 97", "--batch-per-npu");

@@ -1,4 +1,5 @@
 // How many rows a step sends to each expert: against what the gates chose, and against what the exchange moved.
+#include <algorithm>
 #include <numeric>
 
 #include <mpi.h>
@@ -75,6 +76,71 @@ TEST_CASE("routed rows are the gates' choices of a step, over all its slices") {
     model.record_routing(RoutingRecord::none);
     step(0, 0);
     CHECK(model.routed_rows().empty());
+  }
+}
+
+TEST_CASE("experts in other places compute the same, and back in their own to the last bit") {
+  const Golden golden("tiny");
+  for (const ComputeType type : {ComputeType::f32, ComputeType::bf16, ComputeType::int8}) {
+    TransformerOptions options = options_with("auto");
+    options.type = type;
+    Transformer model(golden.directory(), options, world());
+    model.record_routing(RoutingRecord::kept);
+    const auto rows_of_prompt = [&] {
+      KvCache cache = model.make_cache();
+      const SequenceChunk chunk{&cache, golden.tokens(0)};
+      model.forward({&chunk, 1});
+      return Rows(model.routed_rows().begin(), model.routed_rows().end());
+    };
+    const test::Forced before = test::force(model, golden);
+    const Rows rows_before = rows_of_prompt();
+    ExpertPlaces places = model.expert_places();
+    REQUIRE(test::all_ranks(places.layers() == static_cast<int>(moe_layers)));
+    const std::size_t bytes = places.expert_bytes();
+    CHECK((bytes > 0 && !places.format().empty()));
+    const collectives::ExpertPartition partition(static_cast<int>(experts), world().size());
+    // Slot s gets expert `to[s]`; the weights come in two parts.
+    const auto move_to = [&](int layer, const std::vector<int>& to) {
+      const std::vector<int> now = places.placement(layer);
+      for (std::size_t slot = 0; slot < experts; ++slot) {
+        const int expert = to[slot], target = partition.rank_of(static_cast<int>(slot));
+        const auto source_slot = std::find(now.begin(), now.end(), expert) - now.begin();
+        const int source = partition.rank_of(static_cast<int>(source_slot));
+        std::vector<std::byte> weights(bytes);
+        if (world().rank() == source) places.read(layer, expert, 0, weights);
+        SUPERNODE_MPI(MPI_Bcast(weights.data(), static_cast<int>(bytes), MPI_BYTE, source, world().get()));
+        if (world().rank() != target || source == target) continue;
+        const std::span<const std::byte> all = weights;
+        places.stage(layer, expert, bytes / 3, all.subspan(bytes / 3));
+        places.stage(layer, expert, 0, all.first(bytes / 3));
+      }
+      places.place(layer, to);
+      CHECK(places.placement(layer) == to);
+    };
+    std::vector<int> in_order(experts);
+    std::iota(in_order.begin(), in_order.end(), 0);
+    std::vector<std::vector<int>> placed;
+    for (int layer = 0; layer < places.layers(); ++layer) {
+      CHECK(places.placement(layer) == in_order);
+      std::vector<int>& to = placed.emplace_back();
+      for (int slot = 0; slot < static_cast<int>(experts); ++slot)
+        to.push_back((5 * slot + layer) % static_cast<int>(experts));
+      move_to(layer, to);
+    }
+    const test::Forced moved = test::force(model, golden);
+    // Where sums travel as bf16 their rounding is one of bf16, and a choice of experts may fall otherwise.
+    for (std::size_t i = 0; type == ComputeType::f32 && i < moved.logits.size(); ++i)
+      CHECK(test::max_difference(moved.logits[i], before.logits[i]) < 1e-5);
+    // The same experts were chosen, in their new slots.
+    const Rows rows_moved = rows_of_prompt();
+    for (std::size_t layer = 0; type == ComputeType::f32 && layer < moe_layers; ++layer)
+      for (std::size_t slot = 0; slot < experts; ++slot)
+        CHECK(rows_moved[layer * experts + slot] ==
+              rows_before[layer * experts + static_cast<std::size_t>(placed[layer][slot])]);
+    for (int layer = 0; layer < places.layers(); ++layer) move_to(layer, in_order);
+    const test::Forced back = test::force(model, golden);
+    CHECK(back.logits == before.logits);
+    CHECK(rows_of_prompt() == rows_before);
   }
 }
 

@@ -225,6 +225,48 @@ TEST_CASE("microbatches and guesses change no token") {
   }
 }
 
+TEST_CASE("experts that change dies while serving change no token, and are back for the next run") {
+  ServeOptions options = some_options();
+  // Instances of two dies at least.
+  if (world().size() == 4) options.serving.cache_ranks = 0, options.serving.decode_dies = 2;
+  options.serving.max_batch_tokens = 160;
+  const std::vector<Request> requests = some_requests();
+  std::vector<std::vector<std::int32_t>> expected;
+  const Communicator alone = world().split(world().rank() == 0 ? 0 : MPI_UNDEFINED, 0);
+  if (alone) {
+    moe::Transformer model(options.checkpoint, {}, alone);
+    for (const Request& request : requests) expected.push_back(generate_alone(model, request));
+  }
+  for (const auto& [microbatches, mtp] : {std::pair(1, "off"), std::pair(2, "on")}) {
+    options.serving.microbatches = microbatches;
+    options.serving.mtp = mtp;
+    Deployment deployment(world());
+    // Often, and an expert takes several steps: most runs end in the middle of a move.
+    options.serving.rebalance_interval = 2;
+    options.serving.rebalance_threshold = 1;
+    options.serving.rebalance_moves = 5;
+    options.serving.rebalance_bytes_per_step.value = 40000;
+    const ServeOutcome moving = deployment.serve(options, requests);
+    options.serving.rebalance_interval = 0;
+    const ServeOutcome still = deployment.serve(options, requests), fresh = serve(world(), options, requests);
+    if (world().rank() != 0) continue;
+    for (const ServeOutcome* outcome : {&moving, &still, &fresh}) check_served(*outcome, requests);
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      INFO("request " << i << ", mtp " << mtp);
+      CHECK(moving.requests[i].record.tokens == expected[i]);
+      CHECK(still.requests[i].record.tokens == expected[i]);
+    }
+    CHECK(still.balance.empty());
+    std::uint64_t moved = 0;
+    for (const InstanceBalance& one : moving.balance) {
+      CHECK(one.figures.samples.size() > 1);
+      CHECK(one.figures.samples.front().imbalance > 1);
+      moved += one.figures.experts_moved;
+    }
+    CHECK((moved > 0) == (world().size() > 3));
+  }
+}
+
 TEST_CASE("a prefix from the pool costs no guess", "[pool]") {
   ServeOptions options = some_options();
   options.serving.mtp = "on";

@@ -59,6 +59,22 @@ TEST_CASE("a record comes back as it was") {
   REQUIRE(back.step.loads.size() == 2);
   CHECK(back.step.loads[0].owner == 3);
   CHECK(back.step.loads[0].bytes == 1.5e9);
+  CHECK(back.step.transfers.empty());
+}
+
+TEST_CASE("a record with weights on their way comes back, and one without is as it always was") {
+  StartedStep step = some_step();
+  const std::size_t plain = encode_step(step).size();
+  step.step.transfers = {{.to = 7, .bytes = 44e6}, {.to = 1, .bytes = 0.5}};
+  const std::vector<std::byte> bytes = encode_step(step);
+  CHECK(bytes.size() == plain + 8 + 2 * 12);
+  const StartedStep back = decode_step(bytes);
+  REQUIRE(back.step.transfers.size() == 2);
+  CHECK(back.step.transfers[0].to == 7);
+  CHECK(back.step.transfers[0].bytes == 44e6);
+  CHECK(back.step.transfers[1].to == 1);
+  for (std::size_t size = 0; size < bytes.size(); ++size)
+    CHECK_THROWS_AS(decode_step(std::span(bytes).first(size)), EnvironmentError);
 }
 
 TEST_CASE("a record that is cut, too long or of another version is refused") {

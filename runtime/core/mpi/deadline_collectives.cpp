@@ -35,6 +35,22 @@ void await_all(const Communicator& comm, MPI_Request request, double deadline_s,
   }
 }
 
+/// Each value becomes `operation` of those of all ranks.
+void reduce(const Communicator& comm, std::span<double> values, MPI_Op operation, double deadline_s,
+            const std::string& occasion) {
+  struct Buffers {
+    std::vector<double> sent, result;
+  };
+  auto b = std::make_unique<Buffers>();
+  b->sent.assign(values.begin(), values.end());
+  b->result.resize(values.size());
+  MPI_Request request = MPI_REQUEST_NULL;
+  SUPERNODE_MPI(MPI_Iallreduce(b->sent.data(), b->result.data(), count_cast(values.size()), MPI_DOUBLE, operation,
+                               comm.get(), &request));
+  await_all(comm, request, deadline_s, occasion, b);
+  std::copy(b->result.begin(), b->result.end(), values.begin());
+}
+
 }  // namespace
 
 void meet(const Communicator& comm, double deadline_s) {
@@ -44,17 +60,11 @@ void meet(const Communicator& comm, double deadline_s) {
 }
 
 void take_largest(const Communicator& comm, std::span<double> values, double deadline_s, const std::string& occasion) {
-  struct Buffers {
-    std::vector<double> sent, largest;
-  };
-  auto b = std::make_unique<Buffers>();
-  b->sent.assign(values.begin(), values.end());
-  b->largest.resize(values.size());
-  MPI_Request request = MPI_REQUEST_NULL;
-  SUPERNODE_MPI(MPI_Iallreduce(b->sent.data(), b->largest.data(), count_cast(values.size()), MPI_DOUBLE, MPI_MAX,
-                               comm.get(), &request));
-  await_all(comm, request, deadline_s, occasion, b);
-  std::copy(b->largest.begin(), b->largest.end(), values.begin());
+  reduce(comm, values, MPI_MAX, deadline_s, occasion);
+}
+
+void add_up(const Communicator& comm, std::span<double> values, double deadline_s, const std::string& occasion) {
+  reduce(comm, values, MPI_SUM, deadline_s, occasion);
 }
 
 }  // namespace supernode

@@ -17,4 +17,8 @@ void meet(const Communicator& comm, double deadline_s);
 void take_largest(const Communicator& comm, std::span<double> values, double deadline_s,
                   const std::string& occasion = "an agreement");
 
+/// Each value becomes its sum over ranks, added up in double. Otherwise as take_largest().
+void add_up(const Communicator& comm, std::span<double> values, double deadline_s,
+            const std::string& occasion = "an agreement");
+
 }  // namespace supernode

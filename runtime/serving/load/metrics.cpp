@@ -272,6 +272,7 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
         {"drafted", run.guesses.drafted},
         {"accepted", run.guesses.accepted},
         {"acceptance", static_cast<double>(run.guesses.accepted) / static_cast<double>(run.guesses.drafted)}};
+  if (!run.balance.empty()) results["rebalancing"] = rebalancing_json(run.balance);
   results["npus"] = npus;
   results["output_tokens_per_s_per_npu"] = rate(totals.output) / npus;
   add_die_steps(results, run.die_steps);
@@ -342,6 +343,7 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
     number("Wall time of serving (s):", r["wall_s"]);
     number("Modelled over wall:", r["modelled_over_wall"]);
   }
+  if (r.contains("rebalancing")) text += rebalancing_text(r["rebalancing"]);
   if (r.contains("payload")) text += payload_text(r["payload"]);
   if (r.contains("steady")) {
     text += fmt::format("{:-^60}\n", " Steady load ");

@@ -31,7 +31,8 @@ struct LoadSnapshot {
 struct SeriesTable {
   std::string name;  ///< "decode/step_ms"
   std::vector<double> values;
-  std::vector<std::size_t> shape;  ///< [bins], or [bins, instances]
+  std::vector<std::size_t> shape;         ///< [bins], or [bins, instances]
+  std::vector<std::string> columns = {};  ///< names of those of a table of other rows; empty: none
 };
 
 /// Fed in order of time. Its tables:

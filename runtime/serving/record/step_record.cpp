@@ -8,7 +8,8 @@
 namespace supernode::serving {
 namespace {
 
-constexpr std::uint16_t kVersion = 1;
+/// Records without transfers of experts' weights, and with some.
+constexpr std::uint16_t kWithout = 1, kWith = 2;
 
 /// Most counts of a decode step are small, so a byte each does; larger ones follow in order where the byte is full.
 constexpr std::uint8_t kFull = 255;
@@ -47,7 +48,7 @@ std::vector<std::byte> encode_step(const StartedStep& started) {
   for (const emulation::MicrobatchStep& part : step.microbatches) rows += part.rows.size();
   ByteWriter to;
   to.reserve(64 + 64 * step.microbatches.size() + 2 * rows + 12 * step.loads.size());
-  to.put(kVersion).put(started.start.time_since_epoch().count());
+  to.put(step.transfers.empty() ? kWithout : kWith).put(started.start.time_since_epoch().count());
   to.put<std::uint64_t>(step.microbatches.size());
   for (const emulation::MicrobatchStep& part : step.microbatches) {
     to.put(part.work.sequences).put(part.work.tokens).put(part.work.context).put(part.work.attended);
@@ -55,13 +56,18 @@ std::vector<std::byte> encode_step(const StartedStep& started) {
   }
   to.put<std::uint64_t>(step.loads.size());
   for (const emulation::PoolLoad& load : step.loads) to.put<std::int32_t>(load.owner).put(load.bytes);
+  if (step.transfers.empty()) return to.take();
+  to.put<std::uint64_t>(step.transfers.size());
+  for (const emulation::ExpertTransfer& one : step.transfers) to.put<std::int32_t>(one.to).put(one.bytes);
   return to.take();
 }
 
 StartedStep decode_step(std::span<const std::byte> bytes) {
   ByteReader from(bytes);
-  if (const auto version = from.get<std::uint16_t>(); version != kVersion)
-    throw EnvironmentError(fmt::format("record of a step of version {}, this program has {}", version, kVersion));
+  const auto version = from.get<std::uint16_t>();
+  if (version != kWithout && version != kWith)
+    throw EnvironmentError(
+        fmt::format("record of a step of version {}, this program has {} and {}", version, kWithout, kWith));
   StartedStep started;
   started.start = RunTime(RunSpan(from.get<std::int64_t>()));
   started.step.microbatches.resize(from.get_count(4 * sizeof(double)));
@@ -76,6 +82,13 @@ StartedStep decode_step(std::span<const std::byte> bytes) {
   for (emulation::PoolLoad& load : started.step.loads) {
     load.owner = from.get<std::int32_t>();
     load.bytes = from.get<double>();
+  }
+  if (version == kWith) {
+    started.step.transfers.resize(from.get_count(sizeof(std::int32_t) + sizeof(double)));
+    for (emulation::ExpertTransfer& one : started.step.transfers) {
+      one.to = from.get<std::int32_t>();
+      one.bytes = from.get<double>();
+    }
   }
   from.finish();
   return started;

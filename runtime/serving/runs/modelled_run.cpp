@@ -48,6 +48,11 @@ ModelledFleetOptions fleet_options(const ServeOptions& options) {
 
 }  // namespace
 
+void add_balance(const WorkerStatistics& counts, ServeOutcome& outcome) {
+  outcome.balance = balance_of(counts);
+  for (SeriesTable& table : balance_tables(outcome.balance)) outcome.series.push_back(std::move(table));
+}
+
 std::int64_t blocks_really_held(const ServeOptions& options) {
   const ServingConfig& serving = options.serving;
   const auto granule = static_cast<double>(options.pool.granule.value);
@@ -115,6 +120,7 @@ ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions
   outcome.wall = wall_now() - start;
   outcome.pool = pool_figures(counts);
   outcome.guesses = counts.guesses;
+  add_balance(counts, outcome);
   outcome.modelled_s = std::move(counts.modelled_s);
   if (run.payload == Payload::carried) outcome.payload = counts.payload;
   return outcome;

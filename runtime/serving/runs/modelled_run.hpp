@@ -13,6 +13,9 @@ namespace supernode::serving {
 ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions& options, pool::Pool* shared_pool,
                                  std::vector<Request> requests, StepLog* steps);
 
+/// Puts what the dies counted of their experts' balance into a run's outcome, figures and series.
+void add_balance(const WorkerStatistics& counts, ServeOutcome& outcome);
+
 /// Where payload is carried: blocks of the directory that an owner of the real pool can hold in any case.
 /// @pre options.modelled, and has_pool() @throws UsageError when there are none
 std::int64_t blocks_really_held(const ServeOptions& options);

@@ -7,10 +7,12 @@
 #include "collectives/rule_file.hpp"
 #include "runtime/core/mpi/mailbox.hpp"
 #include "runtime/serving/runs/modelled_run.hpp"
+#include "runtime/serving/runs/rebalanced_instance.hpp"
 #include "runtime/serving/runs/run_pool.hpp"
 #include "runtime/serving/runs/worker_run.hpp"
 #include "runtime/serving/workers/carried_engine.hpp"
 #include "runtime/serving/workers/shape_engine.hpp"
+#include "runtime/serving/workers/shape_experts.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -51,7 +53,10 @@ void work_as_die(WorkerContext context, const Communicator& instance, const Serv
   Mailbox dies(instance);
   ModelledEngine engine(inner, dies, context.part.die, std::move(modelled), options.deadline_s,
                         step_reporting(options, *context.control, began));
-  context.engine = &engine;
+  const auto rebalanced = rebalanced_instance(instance, options, engine, [&] {
+    return std::make_unique<ShapeExperts>(shape, carried ? Weights::there : Weights::elided);
+  });
+  context.engine = rebalanced ? static_cast<StepEngine*>(&rebalanced->engine()) : &engine;
   run_die(context);
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/emulation/step_time.hpp"
+#include "runtime/serving/load/expert_balance.hpp"
 #include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/load/request.hpp"
@@ -164,7 +165,8 @@ struct WorkerStatistics {
   GuessCounts guesses = {};
   std::map<std::string, double> modelled_s = {};  ///< of the first die of an instance: where the modelled time went
   PayloadFigures payload = {};
-  std::map<int, StepTimes> step_times = {};  ///< of dies, by rank
+  std::map<int, StepTimes> step_times = {};           ///< of dies, by rank
+  std::map<InstanceId, BalanceFigures> balance = {};  ///< where experts are rebalanced
 
   WorkerStatistics& operator+=(const WorkerStatistics& other) {
     lookups += other.lookups;
@@ -178,6 +180,7 @@ struct WorkerStatistics {
     for (const auto& [part, seconds] : other.modelled_s) modelled_s[part] += seconds;
     payload += other.payload;
     step_times.insert(other.step_times.begin(), other.step_times.end());
+    for (const auto& [instance, figures] : other.balance) balance[instance] += figures;
     return *this;
   }
   friend bool operator==(const WorkerStatistics&, const WorkerStatistics&) = default;
@@ -194,6 +197,13 @@ inline PoolFigures pool_figures(const WorkerStatistics& counts) {
   figures.miss_reasons = counts.miss_reasons;
   figures.drop_reasons = counts.drop_reasons;
   return figures;
+}
+
+inline std::vector<InstanceBalance> balance_of(const WorkerStatistics& counts) {
+  std::vector<InstanceBalance> instances;
+  for (const auto& [instance, figures] : counts.balance)
+    instances.push_back({name_of(instance.stage), instance.index, figures});
+  return instances;
 }
 
 }  // namespace supernode::serving

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "runtime/core/byte_stream.hpp"
+#include "runtime/serving/wire/balance_message.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -246,6 +247,8 @@ void put_body(ByteWriter& to, const StoppedReport& report) {
   to.put<std::uint64_t>(s.step_times.size());
   for (const auto& [rank, times] : s.step_times)
     to.put<std::int32_t>(rank).put(times.steps).put(times.median_s).put(times.median_per_token_s);
+  to.put<std::uint64_t>(s.balance.size());
+  for (const auto& [instance, figures] : s.balance) put_balance(to, instance, figures);
 }
 
 PrefillReport get_prefill_report(ByteReader& from) {
@@ -301,6 +304,7 @@ StoppedReport get_stopped_report(ByteReader& from) {
     times.median_s = from.get<double>();
     times.median_per_token_s = from.get<double>();
   }
+  for (std::size_t left = from.get_count(sizeof(std::int32_t)); left > 0; --left) get_balance(from, s.balance);
   return report;
 }
 

@@ -60,6 +60,7 @@ class DecodeWorker {
     counts.payload.handover = handover_;
     counts.step_times[context_.rank] = context_.engine->step_times();
     counts.guesses = context_.engine->guesses();
+    count_balance(context_, emulation::Stage::decode, counts);
     inbox_.report_stopped(counts);
   }
 

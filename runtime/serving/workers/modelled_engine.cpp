@@ -60,8 +60,8 @@ StepOutcome ModelledEngine::step(std::span<const StepWork> works, RunTime start)
   expect(outcome.record.has_value(), "an engine on a modelled clock keeps records");
   for (const StepWork& work : works)
     outcome.record->loads.insert(outcome.record->loads.end(), work.loads.begin(), work.loads.end());
-  const std::vector<std::byte> record = encode_step({start, std::move(*outcome.record)});
-  outcome.record.reset();
+  outcome.record->transfers = std::exchange(transfers_, {});
+  const std::vector<std::byte> record = encode_step({start, *outcome.record});
   const WallTime origin = reporting_ ? reporting_->origin : WallTime{};
   std::vector<std::byte> mine = Gathered{begin - origin, end - origin, record}.encode();
   Price ours;

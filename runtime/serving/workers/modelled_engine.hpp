@@ -48,6 +48,9 @@ class ModelledEngine : public StepEngine {
   /// @throws TimeoutError naming the dies that did not come.
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
 
+  void add_transfers(std::span<const emulation::ExpertTransfer> transfers) override {
+    transfers_.assign(transfers.begin(), transfers.end());
+  }
   std::map<std::string, double> modelled_s() const override { return totals_; }
   Transfers exchanged() const override {
     Transfers all = inner_.exchanged();
@@ -85,9 +88,10 @@ class ModelledEngine : public StepEngine {
   const double deadline_s_;
   std::unique_ptr<emulation::StepPricer> pricer_;  ///< on the first die
   const std::optional<StepReporting> reporting_;
-  std::int64_t step_ = 0;                 ///< priced so far
-  std::map<std::string, double> totals_;  ///< by "stage: part", s; "stage: steps" counts them
-  ModelTime in_exchanges_{};              ///< of all dies
+  std::vector<emulation::ExpertTransfer> transfers_;  ///< of this die, beside the next step
+  std::int64_t step_ = 0;                             ///< priced so far
+  std::map<std::string, double> totals_;              ///< by "stage: part", s; "stage: steps" counts them
+  ModelTime in_exchanges_{};                          ///< of all dies
 };
 
 }  // namespace supernode::serving

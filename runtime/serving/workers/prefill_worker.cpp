@@ -70,6 +70,7 @@ class PrefillWorker {
     counts.payload += moved_;
     counts.payload.exchange += context_.engine->exchanged();
     counts.step_times[context_.rank] = context_.engine->step_times();
+    count_balance(context_, emulation::Stage::prefill, counts);
     inbox_.report_stopped(counts);
   }
 

@@ -40,6 +40,11 @@ class ShapeEngine : public StepEngine {
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
   GuessCounts guesses() const override { return guesses_; }
 
+  const ShapeOptions& options() const { return options_; }
+  const emulation::Routing& routing() const { return routing_; }
+  /// From the next step on the experts of a layer of records are in these slots (Routing::place()).
+  void place_experts(int layer, std::span<const int> placement) { routing_.place(layer, placement); }
+
   /// The token of a request at a position.
   std::int32_t token(RequestId request, int position) const;
   /// Whether speculation guesses it.

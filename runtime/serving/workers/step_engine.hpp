@@ -62,7 +62,7 @@ struct StepOutcome {
   /// [works] tokens behind it that speculation gave as well; empty: none for any.
   std::vector<std::vector<std::int32_t>> further = {};
   RunSpan exchange{};  ///< dispatch and combine within the step, this die's
-  /// What this die did, where the engine keeps records.
+  /// What this die did, where the engine keeps records. Rows are by the slots in which experts were in this step.
   std::optional<emulation::DieStep> record = {};
   /// When this die's part ends on a modelled clock; not set on the wall clock.
   std::optional<RunTime> end = {};
@@ -84,6 +84,8 @@ class StepEngine {
   /// under way elsewhere moves on while it computes. It must not wait, nor call anything collective over the instance.
   /// Empty: none. An engine without arithmetic has no use for it. Local.
   virtual void set_background(std::function<void()> work) { static_cast<void>(work); }
+  /// Weights of experts that this die sends beside the next step. Only an engine that prices steps wants to know. Local.
+  virtual void add_transfers(std::span<const emulation::ExpertTransfer> transfers) { static_cast<void>(transfers); }
   /// Where the modelled time of all steps went, s; empty on the wall clock and on all dies but the instance's first.
   virtual std::map<std::string, double> modelled_s() const { return {}; }
   /// What dispatch and combine of all steps moved, this die's. The first die of an instance on a modelled clock has the
@@ -93,6 +95,8 @@ class StepEngine {
   virtual StepTimes step_times() const { return {}; }
   /// Of this die's steps so far.
   virtual GuessCounts guesses() const { return {}; }
+  /// How evenly experts were used, where they are rebalanced; the samples on the instance's first die only.
+  virtual BalanceFigures expert_balance() const { return {}; }
 };
 
 }  // namespace supernode::serving

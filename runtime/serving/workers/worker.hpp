@@ -27,6 +27,13 @@ struct WorkerContext {
   WallTime (*now)() = wall_now;
 };
 
+/// Adds to `counts` how evenly this rank's engine used its experts, if it looks at that.
+inline void count_balance(const WorkerContext& context, emulation::Stage stage, WorkerStatistics& counts) {
+  BalanceFigures figures = context.engine->expert_balance();
+  if (figures == BalanceFigures{}) return;
+  counts.balance.emplace(InstanceId{stage, context.part.instance}, std::move(figures));
+}
+
 /// Serves prefill steps until told to stop: looks the prefixes of prompts that begin up, loads hits, computes the pieces
 /// that are ordered, draws the first token behind the last one, sends KV on and stores new blocks after each. All dies of
 /// an instance run it together.
