@@ -21,12 +21,13 @@ double mean_batch(const std::vector<Iteration>& iterations, std::size_t from) {
 void add_iterations(Json& results, const std::vector<Iteration>& iterations, double objective_ms,
                     const std::vector<double>& percentiles) {
   std::vector<double> sample;
-  double tokens = 0;
+  double given = 0, requests = 0;
   for (const Iteration& iteration : iterations) {
     sample.push_back(iteration.ms);
-    tokens += iteration.tokens_per_request;
+    given += iteration.tokens_per_request * iteration.batch;
+    requests += iteration.batch;
   }
-  tokens = iterations.empty() ? 1 : tokens / static_cast<double>(iterations.size());
+  const double tokens = requests > 0 ? given / requests : 1;
   add_latency(results, "step", sample, percentiles);
   results["decode_steps"] = {
       {"count", iterations.size()}, {"mean_batch", mean_batch(iterations, 0)}, {"tokens_per_request", tokens}};

@@ -17,7 +17,7 @@ struct Iteration {
 
 /// Sets in `results`:
 ///   mean_step_ms, median_step_ms, std_step_ms, p99_step_ms   (add_latency)
-///   decode_steps     count, mean_batch, tokens_per_request; means over the iterations
+///   decode_steps     count; mean_batch; tokens_per_request, over the iterations by their batches
 ///   tpot_objective   with an objective only: objective_ms; p99_step_ms_per_token, the 99th percentile / the mean tokens
 ///                    per request; kept; batch, the mean of the second half of the iterations, which no longer learn
 /// @param objective_ms of the time per output token; 0: none
