@@ -8,8 +8,8 @@
 namespace supernode::serving {
 namespace {
 
-/// Records without transfers of experts' weights, and with some.
-constexpr std::uint16_t kWithout = 1, kWith = 2;
+/// Version 1 has no slowness; 3 has transfers of experts' weights, where there are some.
+constexpr std::uint16_t kPlain = 2, kWithTransfers = 3;
 
 /// Most counts of a decode step are small, so a byte each does; larger ones follow in order where the byte is full.
 constexpr std::uint8_t kFull = 255;
@@ -48,13 +48,13 @@ std::vector<std::byte> encode_step(const StartedStep& started) {
   for (const emulation::MicrobatchStep& part : step.microbatches) rows += part.rows.size();
   ByteWriter to;
   to.reserve(64 + 64 * step.microbatches.size() + 2 * rows + 12 * step.loads.size());
-  to.put(step.transfers.empty() ? kWithout : kWith).put(started.start.time_since_epoch().count());
+  to.put(step.transfers.empty() ? kPlain : kWithTransfers).put(started.start.time_since_epoch().count());
   to.put<std::uint64_t>(step.microbatches.size());
   for (const emulation::MicrobatchStep& part : step.microbatches) {
     to.put(part.work.sequences).put(part.work.tokens).put(part.work.context).put(part.work.attended);
     put_rows(to, part.rows);
   }
-  to.put<std::uint64_t>(step.loads.size());
+  to.put(step.slowness).put<std::uint64_t>(step.loads.size());
   for (const emulation::PoolLoad& load : step.loads) to.put<std::int32_t>(load.owner).put(load.bytes);
   if (step.transfers.empty()) return to.take();
   to.put<std::uint64_t>(step.transfers.size());
@@ -65,9 +65,8 @@ std::vector<std::byte> encode_step(const StartedStep& started) {
 StartedStep decode_step(std::span<const std::byte> bytes) {
   ByteReader from(bytes);
   const auto version = from.get<std::uint16_t>();
-  if (version != kWithout && version != kWith)
-    throw EnvironmentError(
-        fmt::format("record of a step of version {}, this program has {} and {}", version, kWithout, kWith));
+  if (version < 1 || version > kWithTransfers)
+    throw EnvironmentError(fmt::format("record of a step of version {}, this program has {}", version, kWithTransfers));
   StartedStep started;
   started.start = RunTime(RunSpan(from.get<std::int64_t>()));
   started.step.microbatches.resize(from.get_count(4 * sizeof(double)));
@@ -78,12 +77,14 @@ StartedStep decode_step(std::span<const std::byte> bytes) {
     part.work.attended = from.get<double>();
     part.rows = get_rows(from);
   }
+  if (version >= 2) started.step.slowness = from.get<double>();
+  if (!(started.step.slowness >= 1)) throw EnvironmentError("record of a step with a slowness below 1");
   started.step.loads.resize(from.get_count(sizeof(std::int32_t) + sizeof(double)));
   for (emulation::PoolLoad& load : started.step.loads) {
     load.owner = from.get<std::int32_t>();
     load.bytes = from.get<double>();
   }
-  if (version == kWith) {
+  if (version == kWithTransfers) {
     started.step.transfers.resize(from.get_count(sizeof(std::int32_t) + sizeof(double)));
     for (emulation::ExpertTransfer& one : started.step.transfers) {
       one.to = from.get<std::int32_t>();
