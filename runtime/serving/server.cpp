@@ -127,6 +127,8 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
   else
     on_clock = std::make_unique<TimedEngine>(real, injections_of(control.rank(), options.injections));
   context.engine = on_clock.get();
+  DieGroup group(instance, options.deadline_s);
+  context.dies = &group;
   run_die(context);
 }
 

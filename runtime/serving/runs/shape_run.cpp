@@ -52,6 +52,8 @@ void work_as_die(WorkerContext context, const Communicator& instance, const Serv
   ModelledEngine engine(inner, dies, context.part.die, std::move(modelled), options.deadline_s,
                         step_reporting(options, *context.control, began));
   context.engine = &engine;
+  DieGroup group(instance, options.deadline_s);
+  context.dies = &group;
   run_die(context);
 }
 
