@@ -3,12 +3,14 @@
 // and unpacking of serving stands here. Pure.
 //
 //   bytes 0-1  kind                 bytes 4-7   bytes of the body
-//   bytes 2-3  version (3)          bytes 8-15  stamp: ns on the run's clock
+//   bytes 2-3  version (4)          bytes 8-15  stamp: ns on the run's clock
 //   then the body
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
+#include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
@@ -39,7 +41,7 @@ enum class MessageKind : std::uint16_t {
 
 std::string_view name_of(MessageKind kind);
 
-inline constexpr std::uint16_t wire_version = 3;
+inline constexpr std::uint16_t wire_version = 4;
 inline constexpr std::size_t envelope_bytes = 16;
 
 // ---- orders ----
@@ -98,6 +100,7 @@ using Order = std::variant<StepOrder, KvNotice, KvDue, DropOrder, KeepAlive, Sto
 
 struct PrefillReport {
   std::vector<PrefillResult> results;
+  std::map<std::string, std::uint64_t> misses = {};  ///< PrefillReported::misses
 };
 
 struct KvReport {
