@@ -44,6 +44,10 @@ constexpr std::array kParts{
          }},
     Part{"chunked-prefill", [](serving::ServeOptions& o) { return std::exchange(o.serving.chunk_tokens, 0) > 0; }},
     Part{"rebalancing", [](serving::ServeOptions& o) { return std::exchange(o.serving.rebalance_interval, 0) > 0; }},
+    Part{"split-prompts",
+         [](serving::ServeOptions& o) {
+           return std::exchange(o.serving.split_prompts, 0) > 0 && o.serving.prefill_dies > 1;
+         }},
     // What hot experts cost: as if all were used alike.
     Part{"expert-skew",
          [](serving::ServeOptions& o) {

@@ -6,6 +6,12 @@
 
 namespace supernode::moe {
 
+TokenShare share_of(int tokens, int ranks, int rank, int home) {
+  const int part = (rank - home - 1 + ranks) % ranks;
+  const auto begin_of = [&](int i) { return static_cast<int>(std::int64_t{tokens} * i / ranks); };
+  return {begin_of(part), begin_of(part + 1) - begin_of(part)};
+}
+
 void check_chunk(const ModelConfig& c, const KvCache& shape, const SequenceChunk& chunk) {
   if (chunk.tokens.empty()) throw UsageError("a sequence without tokens: the prompt is empty");
   if (!chunk.cache || !chunk.cache->like(shape)) throw UsageError("a chunk's cache is not of this model");

@@ -2,6 +2,7 @@
 // What a step works on.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "moe/kv_cache.hpp"
@@ -15,7 +16,20 @@ struct SequenceChunk {
   KvCache* cache = nullptr;              ///< from make_cache(); at most once in a step
   std::span<const std::int32_t> tokens;  ///< at least one
   bool all_logits = false;               ///< logits at every position, not only the last
+  /// A chunk of all ranks: each computes a share of its tokens, this one the last share. All ranks pass the same chunk
+  /// with caches of the same tokens, behind the chunks of their own. Afterwards each cache holds all tokens; logits are
+  /// where their token was computed.
+  std::optional<int> split_home = {};
 };
+
+/// Tokens [first, first + count) of a range.
+struct TokenShare {
+  int first = 0, count = 0;
+};
+
+/// What `rank` of `ranks` has of `tokens` that all of them share: equal parts in order, the last of which is the home's
+/// and has a token if there is any.
+TokenShare share_of(int tokens, int ranks, int rank, int home);
 
 /// Work for the MTP module: positions cache->length() and on of one sequence. Row i of `hidden` is what forward() gave
 /// for position p, tokens[i] the token at p + 1; the guess is for p + 2.

@@ -13,6 +13,7 @@
 #include "moe/products/kept_keys.hpp"
 #include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/mpi/deadline_collectives.hpp"
+#include "runtime/core/random.hpp"
 
 namespace supernode::moe {
 namespace {
@@ -58,6 +59,25 @@ collectives::ExchangeConfig exchange_config(const ModelConfig& config, const Tra
           .deadline_s = options.deadline};
 }
 
+namespace {
+
+/// Of the chunks that all ranks share: a whole number that differs where they do.
+double fingerprint(std::span<const SequenceChunk> chunks) {
+  std::uint64_t mixed = 0;
+  const auto add = [&](std::uint64_t value) { mixed = mix64(mixed ^ value); };
+  for (const SequenceChunk& chunk : chunks) {
+    if (!chunk.split_home) continue;
+    add(static_cast<std::uint64_t>(*chunk.split_home) + 1);
+    add(static_cast<std::uint64_t>(chunk.cache->length()));
+    add(chunk.all_logits ? 1 : 0);
+    add(chunk.tokens.size());
+    for (const std::int32_t token : chunk.tokens) add(static_cast<std::uint64_t>(token));
+  }
+  return static_cast<double>(mixed >> 12);
+}
+
+}  // namespace
+
 /// What its ranks agree on before a step; the step itself is StepRunner's.
 struct Transformer::Impl {
   Impl(Checkpoint& checkpoint, const TransformerOptions& o, const ExpertRange& mine, int n_ranks)
@@ -71,8 +91,9 @@ struct Transformer::Impl {
   void check_chunks(std::span<const SequenceChunk> chunks, const KvCache& shape);
   /// Checks them, fills draft_chunks and plans their slices. @returns how many.
   int plan_draft(std::span<const DraftChunk> chunks);
-  /// Agrees on agreed_slices and agreed_guesses. Collective. @throws AgreedError when any rank has a failure.
-  void agree_on_step(int slices, Guesses guesses, const std::exception_ptr& failure);
+  /// Agrees on agreed_slices and agreed_guesses. Collective. @param shared fingerprint of the chunks that all share
+  /// @throws AgreedError when any rank has a failure, or others share other chunks.
+  void agree_on_step(int slices, Guesses guesses, const std::exception_ptr& failure, double shared = 0);
 
   TransformerOptions options;
   Communicator comm;  ///< set when all ranks have read their weights
@@ -102,6 +123,7 @@ Transformer::Transformer(Checkpoint checkpoint, const TransformerOptions& option
   });
   Impl& m = *impl_;
   m.comm = ep.duplicate();
+  m.runner.set_sharing(m.comm);
   const ModelConfig& config = m.runner.config();
   if (config.n_routed_experts > 0)
     m.runner.set_exchange(std::make_unique<collectives::TokenExchange>(m.comm, exchange_config(config, options)));
@@ -130,6 +152,7 @@ SequenceState Transformer::make_state() const {
   if (!can_draft()) return {make_cache(), KvCache(), 0, {}};
   return {make_cache(), make_draft_cache(), config().hidden_size, {}};
 }
+int Transformer::rank() const { return impl_->comm.rank(); }
 int Transformer::microbatches() const { return impl_->options.microbatches; }
 bool Transformer::can_draft() const { return impl_->runner.has_mtp(); }
 std::size_t Transformer::exchange_bytes() const {
@@ -161,7 +184,12 @@ ProductTimes Transformer::replay_products() {
 
 void Transformer::Impl::check_chunks(std::span<const SequenceChunk> chunks, const KvCache& shape) {
   caches.clear();
+  bool shared = false;
   for (const SequenceChunk& chunk : chunks) {
+    if (shared && !chunk.split_home) throw UsageError("chunks that ranks share come last in a step");
+    shared = chunk.split_home.has_value();
+    if (shared && (*chunk.split_home < 0 || *chunk.split_home >= comm.size()))
+      throw UsageError(fmt::format("a chunk's home is rank {} of {}", *chunk.split_home, comm.size()));
     check_chunk(runner.config(), shape, chunk);
     caches.push_back(chunk.cache);
   }
@@ -170,10 +198,13 @@ void Transformer::Impl::check_chunks(std::span<const SequenceChunk> chunks, cons
     throw UsageError("a cache is used twice in a step");
 }
 
-void Transformer::Impl::agree_on_step(int slices, Guesses guesses, const std::exception_ptr& failure) {
-  double agreed[] = {failure ? 0.0 : slices, failure ? 1.0 : 0.0, guesses == Guesses::wanted ? 1.0 : 0.0};
-  take_largest(comm, agreed, options.deadline, "the begin of a step");
+void Transformer::Impl::agree_on_step(int slices, Guesses guesses, const std::exception_ptr& failure, double shared) {
+  double agreed[] = {failure ? 0.0 : slices, failure ? 1.0 : 0.0, guesses == Guesses::wanted ? 1.0 : 0.0, shared,
+                     -shared};
+  supernode::take_largest(comm, agreed, options.deadline, "the begin of a step");
   if (agreed[1] != 0) agree(comm, failure);
+  if (agreed[3] != -agreed[4])
+    agree(comm, std::make_exception_ptr(UsageError("the ranks of a step do not share the same chunks")));
   agreed_slices = static_cast<int>(agreed[0]);
   agreed_guesses = agreed[2] != 0;
 }
@@ -191,9 +222,10 @@ StepResult Transformer::forward(std::span<const SequenceChunk> chunks, Guesses g
   }
   if (std::exchange(m.begun, false)) {
     if (failure) std::rethrow_exception(failure);
+    expect(chunks.empty() || !chunks.back().split_home, "Transformer::forward: shared chunks after begin_step()");
     expect(slices <= m.agreed_slices, "Transformer::forward: more than begin_step() said");
   } else {
-    m.agree_on_step(slices, guesses, failure);
+    m.agree_on_step(slices, guesses, failure, failure ? 0 : fingerprint(chunks));
     m.runner.clock().lap(&StepStatistics::exchange);
   }
   StepResult result = m.runner.run_main(chunks, m.agreed_slices);
@@ -247,6 +279,26 @@ void Transformer::catch_up(SequenceState& state, std::optional<std::int32_t> nex
   m.runner.fill_draft_cache(m.draft_chunks, {&chunk, 1}, slices);
   unseen.follows.clear();
   unseen.hidden.erase(unseen.hidden.begin(), unseen.hidden.begin() + static_cast<std::ptrdiff_t>(floats));
+}
+
+void Transformer::catch_up_shared(SequenceState& state, std::span<const std::int32_t> follows,
+                                  std::span<const float> hidden, int home, Behind behind) {
+  Impl& m = *impl_;
+  expect(m.runner.has_mtp() && state.unseen.empty(), "Transformer::catch_up_shared: positions before the chunk's");
+  expect(state.draft.length() + static_cast<int>(follows.size()) == state.main.length(),
+         "Transformer::catch_up_shared: not behind the chunk's forward()");
+  // As many tokens as the model had, so that each rank has the same share of them.
+  const SequenceChunk chunk{&state.draft, follows, false, home};
+  const DraftChunk draft{&state.draft, hidden, follows};
+  m.check_chunks({&chunk, 1}, m.draft_shape);
+  m.runner.clock().start();
+  static_cast<void>(m.runner.plan({&chunk, 1}));
+  m.runner.fill_draft_cache({&chunk, 1}, {&draft, 1}, 0);
+  if (behind == Behind::unknown) state.draft.truncate(state.main.length() - 1);
+}
+
+void Transformer::take_largest(std::span<double> values) {
+  supernode::take_largest(impl_->comm, values, impl_->options.deadline);
 }
 
 }  // namespace supernode::moe

@@ -58,18 +58,24 @@ collectives::ExchangeConfig exchange_config(const ModelConfig& config, const Tra
 
 /// Consecutive tokens of a step's chunk.
 struct ChunkPiece {
-  int chunk = 0, first = 0, count = 0;
+  int chunk = 0, first = 0, count = 0;  ///< of this rank
+  /// With those of the other ranks, where they share the chunk (SequenceChunk::split_home): `count` may then be 0.
+  int all_first = 0, all_count = 0;
 };
 
 /// Whether a rank wants a draft() after a step.
 enum class Guesses { none, wanted };
+
+/// Whether the token behind the last one of a chunk is known.
+enum class Behind { known, unknown };
 
 /// What forward() and draft() return. Valid until the next call of either, `hidden` until the next forward().
 struct StepResult {
   /// [n_rows, vocab]: for each chunk in order one row (its last position), or one for each token with all_logits.
   std::span<const float> logits;
   int n_rows = 0, vocab_size = 0;
-  /// [tokens of all chunks, hidden_size] after the final norm: what forward() gives with an MTP module. Else empty.
+  /// [tokens of all chunks, hidden_size] after the final norm: what forward() gives with an MTP module. Else empty. Of a
+  /// chunk that ranks share: those of this rank, see Transformer::pieces().
   std::span<const float> hidden;
   /// No rank had a token: the loop of a rank that only lends its experts may end.
   bool idle = false;
@@ -138,15 +144,20 @@ class Transformer {
   /// An empty state of a sequence: both caches, the second one only if can_draft(). forward() fills `main` only; its
   /// owner notes what the module has not seen. Local.
   SequenceState make_state() const;
+  int rank() const;          ///< in the communicator of the model
   int microbatches() const;  ///< of a step
   /// Whether there is an MTP module, so that draft() may be called.
   bool can_draft() const;
 
   /// One step for the sequences of this rank. Collective over `ep`; a rank may pass no chunks. The number of exchange
   /// rounds (slices x MoE layers) is agreed by one small allreduce.
+  /// A chunk that all ranks share (SequenceChunk::split_home) goes through attention sequence parallel, by head, and
+  /// sequence parallel again; slices then have up to max_batch_tokens of it on each rank. Its results are those of one
+  /// rank but for rounding.
   /// @param guesses this rank's wish; agreed by the same allreduce
   /// @throws AgreedError (usage) on all ranks when a chunk of any rank is empty, holds an id outside the vocabulary,
-  /// goes beyond max_position_embeddings or has a cache that is not make_cache()'s; caches are then unchanged.
+  /// goes beyond max_position_embeddings or has a cache that is not make_cache()'s, or when ranks do not share the same
+  /// chunks; caches are then unchanged.
   /// TimeoutError when a peer stays away.
   StepResult forward(std::span<const SequenceChunk> chunks, Guesses guesses = Guesses::none);
 
@@ -168,6 +179,15 @@ class Transformer {
   /// them their places in its cache, and makes no guess. Local.
   /// @param next the token behind the last position; none: that position stays unseen. @pre state.complete()
   void catch_up(SequenceState& state, std::optional<std::int32_t> next = std::nullopt);
+
+  /// The same of a chunk that all ranks share, after its forward(): afterwards each rank's module has all its positions.
+  /// Collective over `ep`. @param follows the token behind each token of the chunk. Where that behind the last is not
+  /// known it may be any; the module then has not seen the last position
+  /// @param hidden what forward() gave of the chunk to this rank
+  void catch_up_shared(SequenceState& state, std::span<const std::int32_t> follows, std::span<const float> hidden,
+                       int home, Behind behind);
+  /// Each value becomes its largest over ranks. Collective over `ep`, between steps.
+  void take_largest(std::span<double> values);
 
   /// Notes the matrix products in the steps that follow, until replay_products(). Where they lie in memory, too: caches
   /// must be reserved, and a step as long must have been made before, so that nothing grows meanwhile. Local.

@@ -2,6 +2,7 @@
 // The buffers that the rows of one slice pass through.
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "moe/model/moe_block.hpp"
@@ -11,6 +12,14 @@
 
 namespace supernode::moe {
 
+/// A range of a sequence whose rows the ranks share (collectives by head, head_exchange.hpp). Its places in the cache
+/// exist already on each of them.
+struct SharedRows {
+  KvCache* cache = nullptr;
+  int start = 0, count = 0;  ///< positions, of all ranks
+  int home = 0;              ///< by which share_of() deals them out
+};
+
 /// What a slice is in the middle of its layers. Two of these let two slices be under way over one set of weights.
 struct Activations {
   /// @param max_rows of a slice; @param n_ranks that the experts are spread over
@@ -18,6 +27,7 @@ struct Activations {
 
   int rows = 0;                          ///< of the slice now
   std::vector<AttentionSpan> spans;      ///< the sequences that they belong to
+  std::optional<SharedRows> shared;      ///< of what they are a share; then the slice has nothing else
   HugePageBuffer<float> hidden;          ///< [max_rows, hidden_size]: the residual stream
   HugePageBuffer<float> normed, update;  ///< [max_rows, hidden_size]: input and output of half a layer
   AttentionScratch attention;            ///< holds the rows' projections between fill_cache() and attend()

@@ -6,6 +6,7 @@
 
 #include "collectives/token_exchange.hpp"
 #include "moe/model/activations.hpp"
+#include "moe/model/head_exchange.hpp"
 #include "moe/model/layer.hpp"
 #include "moe/model/step_clock.hpp"
 #include "moe/operators/rope.hpp"
@@ -24,11 +25,12 @@ class LayerPass {
  public:
   /// All arguments outlive the pass. @param exchange null for a model without routed experts
   LayerPass(const ModelConfig& config, const Rope& rope, AttentionPath path, Gemm& gemm,
-            collectives::TokenExchange* exchange, StepClock& clock, Activations& activations);
+            collectives::TokenExchange* exchange, HeadExchange* heads, StepClock& clock, Activations& activations);
 
-  /// fill_cache() and attend().
+  /// fill_cache() and attend(); of rows that the ranks share with all of them together: then it is collective.
   void attention(const Layer& layer, int cache_layer);
   /// Normalises all rows and puts them into the caches: all that a row without logits needs of the last layer.
+  /// Collective with rows that the ranks share.
   void fill_cache(const Layer& layer, int cache_layer);
   /// Attends with the rows that fill_cache() has seen (or those that are left of them), adds the result to `hidden` and
   /// normalises for the layer's second half.
@@ -38,11 +40,18 @@ class LayerPass {
   void receive(const Layer& layer);
 
  private:
+  /// Normalises this rank's rows and puts them into its caches.
+  void fill_own_cache(const Layer& layer, int cache_layer);
+  void attend_shared(const Layer& layer, int cache_layer);
+  /// Adds what attention gave, `update`, and normalises for the second half.
+  void end_attention(const Layer& layer);
+
   const ModelConfig& config_;
   const Rope& rope_;
   AttentionPath path_;
   Gemm& gemm_;
   collectives::TokenExchange* exchange_;
+  HeadExchange* heads_;
   StepClock& clock_;
   Activations& a_;
 };

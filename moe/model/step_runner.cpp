@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "moe/products/kernels.hpp"
+#include "runtime/core/error.hpp"
 
 namespace supernode::moe {
 
@@ -12,12 +13,18 @@ StepRunner::StepRunner(Checkpoint& checkpoint, const TransformerOptions& options
     : options_(options),
       gemm_(options.threads),
       weights_(checkpoint, options, mine, gemm_),
-      head_in_(product(options.max_batch_tokens, weights_.config.hidden_size)) {
+      // Of two microbatches that all ranks share, each may deal this rank one token more than its part.
+      head_in_(product(options.max_batch_tokens + 1, weights_.config.hidden_size)) {
   const int most = StepPlan::most_rows(options.max_batch_tokens, options.microbatches);
   for (int i = 0; i < options.microbatches; ++i)
     microbatches_.push_back(std::make_unique<Microbatch>(weights_.config, most, n_ranks));
   if (weights_.mtp) joined_ = HugePageBuffer<float>(product(2 * most, weights_.config.hidden_size));
   weights_.prepare(options.max_batch_tokens, gemm_);
+}
+
+void StepRunner::set_sharing(const Communicator& comm) {
+  ranks_ = {comm.size(), comm.rank()};
+  heads_ = std::make_unique<HeadExchange>(comm, config(), options_.deadline);
 }
 
 void StepRunner::record_routing(RoutingRecord record) {
@@ -42,20 +49,22 @@ std::vector<ChunkPiece> StepRunner::pieces(int microbatch) const {
   std::vector<ChunkPiece> all;
   for (const StepPlan::Slice& slice : plan_.slices())
     for (const StepPlan::Piece& piece : slice.microbatch(microbatch))
-      all.push_back({piece.chunk, piece.first, piece.count});
+      all.push_back({piece.chunk, piece.first, piece.count, piece.shared ? piece.whole_first : piece.first,
+                     piece.shared ? piece.whole_count : piece.count});
   return all;
 }
 
 int StepRunner::plan(std::span<const SequenceChunk> chunks) {
-  plan_.build(chunks, options_.max_batch_tokens, static_cast<int>(microbatches_.size()));
-  return static_cast<int>(plan_.slices().size());
+  plan_.build(chunks, options_.max_batch_tokens, static_cast<int>(microbatches_.size()), ranks_);
+  expect(heads_ || plan_.shared_slices().empty(), "StepRunner: a shared chunk without ranks to share it");
+  return plan_.own_slices();
 }
 
 std::vector<LayerPass> StepRunner::make_passes() {
   std::vector<LayerPass> passes;
   for (const auto& microbatch : microbatches_)
-    passes.emplace_back(weights_.config, weights_.rope, options_.attention, gemm_, exchange_.get(), clock_,
-                        microbatch->activations);
+    passes.emplace_back(weights_.config, weights_.rope, options_.attention, gemm_, exchange_.get(), heads_.get(),
+                        clock_, microbatch->activations);
   return passes;
 }
 
@@ -82,30 +91,28 @@ void StepRunner::run_layers(std::span<LayerPass> passes) {
 }
 
 StepResult StepRunner::run_main(std::span<const SequenceChunk> chunks, int slices) {
-  const auto width = static_cast<std::size_t>(config().hidden_size);
   logits_.grow(product(plan_.logit_rows(), config().vocab_size));
+  if (weights_.mtp) all_hidden_.grow(plan_.rows() * static_cast<std::size_t>(config().hidden_size));
   std::size_t hidden_floats = 0;
-  if (weights_.mtp) {
-    std::size_t tokens = 0;
-    for (const SequenceChunk& chunk : chunks) tokens += chunk.tokens.size();
-    all_hidden_.grow(tokens * width);
-  }
   std::ranges::fill(routed_rows_, 0);
   std::vector<LayerPass> passes = make_passes();
-  for (int i = 0; i < slices; ++i) {
-    const StepPlan::Slice& slice = plan_.slice(i);
-    begin_slice(slice, chunks, weights_.embedding);
-    run_layers(passes);
-    for (const auto& microbatch : microbatches_) {
-      if (!weights_.mtp) break;
-      const Activations& a = microbatch->activations;
-      normalise_rows(a.hidden.data(), weights_.final_norm, config().rms_norm_eps, a.rows,
-                     all_hidden_.data() + hidden_floats);
-      hidden_floats += product(a.rows, config().hidden_size);
-    }
-    write_logits(slice, Rows::all, weights_.final_norm, weights_.head);
+  for (int i = 0; i < slices; ++i) run_slice(plan_.slice(i), chunks, passes, hidden_floats);
+  for (const StepPlan::Slice& slice : plan_.shared_slices()) run_slice(slice, chunks, passes, hidden_floats);
+  return result(hidden_floats, slices + static_cast<int>(plan_.shared_slices().size()));
+}
+
+void StepRunner::run_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks,
+                           std::span<LayerPass> passes, std::size_t& hidden_floats) {
+  begin_slice(slice, chunks, weights_.embedding);
+  run_layers(passes);
+  for (const auto& microbatch : microbatches_) {
+    if (!weights_.mtp) break;
+    const Activations& a = microbatch->activations;
+    normalise_rows(a.hidden.data(), weights_.final_norm, config().rms_norm_eps, a.rows,
+                   all_hidden_.data() + hidden_floats);
+    hidden_floats += product(a.rows, config().hidden_size);
   }
-  return result(hidden_floats, slices);
+  write_logits(slice, Rows::all, weights_.final_norm, weights_.head);
 }
 
 void StepRunner::fill_draft_slice(std::span<LayerPass> passes, const StepPlan::Slice& slice,
@@ -146,6 +153,7 @@ void StepRunner::fill_draft_cache(std::span<const SequenceChunk> chunks, std::sp
                                   int slices) {
   std::vector<LayerPass> passes = make_passes();
   for (int i = 0; i < slices; ++i) fill_draft_slice(passes, plan_.slice(i), chunks, drafts);
+  for (const StepPlan::Slice& slice : plan_.shared_slices()) fill_draft_slice(passes, slice, chunks, drafts);
   clock_.lap(&StepStatistics::attention);
 }
 
@@ -175,13 +183,18 @@ void StepRunner::begin_microbatch(Microbatch& microbatch, std::span<const Sequen
   const auto width = static_cast<std::size_t>(config().hidden_size);
   const std::size_t half = static_cast<std::size_t>(weights_.rope.half());
   a.spans.clear();
+  a.shared.reset();
   std::size_t row = 0;
   for (const StepPlan::Piece& piece : microbatch.pieces) {
     const SequenceChunk& chunk = chunks[static_cast<std::size_t>(piece.chunk)];
-    const int start = chunk.cache->length();
-    chunk.cache->extend(piece.count);
+    int start = chunk.cache->length();
+    chunk.cache->extend(piece.shared ? piece.whole_count : piece.count);
+    if (piece.shared) {
+      a.shared = SharedRows{chunk.cache, start, piece.whole_count, *chunk.split_home};
+      start += piece.first - piece.whole_first;
+    }
     AttentionSpan& span = a.spans.emplace_back(AttentionSpan{chunk.cache, start, piece.count, static_cast<int>(row)});
-    if (piece.whole_count > piece.count) {
+    if (!piece.shared && piece.whole_count > piece.count) {
       span.whole_start = start - (piece.first - piece.whole_first);
       span.whole_count = piece.whole_count;
     }
@@ -206,7 +219,7 @@ void StepRunner::join(Microbatch& microbatch, std::span<const DraftChunk> drafts
     for (int i = 0; i < piece.count; ++i, ++row) {
       float* to = joined_.data() + 2 * row * width;
       rms_norm(a.hidden.data() + row * width, module.token_norm.data(), eps, width, to);
-      rms_norm(from + static_cast<std::size_t>(piece.first + i) * width, module.hidden_norm.data(), eps, width,
+      rms_norm(from + static_cast<std::size_t>(piece.rows_before + i) * width, module.hidden_norm.data(), eps, width,
                to + width);
     }
   }

@@ -27,6 +27,8 @@ class StepRunner {
   StepRunner(Checkpoint& checkpoint, const TransformerOptions& options, const ExpertRange& mine, int n_ranks);
   /// Before the first step of a model with routed experts.
   void set_exchange(std::unique_ptr<collectives::TokenExchange> exchange) { exchange_ = std::move(exchange); }
+  /// Before the first step with a chunk that the ranks share. @param comm of these, outlives this
+  void set_sharing(const Communicator& comm);
 
   const ModelConfig& config() const { return weights_.config; }
   bool has_mtp() const { return weights_.mtp != nullptr; }
@@ -44,13 +46,14 @@ class StepRunner {
   /// Of the last plan(), see Transformer::pieces().
   std::vector<ChunkPiece> pieces(int microbatch) const;
 
-  /// Cuts this rank's chunks into slices. @returns how many.
+  /// Cuts the chunks into slices. @returns how many this rank has of its own.
   int plan(std::span<const SequenceChunk> chunks);
-  /// All `slices` of a step of the main model, empty ones beyond this rank's own. The chunks are those of plan().
+  /// A step of the main model: `slices` of each rank's own chunks, empty ones beyond this rank's, and then those of chunks
+  /// that all share. The chunks are those of plan().
   StepResult run_main(std::span<const SequenceChunk> chunks, int slices);
   /// The same of the MTP module, `drafts` being as many as chunks.
   StepResult run_draft(std::span<const SequenceChunk> chunks, std::span<const DraftChunk> drafts, int slices);
-  /// Only fills the module's caches. Local.
+  /// Only fills the module's caches. Local, but collective for chunks that all share.
   void fill_draft_cache(std::span<const SequenceChunk> chunks, std::span<const DraftChunk> drafts, int slices);
 
  private:
@@ -63,6 +66,9 @@ class StepRunner {
   /// A pass of each microbatch; made for each step, since the exchange comes late.
   std::vector<LayerPass> make_passes();
 
+  /// Takes a slice from tokens to logits and hidden rows. @param hidden_floats of the slices before; grows
+  void run_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks, std::span<LayerPass> passes,
+                 std::size_t& hidden_floats);
   void begin_slice(const StepPlan::Slice& slice, std::span<const SequenceChunk> chunks, const TokenEmbedding& rows_of);
   /// Lays out the microbatch's rows in the caches and fills `hidden` with embedded tokens.
   void begin_microbatch(Microbatch& microbatch, std::span<const SequenceChunk> chunks, const TokenEmbedding& rows_of);
@@ -90,12 +96,14 @@ class StepRunner {
   Weights weights_;
   std::unique_ptr<collectives::TokenExchange> exchange_;  ///< null for a model without routed experts
   std::vector<std::unique_ptr<Microbatch>> microbatches_;
+  std::unique_ptr<HeadExchange> heads_;  ///< null: no chunk is shared
+  StepPlan::Ranks ranks_;
   StepPlan plan_;
   StepClock clock_;
   HugePageBuffer<float> logits_;      ///< grows with the rows asked for
   HugePageBuffer<float> all_hidden_;  ///< with an MTP module: [tokens of a step, hidden_size]
   HugePageBuffer<float> joined_;      ///< with an MTP module: [rows of a microbatch, 2 hidden_size]
-  HugePageBuffer<float> head_in_;     ///< [max_batch_tokens, hidden_size]: a slice's rows that need logits
+  HugePageBuffer<float> head_in_;     ///< [rows of a slice, hidden_size]: those that need logits
   std::function<void(const LayerTrace&)> observer_;
   std::vector<std::int32_t> routed_rows_;   ///< [microbatches, MoE layers, experts]; empty: not recorded
   std::vector<std::int32_t> drafted_rows_;  ///< [microbatches, experts]

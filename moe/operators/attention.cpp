@@ -17,7 +17,7 @@ namespace {
 constexpr int query_block = StepPlan::cut_unit;
 /// oneDNN's sgemm on AVX2 works on tiles of 6 rows and sums differently in a tile with 1 to 3 rows. Such calls get
 /// extra rows, whose results are thrown away: a query's result then does not depend on its neighbours.
-constexpr int spare_rows = 3;
+constexpr int spare_rows = HeadRows<float>::spare_rows;
 
 /// Tokens of a sequence in a decode step: the last one and one guess.
 constexpr int decode_tokens = 2;
@@ -134,6 +134,10 @@ void Attention::attend(std::span<const AttentionSpan> spans, int layer, const fl
     if (form == Form::plain)
       for (const AttentionSpan& span : these) plain(span, layer, rope.softmax_scale(), gemm, scratch);
   }
+  project_out(rows, gemm, scratch, out);
+}
+
+void Attention::project_out(int rows, Gemm& gemm, const AttentionScratch& scratch, float* out) const {
   gemm.multiply(output_, scratch.heads_out.data(), rows, out);
 }
 
@@ -200,12 +204,18 @@ Attention::Form Attention::form_of(const AttentionSpan& span, AttentionPath path
 }
 
 void Attention::plain(const AttentionSpan& span, int layer, float scale, Gemm& gemm, AttentionScratch& scratch) const {
+  const int q_width = config_.n_heads * config_.qk_dim(), out_width = config_.n_heads * config_.v_dim;
+  attend_heads(span, layer, scale, {0, config_.n_heads}, {scratch.q.data() + product(span.first_row, q_width), q_width},
+               {scratch.heads_out.data() + product(span.first_row, out_width), out_width}, gemm, scratch);
+}
+
+void Attention::attend_heads(const AttentionSpan& span, int layer, float scale, HeadRange heads,
+                             HeadRows<const float> queries_of, HeadRows<float> out, Gemm& gemm,
+                             AttentionScratch& scratch) const {
   const ModelConfig& c = config_;
   // Positions count from the first key.
   const int first_token = first_key(span), start = span.start - first_token;
   const int keys = start + span.count, up = c.nope_dim + c.v_dim;
-  const auto q_stride = static_cast<std::ptrdiff_t>(c.n_heads) * c.qk_dim();
-  const auto out_stride = static_cast<std::ptrdiff_t>(c.n_heads) * c.v_dim;
   const auto cache_stride = static_cast<std::ptrdiff_t>(span.cache->token_stride());
   scratch.latents.grow(product(keys, c.kv_lora_rank));
   scratch.keys_values.grow(product(keys, up));
@@ -214,29 +224,28 @@ void Attention::plain(const AttentionSpan& span, int layer, float scale, Gemm& g
   for (int token = 0; token < keys; ++token)
     std::memcpy(scratch.latents.data() + product(token, c.kv_lora_rank), span.cache->row(layer, first_token + token),
                 product(c.kv_lora_rank, sizeof(float)));
-  for (int head = 0; head < c.n_heads; ++head) {
-    gemm.multiply(kv_up_[static_cast<std::size_t>(head)], scratch.latents.data(), keys, scratch.keys_values.data());
+  for (int head = 0; head < heads.count; ++head) {
+    gemm.multiply(kv_up_[static_cast<std::size_t>(heads.first + head)], scratch.latents.data(), keys,
+                  scratch.keys_values.data());
     const float *key = scratch.keys_values.data(), *value = key + c.nope_dim;
     const float* rotated = span.cache->row(layer, first_token) + c.kv_lora_rank;
     for (int first = start; first < keys;) {
       const int end = std::min(keys, (first / query_block + 1) * query_block);
       const int queries = end - first, computed = whole_tiles(queries);
-      const auto row = static_cast<std::ptrdiff_t>(span.first_row + first - start);
-      const float* q = scratch.q.data() + row * q_stride + static_cast<std::ptrdiff_t>(head) * c.qk_dim();
+      const std::ptrdiff_t row = first - start;
+      const float* q = queries_of.values + row * queries_of.stride + static_cast<std::ptrdiff_t>(head) * c.qk_dim();
       float* scores = scratch.scores.data();
-      gemm.multiply_transposed(computed, end, c.nope_dim, 1, q, q_stride, key, up, 0, scores, end);
-      gemm.multiply_transposed(computed, end, c.rope_dim, 1, q + c.nope_dim, q_stride, rotated, cache_stride, 1, scores,
-                               end);
+      gemm.multiply_transposed(computed, end, c.nope_dim, 1, q, queries_of.stride, key, up, 0, scores, end);
+      gemm.multiply_transposed(computed, end, c.rope_dim, 1, q + c.nope_dim, queries_of.stride, rotated, cache_stride,
+                               1, scores, end);
       for (int i = 0; i < computed; ++i) {
         float* mine = scores + product(i, end);
         const int seen = std::min(first + i + 1, end);
         softmax(mine, scale, static_cast<std::size_t>(seen));
         std::fill(mine + seen, mine + end, 0.0f);
       }
-      // Spare rows fall on rows that are written later, or on the spare rows of the buffer.
       gemm.multiply_plain(computed, c.v_dim, end, scores, end, value, up,
-                          scratch.heads_out.data() + row * out_stride + static_cast<std::ptrdiff_t>(head) * c.v_dim,
-                          out_stride);
+                          out.values + row * out.stride + static_cast<std::ptrdiff_t>(head) * c.v_dim, out.stride);
       first = end;
     }
   }

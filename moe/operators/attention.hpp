@@ -1,6 +1,7 @@
 #pragma once
 // Multi-head latent attention of one layer.
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -27,6 +28,27 @@ struct AttentionSpan {
 
   int deciding_start() const { return whole_count > 0 ? whole_start : start; }
   int deciding_count() const { return whole_count > 0 ? whole_count : count; }
+};
+
+/// Heads [first, first + count).
+struct HeadRange {
+  int first = 0, count = 0;
+};
+
+/// Of the ranks that share attention by head, the part of one: as even as heads can be dealt out.
+constexpr HeadRange heads_of(int heads, int ranks, int rank) {
+  const int first = heads * rank / ranks;
+  return {first, heads * (rank + 1) / ranks - first};
+}
+
+/// Rows of some heads. Behind the last one lie spare_rows more that may be read and written.
+template <class Value>
+struct HeadRows {
+  Value* values = nullptr;  ///< of the first row and head
+  std::ptrdiff_t stride = 0;
+
+  /// Spare rows fall on rows that are written later, or on the spare ones.
+  static constexpr int spare_rows = 3;
 };
 
 /// Buffers that the layers of a model share. Those that depend on the context grow when a longer one comes, by half or
@@ -76,10 +98,20 @@ class Attention {
   void attend(std::span<const AttentionSpan> spans, int layer, const float* x, int rows, const Rope& rope,
               AttentionPath path, Gemm& gemm, AttentionScratch& scratch, float* out) const;
 
- private:
-  /// Queries of rows that fill_cache() has seen, into scratch.q.
+  // The parts of attend(), for ranks that share a sequence: each makes the queries of its rows, attends with all rows and
+  // some of the heads, and projects its rows when it has all heads of them.
+
+  /// Queries of rows that fill_cache() has seen, into scratch.q [rows, heads, qk_dim].
   void make_queries(std::span<const AttentionSpan> spans, const float* x, int rows, Gemm& gemm,
                     AttentionScratch& scratch) const;
+  /// The plain form with some heads. @param queries of the span's rows, [span.count, heads.count, qk_dim]
+  /// @param out [span.count, heads.count, v_dim]
+  void attend_heads(const AttentionSpan& span, int layer, float scale, HeadRange heads, HeadRows<const float> queries,
+                    HeadRows<float> out, Gemm& gemm, AttentionScratch& scratch) const;
+  /// From scratch.heads_out [rows, heads, v_dim] to out [rows, hidden].
+  void project_out(int rows, Gemm& gemm, const AttentionScratch& scratch, float* out) const;
+
+ private:
   /// Position of the first token that the span's rows attend to, the begin of a block of queries and of a kept unit.
   int first_key(const AttentionSpan& span) const;
   /// How a span is attended, see above.

@@ -24,6 +24,11 @@ struct AttentionWork {
     context += cached + fresh;
     attended += fresh * (cached + fresh / 2);
   }
+  /// What a die has of it where all `dies` of an instance share the sequences: `own` of the new tokens, `ends` of the
+  /// sequences, and by head an equal part of what attention reads and sees.
+  AttentionWork shared(int dies, double own, double ends) const {
+    return {.sequences = ends, .tokens = own, .context = context / dies, .attended = attended / dies};
+  }
   AttentionWork& operator+=(const AttentionWork& other) {
     sequences += other.sequences;
     tokens += other.tokens;

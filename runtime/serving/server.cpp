@@ -129,6 +129,8 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
     return std::make_unique<RealExperts>(*model, instance.size(), layers);
   });
   context.engine = rebalanced ? static_cast<StepEngine*>(&rebalanced->engine()) : on_clock.get();
+  DieGroup group(instance, options.deadline_s);
+  context.dies = &group;
   run_die(context);
   // The next run of the job begins as this one did.
   if (rebalanced) rebalanced->engine().restore();

@@ -13,6 +13,10 @@ void describe(OptionTable& t, ServingConfig& c) {
   t.add("serving", "chunk_tokens", c.chunk_tokens,
         "a longer prompt is computed in pieces of at most this, over several steps that others share; 0: in one")
       .range(0, 1e9);
+  t.add("serving", "split_prompts", c.split_prompts,
+        "all dies of a prefill instance compute a prompt of so many tokens or more, each a share of them; 0: one die "
+        "does")
+      .range(0, 1e9);
   t.add("serving", "max_queue", c.max_queue, "a request that comes while as many wait is refused; 0: none is")
       .range(0, 1e9);
   t.add("serving", "max_batch_tokens", c.max_batch_tokens, "tokens of a rank that go through a layer at once")

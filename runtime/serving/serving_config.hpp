@@ -17,6 +17,7 @@ struct ServingConfig {
 
   int max_prefill_tokens = 8192;     ///< prompt tokens that one prefill step takes, unless one piece alone exceeds it
   int chunk_tokens = 0;              ///< longest piece of a prompt that one step computes; 0: prompts are not cut
+  int split_prompts = 0;             ///< prompts of so many tokens or more are computed by all dies of an instance; 0: none
   int max_queue = 0;                 ///< requests that may wait; one that comes then is refused. 0: no limit
   int max_batch_tokens = 512;        ///< tokens of a rank that go through a layer at once; longer steps are cut
   int decode_kv_tokens = 131072;     ///< KV capacity of a decode die, tokens
@@ -38,6 +39,10 @@ struct ServingConfig {
   collectives::SelectionOptions selection;
 
   bool speculates() const { return mtp == "on"; }
+  /// Whether all dies of its prefill instance share a prompt.
+  bool splits(int prompt_tokens) const {
+    return split_prompts > 0 && prefill_dies > 1 && prompt_tokens >= split_prompts;
+  }
 };
 
 void describe(OptionTable& table, ServingConfig& config);

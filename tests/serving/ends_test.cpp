@@ -43,8 +43,12 @@ ServingConfig narrow_config() {
 
 TEST_CASE("a request can be cancelled before any event of a run, and costs the others nothing") {
   ServingConfig config = narrow_config();
-  config.chunk_tokens = GENERATE(0, 30);
+  // Whole or in pieces; the pieces on one die, or all but one of the prompts on all dies of an instance.
+  const auto [chunk_tokens, split_prompts] = GENERATE(table<int, int>({{0, 0}, {30, 0}, {30, 90}}));
+  config.chunk_tokens = chunk_tokens;
+  config.split_prompts = split_prompts;
   std::vector<Request> requests = some_requests(7, 100, 4, 0.0015);
+  requests[4].prompt.resize(80);
   requests[2].max_output = 1;  // it has nothing on a decode die
   FakeFleet undisturbed(config, requests);
   undisturbed.run();

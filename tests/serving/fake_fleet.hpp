@@ -151,25 +151,31 @@ class FakeFleet : public Fleet {
     batches.push_back(start);
     std::size_t tokens = 0;
     for (const std::vector<Work>& works : start.by_die)
-      for (const Work& work : works) tokens += static_cast<std::size_t>(work.count);
+      for (const Work& work : works)
+        if (!work.home || &works == &start.by_die[static_cast<std::size_t>(*work.home)])
+          tokens += static_cast<std::size_t>(work.count);
     for (std::size_t die = 0; die < start.by_die.size(); ++die) {
       PrefillReported report{{start.instance.index, static_cast<int>(die)}, {}};
       const RunTime end = now + prefill_span(tokens) + std::chrono::nanoseconds(die);
-      for (const Work& work : start.by_die[die]) report.results.push_back(compute(work, report.die, end));
+      for (const Work& work : start.by_die[die]) {
+        const bool reports = !work.home || *work.home == static_cast<int>(die);
+        const PrefillResult result = compute(work, report.die, end, reports);
+        if (reports) report.results.push_back(result);
+      }
       push(end, std::move(report));
     }
     largest_prefill_tokens = std::max(largest_prefill_tokens, tokens);
   }
 
-  PrefillResult compute(const Work& work, DieId die, RunTime end) {
+  PrefillResult compute(const Work& work, DieId die, RunTime end, bool reports) {
     const RequestId id = work.request;
-    pieces[id].push_back(batches.size() - 1);
+    if (reports) pieces[id].push_back(batches.size() - 1);
     auto& held = prefill_[die];
     if (work.begins) {
       CHECK(work.begins->request->id == id);
       CHECK(held.emplace(id, Held{.prompt = work.begins->request->prompt_tokens(), .decode = work.begins->decode})
                 .second);
-      prefill_die[id] = die;
+      if (reports) prefill_die[id] = die;
     }
     Held& mine = held.at(id);
     CHECK(work.first == mine.done);

@@ -163,3 +163,39 @@ TEST_CASE("a prefill die serves a group of decode dies of its own") {
   fleet.run();
   for (const auto& [request, die] : fleet.decode_die) CHECK(die.die / 2 == fleet.prefill_die.at(request).die);
 }
+
+TEST_CASE("a prompt of split_prompts tokens is computed by all dies of its instance, in pieces, and reported by one") {
+  ServingConfig config = one_instance(60, 1000);
+  config.prefill_dies = 3;
+  config.split_prompts = 200;
+  std::vector<Request> requests = some_requests(4, 400, 3);
+  requests[1].prompt.resize(199);
+  requests[3].prompt.resize(200);
+  FakeFleet fleet(config, requests);
+  for (const ServedRequest& served : fleet.run()) {
+    CHECK(served.record.tokens.size() == 3);
+    CHECK(served.record.hit_tokens + served.record.computed_tokens == served.request->prompt_tokens());
+  }
+  for (const StartStep& step : fleet.batches) {
+    std::vector<std::vector<RequestId>> shared(3);
+    for (std::size_t die = 0; die < 3; ++die)
+      for (const Work& work : step.by_die[die]) {
+        CHECK(work.home.has_value() == (work.request != requests[1].id));
+        if (work.home) shared[die].push_back(work.request);
+      }
+    // All dies have them in the same order.
+    CHECK(shared[1] == shared[0]);
+    CHECK(shared[2] == shared[0]);
+  }
+  CHECK(fleet.pieces.at(requests[0].id).size() == 4);  // the fake pool has half of each prompt
+  CHECK(fleet.largest_prefill_tokens <= 1000);
+}
+
+TEST_CASE("an instance of one die splits no prompt") {
+  ServingConfig config = one_instance(0, 1000);
+  config.split_prompts = 1;
+  FakeFleet fleet(config, some_requests(2, 400, 3));
+  fleet.run();
+  for (const StartStep& step : fleet.batches)
+    for (const Work& work : step.by_die.at(0)) CHECK_FALSE(work.home);
+}

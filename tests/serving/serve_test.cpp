@@ -1,5 +1,6 @@
 // A whole deployment in one job: what is served equals what the model says to the whole prompt at once.
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -264,6 +265,77 @@ TEST_CASE("experts that change dies while serving change no token, and are back 
       moved += one.figures.experts_moved;
     }
     CHECK((moved > 0) == (world().size() > 3));
+  }
+}
+
+namespace {
+
+/// Prefill instances of several dies: two for 4 ranks (without a pool), four for 8.
+ServingConfig wide_deployment_for(int ranks) {
+  ServingConfig config;
+  config.prefill_instances = 1;
+  config.prefill_dies = ranks / 2;
+  config.cache_ranks = ranks == 8 ? 1 : 0;
+  config.decode_dies = ranks == 8 ? 2 : 1;
+  return config;
+}
+
+/// Pieces of a prompt that all dies of an instance share; what else is on; whether half of the requests are cancelled.
+struct SplitCase {
+  int chunk_tokens, max_concurrency, microbatches;
+  const char* mtp;
+  bool cancels;
+};
+
+}  // namespace
+
+TEST_CASE("prompts that all dies of an instance share have the same tokens, whatever else is on", "[wide]") {
+  ServeOptions options = some_options();
+  const ServingConfig wide = wide_deployment_for(world().size());
+  options.serving.prefill_instances = wide.prefill_instances;
+  options.serving.prefill_dies = wide.prefill_dies;
+  options.serving.cache_ranks = wide.cache_ranks;
+  options.serving.decode_instances = wide.decode_instances;
+  options.serving.decode_dies = wide.decode_dies;
+  options.serving.split_prompts = 50;  // all but the first two requests
+  std::vector<Request> requests = some_requests();
+  for (Request& request : requests) request.sampler = {0.8, 1, 11};
+  std::vector<std::vector<std::int32_t>> expected;
+  const Communicator alone = world().split(world().rank() == 0 ? 0 : MPI_UNDEFINED, 0);
+  if (alone) {
+    moe::Transformer model(options.checkpoint, {}, alone);
+    for (const Request& request : requests) expected.push_back(generate_alone(model, request));
+  }
+  for (const SplitCase& c : {SplitCase{0, 0, 1, "off", false}, SplitCase{24, 1, 2, "off", false},
+                             SplitCase{40, 1, 1, "on", false}, SplitCase{24, 0, 2, "on", true}}) {
+    INFO("pieces of " << c.chunk_tokens << ", " << c.max_concurrency << " at a time, microbatches " << c.microbatches
+                      << ", mtp " << c.mtp << (c.cancels ? ", half of them cancelled" : ""));
+    options.serving.chunk_tokens = c.chunk_tokens;
+    options.serving.max_prefill_tokens = c.chunk_tokens > 0 ? 90 : 8192;
+    options.serving.handover_piece.value = c.chunk_tokens == 40 ? 16 << 20 : 4096;
+    options.max_concurrency = c.max_concurrency;
+    options.serving.microbatches = c.microbatches;
+    options.serving.mtp = c.mtp;
+    for (std::size_t i = 1; i < requests.size(); i += 2)
+      requests[i].cancel_s =
+          c.cancels ? requests[i].arrival_s + 0.003 * static_cast<double>(i) : std::numeric_limits<double>::infinity();
+    const ServeOutcome outcome = serve(world(), options, requests);
+    if (!c.cancels) check_served(outcome, requests);
+    if (world().rank() != 0) continue;
+    REQUIRE(outcome.requests.size() == requests.size());
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      INFO("request " << i);
+      std::vector<std::int32_t> wanted = expected[i];
+      const std::vector<std::int32_t>& tokens = outcome.requests[i].record.tokens;
+      if (!outcome.requests[i].completed()) wanted.resize(std::min(wanted.size(), tokens.size()));
+      if (i % 2 == 0 || !c.cancels) CHECK(outcome.requests[i].completed());
+      CHECK(tokens == wanted);
+    }
+    if (options.serving.cache_ranks == 0 || c.cancels) continue;
+    CHECK(outcome.pool.dropped_blocks == 0);
+    CHECK(outcome.pool.stored_blocks + outcome.pool.known_blocks == computed_blocks(outcome, 16));
+    // 96 tokens: five blocks of 16 before the last token.
+    if (c.max_concurrency == 1) CHECK(outcome.requests[9].record.hit_tokens == 80);
   }
 }
 

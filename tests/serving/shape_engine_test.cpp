@@ -2,6 +2,7 @@
 #include "runtime/serving/workers/shape_engine.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <list>
 #include <map>
 #include <memory>
@@ -9,6 +10,7 @@
 
 #include "moe/model_shape.hpp"
 #include "runtime/emulation/machine/machine.hpp"
+#include "runtime/emulation/prefill.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace supernode;
@@ -298,4 +300,93 @@ TEST_CASE("options outside their ranges are refused") {
   refused([](ShapeOptions& o) { o.die = 8; });
   refused([](ShapeOptions& o) { o.setup.layout.redundant = 3; });
   refused([](ShapeOptions& o) { o.load.layers = {{1, 2, 3}}; });
+}
+
+namespace {
+
+/// Records of all dies for one prompt that they share. @param cached tokens of it that are there
+std::vector<emulation::DieStep> shared_prompt(ShapeOptions options, int cached, int fresh, int home) {
+  std::vector<emulation::DieStep> records;
+  for (options.die = 0; options.die < options.setup.layout.dies; ++options.die) {
+    ShapeEngine engine(options);
+    const std::unique_ptr<EngineState> state = engine.make_state(cached + fresh);
+    state->place_tokens(cached);
+    const std::vector<std::int32_t> tokens(static_cast<std::size_t>(fresh));
+    StepWork work{7, state.get(), tokens, {}};
+    work.shared = SharedWork{options.setup.layout.dies, home};
+    const StepOutcome outcome = engine.step({&work, 1}, {});
+    CHECK(outcome.tokens.at(0) == SampledToken(engine.token(7, cached + fresh)));
+    CHECK(state->length() == cached + fresh);
+    records.push_back(*outcome.record);
+  }
+  return records;
+}
+
+}  // namespace
+
+TEST_CASE("of a prompt that all dies share each has a part of the tokens, and all their rows are those of one die") {
+  ShapeOptions options = options_of(Stage::prefill);
+  options.setup.layout = {.dies = 7};
+  options.microbatches = GENERATE(1, 2);
+  const int fresh = GENERATE(1000, 3), cached = 200, home = 4;
+  const std::vector<emulation::DieStep> records = shared_prompt(options, cached, fresh, home);
+  options.die = home;
+  ShapeEngine alone(options);
+  const StepOutcome whole = Batch(alone).add(7, cached, fresh).step();
+  for (std::size_t m = 0; m < static_cast<std::size_t>(options.microbatches); ++m) {
+    AttentionWork sum_of;
+    std::vector<std::int32_t> rows(whole.record->microbatches[m].rows.size());
+    for (std::size_t die = 0; die < 7; ++die) {
+      const MicrobatchStep& part = records[die].microbatches[m];
+      sum_of += part.work;
+      for (std::size_t i = 0; i < rows.size(); ++i) rows[i] += part.rows[i];
+      CHECK(part.work.sequences == (die == 4 ? whole.record->microbatches[m].work.sequences : 0));
+      CHECK(std::abs(part.work.tokens - whole.record->microbatches[m].work.tokens / 7) < 1);
+    }
+    const AttentionWork& all = whole.record->microbatches[m].work;
+    CHECK(sum_of.tokens == all.tokens);
+    CHECK(sum_of.context == Approx(all.context));
+    CHECK(sum_of.attended == Approx(all.attended));
+    CHECK(rows == whole.record->microbatches[m].rows);
+  }
+}
+
+TEST_CASE("one prompt of 4096 tokens over the dies of an instance takes the time of the uniform stage") {
+  const emulation::Machine machine = emulation::load_machine("cloudmatrix384");
+  const int dies = GENERATE(4, 32);
+  ShapeOptions options;
+  options.model = moe::load_model_shape("deepseek-r1");
+  options.setup.stage = Stage::prefill;
+  options.setup.layout = {.dies = dies};
+  options.vocabulary = 1000;
+  emulation::PrefillSetup uniform;
+  uniform.layout = options.setup.layout;
+  uniform.tokens_per_die = 4096.0 / dies;
+  uniform.prompt_tokens = 4096;
+  uniform.pooled = false;
+  uniform.microbatches = 1;
+  const emulation::PrefillResult stage = emulation::prefill_batch(machine, options.model, uniform);
+
+  std::vector<int> of_machine(static_cast<std::size_t>(dies));
+  std::iota(of_machine.begin(), of_machine.end(), 0);
+  emulation::StepPricer pricer(machine, options.model, options.setup, of_machine);
+  const std::vector<emulation::DieStep> records = shared_prompt(options, 0, 4096, 1);
+  const std::vector<ModelTime> starts(static_cast<std::size_t>(dies));
+  const emulation::StepTiming timing = pricer.step_time(records, starts);
+  // What does not depend on drawn experts is the same; the busiest experts are the expected ones but for chance.
+  for (const char* part : {"dense layer", "sum"})
+    CHECK(timing.terms.of(part).value == Approx(stage.parts.of(part).value).epsilon(1e-6));
+  CAPTURE(dies, timing.end().value, stage.batch.value);
+  CHECK(timing.end().value == Approx(stage.batch.value).epsilon(0.03));
+
+  // One die's prompt goes through attention by head as well, but its rows and its experts' rows leave from one die.
+  options.die = 0;
+  std::vector<emulation::DieStep> one;
+  for (options.die = 0; options.die < dies; ++options.die) {
+    ShapeEngine engine(options);
+    Batch batch(engine);
+    if (options.die == 0) batch.add(7, 0, 4096);
+    one.push_back(*batch.step().record);
+  }
+  CHECK(pricer.step_time(one, starts).end().value > 1.2 * timing.end().value);
 }

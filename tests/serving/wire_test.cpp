@@ -104,7 +104,7 @@ TEST_CASE("the envelope is 16 bytes: kind, version, length of the body, stamp") 
   const std::vector<std::byte> message = encode(KvReport{12}, RunTime(258ns));
   REQUIRE(message.size() == 24);
   CHECK(message[0] == std::byte{8});  // kv_arrived
-  CHECK(message[2] == std::byte{2});  // version
+  CHECK(message[2] == std::byte{4});  // version
   CHECK(message[4] == std::byte{8});  // bytes of the body
   CHECK(message[8] == std::byte{2});  // stamp: 258 = 0x102
   CHECK(message[9] == std::byte{1});
@@ -240,6 +240,20 @@ TEST_CASE("commands go to the ranks of their dies, and say what is owed for them
   const auto notice = std::get<KvNotice>(decode_order(reserved[0].bytes).what);
   CHECK(notice.prefill_rank == 2);
   CHECK(notice.prompt_tokens == 2);
+  CHECK(notice.prefill_ranks == 1);
+
+  // Of a prompt that the dies of an instance share all of them send.
+  ServingConfig wide = config;
+  wide.prefill_dies = 2;
+  const FleetWire wide_wire(wide);
+  const Work part{5, 0, 2, Work::Beginning{shared, {0, 3}}, 1};
+  const auto both = wide_wire.encode(StartStep{second_prefill, {{part}, {part}}}, some_time);
+  REQUIRE(both.size() == 2);
+  for (const Outgoing& one : both) CHECK(std::get<StepOrder>(decode_order(one.bytes).what).items.at(0).home == 1);
+  const auto from_both = wide_wire.encode(ReserveKv{shared, {1, 1}, {0, 3}, true}, some_time);
+  const auto of_both = std::get<KvNotice>(decode_order(from_both.at(0).bytes).what);
+  CHECK(of_both.prefill_rank == both[0].rank);
+  CHECK(of_both.prefill_ranks == 2);
 
   const auto expected = wire.encode(ExpectKv{shared, {0, 3}, 2, 65}, some_time);
   REQUIRE(expected.size() == 1);

@@ -398,6 +398,17 @@ TEST_CASE("KV comes in any order of pieces, before or after its notice, and once
     CHECK(intake.take_complete().empty());
     take(1, 0, {1, 2});
   }
+  SECTION("from several dies that share the prompt") {
+    KvNotice of_three = notice;
+    of_three.prefill_ranks = 3;
+    intake.reserve(of_three);
+    take(3, 4, {5, 6});
+    take(2, 2, {3, 4});
+    CHECK_THROWS_WITH(take(4, 0, {1, 2}), Contains("a piece from rank 4, expected from rank 1 to 3"));
+    intake.expect(due);
+    CHECK(intake.take_complete().empty());
+    take(1, 0, {1, 2});
+  }
   SECTION("all before the notice") {
     take(1, 2, {3, 4, 5, 6});
     take(1, 0, {1, 2});

@@ -67,4 +67,13 @@ void add_up(const Communicator& comm, std::span<double> values, double deadline_
   reduce(comm, values, MPI_SUM, deadline_s, occasion);
 }
 
+void exchange(const Communicator& comm, std::unique_ptr<FloatExchange>& floats, double deadline_s,
+              const std::string& occasion) {
+  FloatExchange& f = *floats;
+  MPI_Request request = MPI_REQUEST_NULL;
+  SUPERNODE_MPI(MPI_Ialltoallv(f.sent.data(), f.send_counts.data(), f.send_offsets.data(), MPI_FLOAT, f.received.data(),
+                               f.receive_counts.data(), f.receive_offsets.data(), MPI_FLOAT, comm.get(), &request));
+  await_all(comm, request, deadline_s, occasion, floats);
+}
+
 }  // namespace supernode

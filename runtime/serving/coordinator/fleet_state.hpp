@@ -19,6 +19,7 @@ struct PrefillInstanceState {
     int die = 0;
     int done = 0, tokens = 0;  ///< in the die's state; of the prompt
     int in_step = 0;           ///< tokens of the running step; 0: it has none
+    bool shared = false;       ///< by all dies of the instance; `die` reports it
     int left() const { return tokens - done; }
   };
   std::vector<Prompt> prompts;  ///< that are not whole, in the order in which they began

@@ -31,11 +31,14 @@ void PrefillSteps::go_on(Step& step, std::int64_t room) {
   }
 }
 
-Work& PrefillSteps::add_work(Step& step, PrefillInstanceState::Prompt& prompt, int count) {
+void PrefillSteps::add_work(Step& step, PrefillInstanceState::Prompt& prompt, int count,
+                            std::optional<Work::Beginning> begins) const {
   prompt.in_step = count;
   step.tokens += count;
-  std::vector<Work>& works = step.command.by_die[static_cast<std::size_t>(prompt.die)];
-  return works.emplace_back(Work{prompt.request, prompt.done, count, {}});
+  const Work work{prompt.request, prompt.done, count, std::move(begins),
+                  prompt.shared ? std::optional(prompt.die) : std::nullopt};
+  for (std::size_t die = 0; die < step.command.by_die.size(); ++die)
+    if (prompt.shared || static_cast<int>(die) == prompt.die) step.command.by_die[die].push_back(work);
 }
 
 std::optional<DieId> PrefillSteps::place(int prompt_tokens) const {
@@ -53,9 +56,10 @@ std::optional<DieId> PrefillSteps::place(int prompt_tokens) const {
   if (piece < prompt_tokens)
     for (const PrefillInstanceState& other : fleet_.prefill)
       if (other.tokens_left() < fewest) return std::nullopt;
+  // A prompt that all share makes no difference between them.
   std::vector<std::int64_t> by_die(static_cast<std::size_t>(config_.prefill_dies));
   for (const PrefillInstanceState::Prompt& prompt : state_of(*least).prompts)
-    by_die[static_cast<std::size_t>(prompt.die)] += prompt.left();
+    if (!prompt.shared) by_die[static_cast<std::size_t>(prompt.die)] += prompt.left();
   const auto die = std::min_element(by_die.begin(), by_die.end()) - by_die.begin();
   return DieId{least->command.instance.index, static_cast<int>(die)};
 }
@@ -64,9 +68,9 @@ void PrefillSteps::add(const std::shared_ptr<const Request>& request, DieId die,
   const auto step = std::find_if(steps_.begin(), steps_.end(),
                                  [&](const Step& one) { return one.command.instance.index == die.instance; });
   const int tokens = request->prompt_tokens();
-  PrefillInstanceState::Prompt& prompt =
-      state_of(*step).prompts.emplace_back(PrefillInstanceState::Prompt{request->id, die.die, 0, tokens, 0});
-  add_work(*step, prompt, piece_of(tokens)).begins = Work::Beginning{request, decode};
+  PrefillInstanceState::Prompt& prompt = state_of(*step).prompts.emplace_back(
+      PrefillInstanceState::Prompt{request->id, die.die, 0, tokens, 0, config_.splits(tokens)});
+  add_work(*step, prompt, piece_of(tokens), Work::Beginning{request, decode});
 }
 
 std::vector<StartStep> PrefillSteps::take() {
@@ -77,7 +81,10 @@ std::vector<StartStep> PrefillSteps::take() {
     // All dies of the instance step together, those without a request too.
     PrefillInstanceState& instance = state_of(step);
     for (std::size_t die = 0; die < step.command.by_die.size(); ++die)
-      instance.missing_results[die] = step.command.by_die[die].size();
+      instance.missing_results[die] =
+          static_cast<std::size_t>(std::ranges::count_if(step.command.by_die[die], [&](const Work& work) {
+            return work.home.value_or(static_cast<int>(die)) == static_cast<int>(die);
+          }));
     commands.push_back(std::move(step.command));
   }
   steps_.clear();

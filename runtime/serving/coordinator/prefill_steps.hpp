@@ -1,8 +1,8 @@
 #pragma once
 // The next steps of prefill instances: which pieces of which prompts they compute. Pure.
 //
-// A prompt is computed in pieces of at most `chunk_tokens` (0: whole), one in a step, all on the die that began it. A
-// step takes at most `max_prefill_tokens`, or one piece that is longer. In turn:
+// A prompt is computed in pieces of at most `chunk_tokens` (0: whole), one in a step, all on the die that began it, or, of
+// at least `split_prompts` tokens (0: never), on all dies of its instance, one of which stands for it. A step takes at most `max_prefill_tokens`, or one piece that is longer. In turn:
 //   1. Prompts under way go on, in the order in which they began, as long as a piece's room is left for new prompts; the
 //      first one always.
 //   2. New prompts begin, in the order of the queue.
@@ -48,7 +48,8 @@ class PrefillSteps {
     return step.tokens == 0 || step.tokens + tokens <= config_.max_prefill_tokens;
   }
   void go_on(Step& step, std::int64_t room);
-  static Work& add_work(Step& step, PrefillInstanceState::Prompt& prompt, int count);
+  void add_work(Step& step, PrefillInstanceState::Prompt& prompt, int count,
+                std::optional<Work::Beginning> begins = std::nullopt) const;
 
   const ServingConfig& config_;
   FleetState& fleet_;

@@ -143,8 +143,10 @@ void Scheduler::drop_prompt(Active& active, std::vector<Command>& commands) {
   PrefillInstanceState& instance = fleet_.prefill_of(active.prefill);
   const auto prompt = instance.find(id);
   const int sent = prompt->done;
+  commands.push_back(prompt->shared
+                         ? drop_everywhere(emulation::Stage::prefill, active.prefill.instance, config_.prefill_dies, id)
+                         : drop_one(emulation::Stage::prefill, active.prefill, config_.prefill_dies, id));
   instance.prompts.erase(prompt);
-  commands.push_back(drop_one(emulation::Stage::prefill, active.prefill, config_.prefill_dies, id));
   if (active.request->max_output == 1) {
     release(id);
     return;
@@ -189,7 +191,8 @@ void Scheduler::start_prefills(RunTime now, std::vector<Command>& commands) {
     active.stage = Stage::prefilling;
     active.prefill = *die;
     steps.add(active.request, *die, *room);
-    if (active.request->max_output > 1) commands.push_back(ReserveKv{active.request, *die, *room});
+    if (active.request->max_output > 1)
+      commands.push_back(ReserveKv{active.request, *die, *room, config_.splits(active.request->prompt_tokens())});
   }
   for (StartStep& step : steps.take()) {
     fleet_.prefill[static_cast<std::size_t>(step.instance.index)].started = now;

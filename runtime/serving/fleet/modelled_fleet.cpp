@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "moe/sequence_chunk.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/deadline.hpp"
 #include "runtime/serving/roles.hpp"
@@ -60,7 +61,9 @@ void ModelledFleet::perform(const Command& command, RunTime now) {
   if (const auto* drop = std::get_if<DropState>(&command); drop && drop->instance.stage == emulation::Stage::prefill)
     for (const std::vector<RequestId>& die : drop->by_die)
       for (const RequestId request : die)
-        if (!granted_.at(request).hands_over) granted_.erase(request);  // else its KV is expected next
+        // One that hands over has its KV expected next; of one that all dies share only the first of them has to say so.
+        if (const auto found = granted_.find(request); found != granted_.end() && !found->second.hands_over)
+          granted_.erase(found);
   link_.send(command, now);
 }
 
@@ -96,30 +99,30 @@ void ModelledFleet::begin(const StartStep& step, RunTime now) {
   link_.send(step, now);
 }
 
-/// Looks up what the pool has for each prompt that begins, now, and when it will be on its die.
+/// Looks up what the pool has for each prompt that begins, now, and when it will be on its die. Of a prompt that all dies
+/// share each loads its part.
 StartStep ModelledFleet::grant(StartStep command, RunTime now) {
   follow_directory(now);
   command.start_by_die.assign(command.by_die.size(), now);
+  for (const std::vector<Work>& works : command.by_die)
+    for (const Work& work : works) {
+      if (work.begins) continue;
+      Granted& granted = granted_.at(work.request);
+      granted.tokens = 0;
+      granted.ordered = granted.ready = now;
+    }
   for (std::size_t die = 0; die < command.by_die.size(); ++die) {
     std::vector<OwnerShare> shares;
     for (Work& work : command.by_die[die]) {
-      if (!work.begins) {
-        Granted& granted = granted_.at(work.request);
-        granted.tokens = 0;
-        granted.ordered = granted.ready = now;
-        continue;
-      }
-      Granted& granted = granted_[work.request];
-      granted.decode = work.begins->decode;
-      granted.prompt_tokens = work.begins->request->prompt_tokens();
-      granted.hands_over = work.begins->request->max_output > 1;
-      granted.ordered = granted.ready = now;
-      work.begins->granted_tokens = 0;
-      if (!pool_) continue;
-      granted.keys = pool::chain_keys(root_, work.begins->request->prompt, config_.context_block_tokens);
-      const PrefixHit hit = pool_->lookup(granted.keys, granted.prompt_tokens, now);
-      work.begins->granted_tokens = granted.tokens = hit.tokens;
-      for (const OwnerShare& share : hit.loads) {
+      if (!work.begins) continue;
+      std::vector<OwnerShare> loads;
+      const Granted& granted = look_up(work, now, loads);
+      if (granted.shared && pool_)
+        loads = dealt_blocks(
+            std::span(granted.keys).first(static_cast<std::size_t>(granted.tokens / config_.context_block_tokens)),
+            static_cast<int>(die));
+      work.begins->granted_tokens = granted.tokens;
+      for (const OwnerShare& share : loads) {
         work.begins->loads.push_back({share.owner, static_cast<double>(share.bytes)});
         shares.push_back(share);
       }
@@ -133,9 +136,42 @@ StartStep ModelledFleet::grant(StartStep command, RunTime now) {
     const double piece = static_cast<double>(pool_->config().block_bytes) / pool_->config().pieces_per_block;
     const RunSpan in_step = run_span(pool_read_time(options_.machine, options_.network, bytes, piece).total().value);
     command.start_by_die[die] = std::max(now, times.ready - in_step);
-    for (const Work& work : command.by_die[die]) granted_.at(work.request).ready = times.ready;
+    for (const Work& work : command.by_die[die]) {
+      RunTime& ready = granted_.at(work.request).ready;
+      ready = std::max(ready, times.ready);
+    }
   }
   return command;
+}
+
+/// Once for each prompt, whatever the number of dies that have it. @param loads gets what one die has to load
+ModelledFleet::Granted& ModelledFleet::look_up(const Work& work, RunTime now, std::vector<OwnerShare>& loads) {
+  const auto [entry, fresh] = granted_.try_emplace(work.request);
+  Granted& granted = entry->second;
+  if (!fresh) return granted;
+  granted.decode = work.begins->decode;
+  granted.prompt_tokens = work.begins->request->prompt_tokens();
+  granted.hands_over = work.begins->request->max_output > 1;
+  granted.shared = work.home.has_value();
+  granted.ordered = granted.ready = now;
+  if (!pool_) return granted;
+  granted.keys = pool::chain_keys(root_, work.begins->request->prompt, config_.context_block_tokens);
+  PrefixHit hit = pool_->lookup(granted.keys, granted.prompt_tokens, now);
+  granted.tokens = hit.tokens;
+  loads = std::move(hit.loads);
+  return granted;
+}
+
+std::vector<OwnerShare> ModelledFleet::dealt_blocks(std::span<const pool::Key> blocks, int die) const {
+  const ModelledPoolConfig& pool = pool_->config();
+  std::map<int, std::int64_t> by_owner;
+  for (auto block = static_cast<std::size_t>(die); block < blocks.size();
+       block += static_cast<std::size_t>(config_.prefill_dies))
+    ++by_owner[pool_->owner_of(blocks[block])];
+  std::vector<OwnerShare> shares;
+  for (const auto& [owner, count] : by_owner)
+    shares.push_back({owner, count * pool.block_bytes, count * pool.pieces_per_block});
+  return shares;
 }
 
 // ---- reports ----
@@ -179,19 +215,43 @@ void ModelledFleet::settle(PrefillReported& report, RunTime end) {
     const bool whole = granted.done == granted.prompt_tokens;
     result.pool = granted.ready - granted.ordered;
     result.exchange = std::clamp(result.exchange, RunSpan{}, std::max(RunSpan{}, end - granted.ready));
-    if (pool_ && (!whole || result.first_token)) {
-      const auto blocks =
-          std::min(granted.keys.size(), static_cast<std::size_t>(granted.done / config_.context_block_tokens));
-      const Announced fresh = pool_->announce(std::span(granted.keys).first(blocks), end);
-      pool_->publish(fresh, ports_.stores(die_index(Role::prefill, report.die), fresh.writes, end));
-    }
-    if (granted.hands_over) {
-      const auto bytes = static_cast<std::int64_t>(options_.kv_bytes_per_token * fresh_tokens);
-      granted.handed_over =
-          ports_.handover(die_index(Role::prefill, report.die), die_index(Role::decode, granted.decode), bytes, end);
-    } else if (whole) {
-      granted_.erase(entry);
-    }
+    const bool stores = pool_ && (!whole || result.first_token);
+    const auto blocks =
+        stores ? std::min(granted.keys.size(), static_cast<std::size_t>(granted.done / config_.context_block_tokens))
+               : 0;
+    pass_on(granted, report.die, blocks, fresh_tokens, end, granted.shared ? all_ended(report, end) : end);
+    if (whole && !granted.hands_over) granted_.erase(entry);
+  }
+}
+
+RunTime ModelledFleet::all_ended(const PrefillReported& report, RunTime end) const {
+  for (const auto& [key, what] : calendar_)
+    if (std::get<1>(key) == kPrefill && std::get<2>(key) == report.die.instance) end = std::max(end, std::get<0>(key));
+  return end;
+}
+
+/// New blocks to the pool, new KV to the decode die; of a prompt that all dies share each sends its part.
+void ModelledFleet::pass_on(Granted& granted, DieId home, std::size_t blocks, int fresh_tokens, RunTime now,
+                            RunTime ended) {
+  const int dies = granted.shared ? config_.prefill_dies : 1;
+  const auto index_of = [&](int die) {
+    return die_index(Role::prefill, granted.shared ? DieId{home.instance, die} : home);
+  };
+  if (blocks > 0) {
+    const Announced fresh = pool_->announce(std::span(granted.keys).first(blocks), now);
+    RunTime written = ended;
+    for (int die = 0; die < dies; ++die)
+      written = std::max(
+          written, ports_.stores(index_of(die), granted.shared ? dealt_blocks(fresh.keys, die) : fresh.writes, ended));
+    pool_->publish(fresh, written);
+  }
+  if (!granted.hands_over) return;
+  for (int die = 0; die < dies; ++die) {
+    const int tokens = granted.shared ? moe::share_of(fresh_tokens, dies, die, home.die).count : fresh_tokens;
+    if (tokens == 0) continue;
+    const auto bytes = static_cast<std::int64_t>(options_.kv_bytes_per_token * tokens);
+    granted.handed_over = std::max(
+        granted.handed_over, ports_.handover(index_of(die), die_index(Role::decode, granted.decode), bytes, ended));
   }
 }
 

@@ -11,6 +11,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <span>
 #include <tuple>
 #include <unordered_map>
 #include <variant>
@@ -67,11 +68,18 @@ class ModelledFleet : public Fleet {
     int done = 0;             ///< tokens that were reported
     int tokens = 0;           ///< that its piece under way takes from the pool
     bool hands_over = false;  ///< it goes on beyond its first token
+    bool shared = false;      ///< by all dies of its instance
     RunTime ordered, ready;   ///< of its piece under way; its blocks are on the die
     RunTime handed_over;      ///< the pieces that were reported are on the decode die
   };
 
   StartStep grant(StartStep command, RunTime now);
+  Granted& look_up(const Work& work, RunTime now, std::vector<OwnerShare>& loads);
+  /// What a die of an instance moves of blocks that all its dies share: every prefill_dies-th one, by owner.
+  std::vector<OwnerShare> dealt_blocks(std::span<const pool::Key> blocks, int die) const;
+  /// Beside `report`, whose time is `end`, of the dies of its instance: when the last of them has ended its step.
+  RunTime all_ended(const PrefillReported& report, RunTime end) const;
+  void pass_on(Granted& granted, DieId home, std::size_t blocks, int fresh_tokens, RunTime now, RunTime ended);
   void begin(const StartStep& step, RunTime now);
   /// Removes what the directory has given up from the pool that really holds it.
   void follow_directory(RunTime now);

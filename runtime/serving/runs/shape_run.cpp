@@ -58,6 +58,8 @@ void work_as_die(WorkerContext context, const Communicator& instance, const Serv
     return std::make_unique<ShapeExperts>(shape, carried ? Weights::there : Weights::elided);
   });
   context.engine = rebalanced ? static_cast<StepEngine*>(&rebalanced->engine()) : &engine;
+  DieGroup group(instance, options.deadline_s);
+  context.dies = &group;
   run_die(context);
 }
 

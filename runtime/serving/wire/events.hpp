@@ -105,6 +105,9 @@ struct Work {
     std::vector<emulation::PoolLoad> loads = {};
   };
   std::optional<Beginning> begins = {};
+  /// Of a prompt that all dies of the instance share: each of them has this work, in the same order, and computes a part
+  /// of the tokens. This die computes the last token, and its report is that of the request.
+  std::optional<int> home = {};
 };
 
 /// A step of an instance: for each of its dies the requests that it works on (maybe none: the dies step together).
@@ -120,6 +123,7 @@ struct ReserveKv {
   std::shared_ptr<const Request> request;
   DieId prefill;  ///< unused when the request's KV is in place (Request::placed_tokens)
   DieId decode;
+  bool shared = false;  ///< all dies of the prefill instance send parts of it
 };
 
 /// All KV of a request that will come has been sent: `tokens` of its prompt. Its decode die says when they are there,
@@ -137,6 +141,10 @@ struct DropState {
   InstanceId instance;
   std::vector<std::vector<RequestId>> by_die;
 };
+/// Of one request on all of its dies.
+inline DropState drop_everywhere(emulation::Stage stage, int instance, int dies, RequestId request) {
+  return {{stage, instance}, std::vector<std::vector<RequestId>>(static_cast<std::size_t>(dies), {request})};
+}
 /// Of one request on one die. @param dies of the instance
 inline DropState drop_one(emulation::Stage stage, DieId die, int dies, RequestId request) {
   DropState drop{{stage, die.instance}, std::vector<std::vector<RequestId>>(static_cast<std::size_t>(dies))};

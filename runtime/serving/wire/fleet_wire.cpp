@@ -21,6 +21,7 @@ int decode_rank_of(const ServingConfig& config, DieId die) { return decode_rank(
 
 StepOrder::Item item_of(const Work& work, const ServingConfig& config) {
   StepOrder::Item item{work.request, work.first, work.count};
+  item.home = work.home.value_or(-1);
   if (!work.begins) return item;
   const Request& request = *work.begins->request;
   item.begins = {request.max_output,
@@ -47,9 +48,10 @@ void add(std::vector<Outgoing>& messages, const ServingConfig& config, const Sta
 
 void add(std::vector<Outgoing>& messages, const ServingConfig& config, const ReserveKv& command, RunTime stamp) {
   const Request& request = *command.request;
-  const int sender =
-      request.placed_tokens > 0 ? -1 : prefill_rank(config, command.prefill.instance, command.prefill.die);
-  const KvNotice notice{request.id, sender, request.prompt_tokens(), request.max_output, request.sampler};
+  KvNotice notice{request.id, -1, request.prompt_tokens(), request.max_output, request.sampler};
+  if (request.placed_tokens == 0)
+    notice.prefill_rank = prefill_rank(config, command.prefill.instance, command.shared ? 0 : command.prefill.die);
+  if (command.shared) notice.prefill_ranks = config.prefill_dies;
   messages.push_back(outgoing(decode_rank_of(config, command.decode), notice, stamp, std::nullopt));
 }
 

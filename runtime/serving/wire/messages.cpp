@@ -98,7 +98,7 @@ void put(ByteWriter& to, const StepOrder::Item::Beginning& begins) {
 void put_body(ByteWriter& to, const StepOrder& order) {
   to.put<std::uint64_t>(order.items.size());
   for (const StepOrder::Item& item : order.items) {
-    to.put(item.request).put(item.first).put(item.count);
+    to.put(item.request).put(item.first).put(item.count).put(item.home);
     to.put(static_cast<std::uint8_t>(item.begins.has_value()));
     if (item.begins) put(to, *item.begins);
   }
@@ -107,6 +107,7 @@ void put_body(ByteWriter& to, const StepOrder& order) {
 void put_body(ByteWriter& to, const KvNotice& notice) {
   to.put(notice.request).put(notice.prefill_rank).put(notice.prompt_tokens).put(notice.max_output);
   put(to, notice.sampler);
+  to.put(notice.prefill_ranks);
 }
 
 void put_body(ByteWriter& to, const KvDue& due) { to.put(due.request).put(due.tokens).put(due.first_token); }
@@ -147,6 +148,7 @@ StepOrder get_step(ByteReader& from) {
     item.request = from.get<RequestId>();
     item.first = from.get<std::int32_t>();
     item.count = from.get<std::int32_t>();
+    item.home = from.get<std::int32_t>();
     if (item.first < 0 || item.count < 1)
       throw EnvironmentError(
           fmt::format("a step of {} tokens behind {} of request {}", item.count, item.first, item.request));
@@ -162,6 +164,7 @@ KvNotice get_notice(ByteReader& from) {
   notice.prompt_tokens = from.get<std::int32_t>();
   notice.max_output = from.get<std::int32_t>();
   notice.sampler = get_sampler(from);
+  notice.prefill_ranks = from.get<std::int32_t>();
   check_lengths(notice.request, notice.prompt_tokens, notice.max_output);
   return notice;
 }

@@ -3,7 +3,7 @@
 // and unpacking of serving stands here. Pure.
 //
 //   bytes 0-1  kind                 bytes 4-7   bytes of the body
-//   bytes 2-3  version (2)          bytes 8-15  stamp: ns on the run's clock
+//   bytes 2-3  version (4)          bytes 8-15  stamp: ns on the run's clock
 //   then the body
 
 #include <cstddef>
@@ -41,7 +41,7 @@ enum class MessageKind : std::uint16_t {
 
 std::string_view name_of(MessageKind kind);
 
-inline constexpr std::uint16_t wire_version = 3;
+inline constexpr std::uint16_t wire_version = 4;
 inline constexpr std::size_t envelope_bytes = 16;
 
 // ---- orders ----
@@ -62,6 +62,7 @@ struct StepOrder {
       std::vector<emulation::PoolLoad> loads = {};
     };
     std::optional<Beginning> begins = {};
+    std::int32_t home = -1;  ///< as in Work; -1: the prompt is this die's alone
   };
   std::vector<Item> items;
 };
@@ -72,6 +73,7 @@ struct KvNotice {
   std::int32_t prefill_rank = 0;  ///< -1: nobody sends it, the die makes the state of the prompt by itself
   std::int32_t prompt_tokens = 0, max_output = 0;
   moe::SamplerOptions sampler;
+  std::int32_t prefill_ranks = 1;  ///< from prefill_rank on: each may send parts of it
 };
 
 /// Tells a decode die how much of a request's KV will have come in the end.

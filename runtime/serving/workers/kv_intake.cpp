@@ -87,8 +87,11 @@ KvIntake::Held KvIntake::hold(int source, const KvPiece& piece) {
 
 void KvIntake::place(Noticed& noticed, int source, const KvPiece& piece) {
   const KvNotice& notice = noticed.notice;
-  if (source != notice.prefill_rank)
-    refuse(piece.request, fmt::format("a piece from rank {}, expected from rank {}", source, notice.prefill_rank));
+  if (source < notice.prefill_rank || source >= notice.prefill_rank + notice.prefill_ranks)
+    refuse(piece.request,
+           fmt::format(
+               "a piece from rank {}, expected from rank {}{}", source, notice.prefill_rank,
+               notice.prefill_ranks > 1 ? fmt::format(" to {}", notice.prefill_rank + notice.prefill_ranks - 1) : ""));
   if (piece.bytes_per_token != engine_.state_bytes_per_token())
     refuse(piece.request,
            fmt::format("{} bytes a token, {} here", piece.bytes_per_token, engine_.state_bytes_per_token()));

@@ -1,6 +1,7 @@
 #pragma once
 // KV that comes to a decode die in pieces: room for a request is made before its prompt is computed, and pieces come in
-// while it is. A piece may come before the notice of its request, since the two take different ways. Pure.
+// while it is. A piece may come before the notice of its request, since the two take different ways. The dies that share
+// a prompt each send their parts of it; a part that comes before one in front of it waits. Pure.
 
 #include <cstddef>
 #include <map>
@@ -25,7 +26,7 @@ class KvIntake {
   /// How much of it will have come in the end. From then on it can be complete.
   /// @throws EnvironmentError without a notice, a second time, or for less than has come.
   void expect(const KvDue& due);
-  /// A piece that has come whole from rank `source`, in any order of pieces.
+  /// A piece that has come whole from rank `source`, one of those that the notice names, in any order of pieces.
   /// @throws EnvironmentError naming request and fault: another format, tokens beyond the prompt, tokens that came
   /// already, another source than the notice says, a wrong byte (EngineState::import_tokens).
   void take(int source, const KvPiece& piece);

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "moe/sequence_chunk.hpp"
 #include "runtime/core/error.hpp"
 #include "runtime/core/stopwatch.hpp"
 #include "runtime/serving/workers/prefix_blocks.hpp"
@@ -22,6 +23,9 @@ struct Sequence {
   StepOrder::Item::Beginning order;
   std::unique_ptr<EngineState> state;
   PromptBlocks blocks;
+  int home = -1;  ///< of the dies of the instance, which share it; -1: it is this die's alone
+
+  bool shared() const { return home >= 0; }
 
   int prompt_tokens() const { return static_cast<int>(order.prompt.size()); }
   bool whole() const { return state->length() == prompt_tokens(); }
@@ -39,7 +43,10 @@ struct Piece {
 class PrefillWorker {
  public:
   explicit PrefillWorker(const WorkerContext& context)
-      : context_(context), inbox_(context), bytes_per_token_(context.engine->state_bytes_per_token()) {
+      : context_(context),
+        inbox_(context),
+        die_(context.part.die),
+        bytes_per_token_(context.engine->state_bytes_per_token()) {
     if (context.pool) pool_.emplace(context, *context.engine);
   }
 
@@ -85,7 +92,8 @@ class PrefillWorker {
     load_prefixes(pieces);
     const std::optional<RunTime> end = compute(pieces, start);
     PrefillReport report;
-    for (const Piece& piece : pieces) report.results.push_back(piece.result);
+    for (const Piece& piece : pieces)
+      if (reports(*piece.sequence)) report.results.push_back(piece.result);
     if (pool_) report.misses = pool_->take_misses();
     if (end) {
       // On a modelled clock the report says when, however late it is. Once the coordinator has it, it may send others to
@@ -104,19 +112,26 @@ class PrefillWorker {
     }
   }
 
-  /// The sequences of the order; those that begin are made.
+  /// One die reports of a prompt that all share.
+  bool reports(const Sequence& sequence) const { return !sequence.shared() || sequence.home == die_; }
+
+  /// The sequences of the order, those that all dies share last; those that begin are made.
   std::vector<Piece> take_up(StepOrder& order) {
     std::vector<Piece> pieces;
     for (StepOrder::Item& item : order.items) {
       if (item.begins) {
         Sequence fresh{std::move(*item.begins), nullptr, {}};
         fresh.state = context_.engine->make_state(fresh.prompt_tokens());
+        fresh.home = item.home;
+        if (fresh.shared() && (!context_.dies || fresh.home >= context_.dies->dies()))
+          refuse(item.request, fmt::format("is shared, with die {} as its home", fresh.home));
         if (!sequences_.try_emplace(item.request, std::move(fresh)).second) refuse(item.request, "begins twice");
       }
       const auto found = sequences_.find(item.request);
       if (found == sequences_.end()) refuse(item.request, "goes on, but has not begun");
       Sequence& sequence = found->second;
       const int length = sequence.state->length();
+      if (item.home != sequence.home) refuse(item.request, "goes on with another home");
       if (item.first != length || length == sequence.prompt_tokens())
         refuse(item.request,
                fmt::format("goes on from token {} of {}, but is at {}", item.first, sequence.prompt_tokens(), length));
@@ -127,6 +142,7 @@ class PrefillWorker {
       piece.count = item.count;
       piece.result.request = item.request;
     }
+    std::ranges::stable_partition(pieces, [](const Piece& piece) { return !piece.sequence->shared(); });
     return pieces;
   }
 
@@ -145,11 +161,21 @@ class PrefillWorker {
       moved_.pool_load.wall_s += took_s;
     };
     if (pool_) {
+      std::vector<Piece*> own, shared;
       for (Piece& piece : pieces)
-        if (piece.begins)
-          timed(piece, [&](Sequence& s) { pool_->start(s.order.prompt, s.order.granted_tokens, s.blocks); });
-      for (Piece& piece : pieces)
-        if (piece.begins) timed(piece, [&](Sequence& s) { pool_->take(s.blocks, *s.state); });
+        if (piece.begins) (piece.sequence->shared() ? shared : own).push_back(&piece);
+      for (Piece* piece : own)
+        timed(*piece, [&](Sequence& s) { pool_->start(s.order.prompt, s.order.granted_tokens, s.blocks); });
+      for (Piece* piece : shared)
+        timed(*piece, [&](Sequence& s) {
+          const auto look_up = reports(s) ? PrefixBlocks::LookUp::yes : PrefixBlocks::LookUp::no;
+          pool_->name(s.order.prompt, s.order.granted_tokens, look_up, s.blocks);
+        });
+      agree_on_prefixes(shared);
+      for (Piece* piece : shared) timed(*piece, [&](Sequence& s) { pool_->start_part(*context_.dies, s.blocks); });
+      for (Piece* piece : own) timed(*piece, [&](Sequence& s) { pool_->take(s.blocks, *s.state); });
+      for (Piece* piece : shared)
+        timed(*piece, [&](Sequence& s) { pool_->take_all(*context_.dies, s.blocks, *s.state); });
     }
     for (Piece& piece : pieces) {
       Sequence& sequence = *piece.sequence;
@@ -159,6 +185,15 @@ class PrefillWorker {
       piece.result.hit_tokens = sequence.state->length() - piece.first;
       piece.result.computed_tokens = std::min(piece.count, sequence.prompt_tokens() - sequence.state->length());
     }
+  }
+
+  /// What one die has found in the pool of prompts that all share.
+  void agree_on_prefixes(std::span<Piece* const> shared) {
+    if (shared.empty()) return;
+    std::vector<double> usable;
+    for (const Piece* piece : shared) usable.push_back(piece->sequence->blocks.usable);
+    context_.dies->take_largest(usable);
+    for (std::size_t i = 0; i < shared.size(); ++i) shared[i]->sequence->blocks.usable = static_cast<int>(usable[i]);
   }
 
   /// The step of the whole instance, in which a die without a request takes part, too. @returns its end on a modelled
@@ -176,7 +211,12 @@ class PrefillWorker {
       work.tokens = std::span(sequence.order.prompt).subspan(first, count);
       work.sampler = sequence.order.sampler;
       if (piece.begins) work.loads = sequence.order.loads;
-      work.draw = first + count == sequence.order.prompt.size() ? Draw::token : Draw::none;
+      const bool ends = first + count == sequence.order.prompt.size();
+      work.draw = ends ? Draw::token : Draw::none;
+      if (sequence.shared()) {
+        work.shared = SharedWork{context_.dies->dies(), sequence.home};
+        if (!ends) work.shared->next = sequence.order.prompt[first + count];
+      }
       computed += piece.result.computed_tokens;
     }
     const StepOutcome outcome = context_.engine->step(works, start);
@@ -205,20 +245,26 @@ class PrefillWorker {
     }
   }
 
-  /// Sends what is new of the prompt's state to the decode die, in messages of bounded size. The coordinator counts on
-  /// it: whatever a report says of a prompt has been sent or will be.
+  /// Sends what is new of the prompt's state to the decode die, or this die's share of it, in messages of bounded size.
+  /// The coordinator counts on it: whatever a report says of a prompt has been sent or will be.
   void hand_over(const Piece& piece, RunTime stamp) {
     const Sequence& sequence = *piece.sequence;
     if (sequence.order.max_output == 1) return;
     const Stopwatch watch(moved_.handover.wall_s);
-    const int end = sequence.state->length();
+    moe::TokenShare fresh{piece.first, sequence.state->length() - piece.first};
+    if (sequence.shared()) {
+      // All dies have all of it. The end of a prompt is where its last token was computed.
+      const moe::TokenShare share = moe::share_of(fresh.count, context_.dies->dies(), die_, sequence.home);
+      fresh = {fresh.first + share.first, share.count};
+    }
+    const int end = fresh.first + fresh.count;
     // Without payload there is nothing to cut.
     const auto most =
         bytes_per_token_ == 0
             ? end
             : static_cast<int>(std::clamp<std::size_t>(
                   static_cast<std::size_t>(context_.config->handover_piece.value) / bytes_per_token_, 1, 1u << 30));
-    for (int first = piece.first; first < end; first += most) {
+    for (int first = fresh.first; first < end; first += most) {
       const int count = std::min(most, end - first);
       // The end of the state goes with the end of the prompt.
       const std::size_t end_bytes = first + count == sequence.prompt_tokens() ? context_.engine->state_end_bytes() : 0;
@@ -235,6 +281,7 @@ class PrefillWorker {
 
   const WorkerContext& context_;
   WorkerInbox inbox_;
+  const int die_;  ///< of the instance
   const std::size_t bytes_per_token_;
   std::optional<PrefixBlocks> pool_;
   std::unordered_map<RequestId, Sequence> sequences_;  ///< whose prompt is not whole

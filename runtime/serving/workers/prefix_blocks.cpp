@@ -9,6 +9,16 @@
 #include "runtime/core/error.hpp"
 
 namespace supernode::serving {
+namespace {
+
+/// Granted blocks must have come.
+void check_granted(const PromptBlocks& blocks) {
+  if (blocks.taken < blocks.granted)
+    throw EnvironmentError(fmt::format("the pool has {} of {} blocks that the model has: pool.capacity is too small",
+                                       blocks.taken, blocks.granted));
+}
+
+}  // namespace
 
 PrefixBlocks::PrefixBlocks(const WorkerContext& context, const StepEngine& engine)
     : client_(*context.pool, "default"),
@@ -18,48 +28,98 @@ PrefixBlocks::PrefixBlocks(const WorkerContext& context, const StepEngine& engin
                                                    engine.state_end_bytes()}),
       end_bytes_(engine.state_end_bytes()) {}
 
-void PrefixBlocks::start(std::span<const std::int32_t> prompt, int granted_tokens, PromptBlocks& blocks) {
+void PrefixBlocks::name(std::span<const std::int32_t> prompt, int granted_tokens, LookUp look_up,
+                        PromptBlocks& blocks) {
   blocks.keys = cache_.keys(prompt);
-  if (granted_tokens >= 0) blocks.granted = granted_tokens / cache_.config().block_tokens;
-  const int usable = blocks.granted >= 0 ? blocks.granted
-                                         : cache_.usable_blocks(cache_.longest_prefix(blocks.keys).blocks,
-                                                                static_cast<int>(prompt.size()));
-  if (usable == 0) return;
+  if (granted_tokens >= 0) {
+    blocks.usable = blocks.granted = granted_tokens / cache_.config().block_tokens;
+  } else if (look_up == LookUp::yes) {
+    blocks.usable = cache_.usable_blocks(cache_.longest_prefix(blocks.keys).blocks, static_cast<int>(prompt.size()));
+  }
+}
+
+void PrefixBlocks::start(std::span<const std::int32_t> prompt, int granted_tokens, PromptBlocks& blocks) {
+  name(prompt, granted_tokens, LookUp::yes, blocks);
+  start_load(blocks, 0, 1);
+}
+
+void PrefixBlocks::start_part(const DieGroup& group, PromptBlocks& blocks) {
+  start_load(blocks, group.die(), group.dies());
+}
+
+void PrefixBlocks::start_load(PromptBlocks& blocks, int first, int step) {
+  std::vector<pool::Key> keys;
+  for (int b = first; b < blocks.usable; b += step) keys.push_back(blocks.keys[static_cast<std::size_t>(b)]);
+  if (keys.empty()) return;
   const std::size_t block_bytes = cache_.config().block_bytes;
-  blocks.loaded.resize(block_bytes * static_cast<std::size_t>(usable));
+  blocks.loaded.resize(block_bytes * keys.size());
   std::vector<std::span<std::byte>> destinations;
-  for (std::size_t b = 0; b < static_cast<std::size_t>(usable); ++b)
+  for (std::size_t b = 0; b < keys.size(); ++b)
     destinations.push_back(std::span(blocks.loaded).subspan(b * block_bytes, block_bytes));
-  blocks.load = cache_.start_load(blocks.keys, 0, destinations);
+  blocks.load = cache_.start_load(keys, 0, destinations);
+}
+
+void PrefixBlocks::import(int block, std::span<const std::byte> bytes, EngineState& state) const {
+  const int block_tokens = cache_.config().block_tokens;
+  state.import_tokens(block * block_tokens, block_tokens, bytes.first(bytes.size() - end_bytes_));
+  state.import_end(bytes.last(end_bytes_));
 }
 
 void PrefixBlocks::take(PromptBlocks& blocks, EngineState& state) {
   if (!blocks.load) return;
   const std::size_t block_bytes = cache_.config().block_bytes;
-  const int block_tokens = cache_.config().block_tokens;
   for (bool ended = false; !ended;) {
     ended = blocks.load->wait(0.001);
     const int come = blocks.load->result().blocks;
     for (; blocks.taken < come; ++blocks.taken) {
       const auto block =
           std::span(blocks.loaded).subspan(block_bytes * static_cast<std::size_t>(blocks.taken), block_bytes);
-      state.import_tokens(blocks.taken * block_tokens, block_tokens, block.first(block_bytes - end_bytes_));
-      state.import_end(block.last(end_bytes_));
+      import(blocks.taken, block, state);
       loaded_bytes_ += block.size();
     }
     blocks.stored = blocks.taken;
   }
   blocks.load.reset();
   blocks.loaded = {};
-  if (blocks.taken < blocks.granted)
-    throw EnvironmentError(fmt::format("the pool has {} of {} blocks that the model has: pool.capacity is too small",
-                                       blocks.taken, blocks.granted));
+  check_granted(blocks);
+}
+
+void PrefixBlocks::take_all(DieGroup& group, PromptBlocks& blocks, EngineState& state) {
+  if (blocks.usable == 0) return;
+  const std::size_t block_bytes = cache_.config().block_bytes;
+  int mine = 0;  // leading ones of this die's part
+  if (blocks.load) {
+    while (!blocks.load->wait(0.001)) {
+    }
+    mine = blocks.load->result().blocks;
+  }
+  blocks.load.reset();
+  loaded_bytes_ += block_bytes * static_cast<std::size_t>(mine);
+  // The first block that did not come, of all dies.
+  double missing[] = {-static_cast<double>(std::min(blocks.usable, group.die() + mine * group.dies()))};
+  group.take_largest(missing);
+  const auto all = static_cast<int>(-missing[0]);
+  std::vector<std::size_t> sizes(static_cast<std::size_t>(group.dies()));
+  for (int first = 0; first < all; first += group.dies()) {
+    for (int die = 0; die < group.dies(); ++die)
+      sizes[static_cast<std::size_t>(die)] = first + die < all ? block_bytes : 0;
+    const auto nth = static_cast<std::size_t>(first / group.dies());
+    const std::span<const std::byte> own =
+        first + group.die() < all ? std::span<const std::byte>(blocks.loaded).subspan(nth * block_bytes, block_bytes)
+                                  : std::span<const std::byte>{};
+    for (const std::span<const std::byte> block : group.gather(own, sizes))
+      if (!block.empty()) import(blocks.taken++, block, state);
+  }
+  blocks.stored = blocks.taken;
+  blocks.loaded = {};
+  check_granted(blocks);
 }
 
 void PrefixBlocks::store(PromptBlocks& blocks, const EngineState& state, double deadline_s) {
   const int block_tokens = cache_.config().block_tokens;
   const int whole = std::min(static_cast<int>(blocks.keys.size()), state.length() / block_tokens);
   for (; blocks.stored < whole; ++blocks.stored) {
+    if (!state.can_export_end((blocks.stored + 1) * block_tokens)) continue;
     if (blocks.granted >= 0) client_.drain(deadline_s);
     if (!client_.wait_for_room(cache_.config().block_bytes, deadline_s)) {
       ++no_room_;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "memory_pool/context_cache.hpp"
+#include "runtime/serving/workers/die_group.hpp"
 #include "runtime/serving/workers/worker.hpp"
 
 namespace supernode::serving {
@@ -18,7 +19,8 @@ namespace supernode::serving {
 /// The blocks of one prompt.
 struct PromptBlocks {
   std::vector<pool::Key> keys;            ///< of the prompt's full blocks
-  std::vector<std::byte> loaded;          ///< what the load writes: state of the blocks that the pool has
+  int usable = 0;                         ///< leading blocks that the pool has and that leave a token to compute
+  std::vector<std::byte> loaded;          ///< what the load writes: state of the blocks that this die loads
   std::optional<pool::PendingLoad> load;  ///< under way
   int granted = -1;                       ///< leading blocks that must be there; -1: as many as there are
   int taken = 0;                          ///< leading blocks that came from the pool
@@ -35,10 +37,23 @@ class PrefixBlocks {
   /// compute. While they are on their way, the next prompt's can be looked up.
   /// @param granted_tokens -1: all that the pool holds; else exactly these (Work::Beginning), which take() insists on
   void start(std::span<const std::int32_t> prompt, int granted_tokens, PromptBlocks& blocks);
+
+  // The same for a prompt that all dies of the instance share: one looks it up, they agree on `usable`, each loads every
+  // dies-th block, and each gets all of them.
+
+  /// Names the prompt's blocks; with `LookUp::yes`, or where they were granted, sets blocks.usable.
+  enum class LookUp { no, yes };
+  void name(std::span<const std::int32_t> prompt, int granted_tokens, LookUp look_up, PromptBlocks& blocks);
+  /// Begins to load this die's part of the usable blocks.
+  void start_part(const DieGroup& group, PromptBlocks& blocks);
+  /// As take(). Collective over the instance.
+  void take_all(DieGroup& group, PromptBlocks& blocks, EngineState& state);
+
   /// Waits for the blocks; each goes into `state` as soon as it has come, while others are on their way.
   /// @throws EnvironmentError when granted blocks are not there, or a wrong byte is (EngineState::import_tokens).
   void take(PromptBlocks& blocks, EngineState& state);
-  /// Queues the blocks that `state` holds whole, and that neither came from the pool nor were queued before, for storing.
+  /// Queues the blocks that `state` holds whole and can_export_end() behind, and that neither came from the pool nor were
+  /// queued before, for storing.
   /// It waits where the queue has no room (for a prompt whose prefix was granted, until the queue is empty). A block is
   /// dropped, and counted as such, when there is still no room after `deadline_s`.
   void store(PromptBlocks& blocks, const EngineState& state, double deadline_s);
@@ -60,6 +75,11 @@ class PrefixBlocks {
   WorkerStatistics statistics() const;
 
  private:
+  /// Begins to load blocks first, first + step, ... of the usable ones.
+  void start_load(PromptBlocks& blocks, int first, int step);
+  /// A block into the state, behind those before it.
+  void import(int block, std::span<const std::byte> bytes, EngineState& state) const;
+
   pool::Client client_;
   pool::ContextCache cache_;
   std::size_t end_bytes_;      ///< of a block

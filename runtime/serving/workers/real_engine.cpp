@@ -6,6 +6,7 @@
 
 #include "moe/sampler.hpp"
 #include "runtime/core/error.hpp"
+#include "runtime/serving/workers/computed_tokens.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -29,12 +30,15 @@ class RealState : public EngineState {
   }
   void export_end(int tokens, std::span<std::byte> out) const override {
     if (out.empty()) return;
-    if (tokens == length()) return state_->export_end(out);
-    const std::span<const std::byte> end = std::as_bytes(std::span(ends_.at(tokens)));
+    const auto found = ends_.find(tokens);
+    if (found == ends_.end() && tokens == length()) return state_->export_end(out);
+    expect(found != ends_.end(), "the end of a state behind tokens that were not computed here");
+    const std::span<const std::byte> end = std::as_bytes(std::span(found->second));
     expect(end.size() == out.size(), "bytes of a state's end");
     std::ranges::copy(end, out.begin());
   }
   void import_end(std::span<const std::byte> bytes) override { state_->import_end(bytes); }
+  bool can_export_end(int tokens) const override { return computed_.contains(tokens - 1); }
 
   moe::SequenceState& state() { return *state_; }
   /// Shows the module all positions that it can see. Nobody can tell but by the time it takes.
@@ -44,23 +48,38 @@ class RealState : public EngineState {
   /// Tokens that were computed. @param hidden [tokens, hidden_size]
   void note(std::span<const std::int32_t> tokens, std::span<const float> hidden) {
     state_->note_unseen(tokens, hidden);
+    keep_ends({length() - static_cast<int>(tokens.size()), static_cast<int>(tokens.size())}, hidden);
+  }
+  /// Tokens of a shared work that this die computed. @param hidden [range.count, hidden_size], or empty without a module
+  void note_computed(moe::TokenShare range, std::span<const float> hidden) {
+    computed_.add(range);
+    keep_ends(range, hidden);
+  }
+
+ private:
+  void keep_ends(moe::TokenShare range, std::span<const float> hidden) {
     if (block_tokens_ == 0) return;
     const auto width = static_cast<std::size_t>(state_->hidden_size);
-    const int first = length() - static_cast<int>(tokens.size());
-    for (int end = (first / block_tokens_ + 1) * block_tokens_; end <= length(); end += block_tokens_) {
-      const auto row = hidden.subspan(static_cast<std::size_t>(end - 1 - first) * width, width);
+    for (int end = (range.first / block_tokens_ + 1) * block_tokens_; end <= range.first + range.count;
+         end += block_tokens_) {
+      const auto row = hidden.subspan(static_cast<std::size_t>(end - 1 - range.first) * width, width);
       ends_[end].assign(row.begin(), row.end());
     }
   }
 
- private:
   moe::Transformer& model_;
   std::unique_ptr<moe::SequenceState> state_;
   const int block_tokens_;
   std::map<int, std::vector<float>> ends_;  ///< hidden rows of the last positions of blocks, by tokens
+  ComputedTokens computed_;
 };
 
 RealState& state_of(const StepWork& work) { return static_cast<RealState&>(*work.state); }
+
+SampledToken drawn(const StepWork& work, std::span<const float> logits, int position) {
+  if (!moe::all_finite(logits)) return std::nullopt;
+  return moe::sample(logits, work.sampler, work.request, position);
+}
 
 }  // namespace
 
@@ -80,12 +99,17 @@ std::unique_ptr<EngineState> RealEngine::make_state(int max_tokens) {
 
 std::vector<RealEngine::Input> RealEngine::make_inputs(std::span<const StepWork> works, RunSpan& exchange) {
   std::vector<Input> inputs;
+  // Of a prefix from the pool the last position waits for its next token, on each die alike.
+  for (const StepWork& work : works)
+    if (work.shared && !state_of(work).state().unseen.empty())
+      model_.catch_up(state_of(work).state(), work.tokens.front());
   for (const StepWork& work : works)
     inputs.push_back({{work.tokens.begin(), work.tokens.end()},
                       false,
                       state_of(work).state().complete(),
                       work.state->length(),
-                      work.draw});
+                      work.draw,
+                      work.shared});
   if (options_.speculation == Speculation::guess) guess(works, inputs, exchange);
   return inputs;
 }
@@ -125,12 +149,14 @@ emulation::DieStep RealEngine::record(std::span<const Input> inputs) const {
     for (const moe::ChunkPiece& piece : model_.pieces(m)) {
       const Input& input = inputs[static_cast<std::size_t>(piece.chunk)];
       emulation::AttentionWork work;
-      work.add(piece.count, input.first + piece.first);
+      work.add(piece.all_count, input.first + piece.all_first);
       // Each microbatch reads a sequence's context once, whatever the slices; the sequence counts where it ends.
-      if (piece.chunk == last) work.context = piece.first + piece.count - end;
+      if (piece.chunk == last) work.context = piece.all_first + piece.all_count - end;
       last = piece.chunk;
-      end = piece.first + piece.count;
+      end = piece.all_first + piece.all_count;
       if (end < static_cast<int>(input.tokens.size()) || input.draw == Draw::none) work.sequences = 0;
+      if (input.shared)
+        work = work.shared(input.shared->dies, piece.count, input.shared->home == model_.rank() ? work.sequences : 0);
       part.work += work;
     }
     const std::span<const std::int32_t> rows = model_.routed_rows(m);
@@ -144,10 +170,8 @@ emulation::DieStep RealEngine::record(std::span<const Input> inputs) const {
 
 void RealEngine::finish(const StepWork& work, const Input& input, const moe::StepResult& result, int row,
                         std::size_t hidden, StepOutcome& outcome) {
-  const auto draw = [&](int at, std::size_t tokens) -> SampledToken {
-    const std::span<const float> logits = result.row(at);
-    if (!moe::all_finite(logits)) return std::nullopt;
-    return moe::sample(logits, work.sampler, work.request, input.first + static_cast<int>(tokens));
+  const auto draw = [&](int at, std::size_t tokens) {
+    return drawn(work, result.row(at), input.first + static_cast<int>(tokens));
   };
   const std::size_t given = work.tokens.size();
   const SampledToken token = work.draw == Draw::none ? std::nullopt : draw(row, given);
@@ -173,6 +197,59 @@ void RealEngine::finish(const StepWork& work, const Input& input, const moe::Ste
   state.note(std::span(input.tokens).first(kept), result.hidden.subspan(hidden * width, kept * width));
 }
 
+std::vector<moe::TokenShare> RealEngine::computed_of(int chunk) const {
+  std::vector<moe::TokenShare> ranges;
+  for (int m = 0; m < model_.microbatches(); ++m)
+    for (const moe::ChunkPiece& piece : model_.pieces(m))
+      if (piece.chunk == chunk && piece.count > 0) ranges.push_back({piece.first, piece.count});
+  std::ranges::sort(ranges, {}, &moe::TokenShare::first);
+  return ranges;
+}
+
+void RealEngine::finish_shared(const StepWork& work, const Input& input, std::span<const moe::TokenShare> computed,
+                               const moe::StepResult& result, int row, std::size_t hidden, StepOutcome& outcome) {
+  const bool home = work.shared->home == model_.rank();
+  const int end = input.first + static_cast<int>(work.tokens.size());
+  outcome.tokens.push_back(home && work.draw == Draw::token ? drawn(work, result.row(row), end) : std::nullopt);
+  RealState& state = state_of(work);
+  moe::SequenceState& kept = state.state();
+  const auto width = static_cast<std::size_t>(kept.hidden_size);
+  std::size_t rows = 0;
+  state.note_computed({input.first, 0}, {});  // shared, even where this die had nothing
+  for (const moe::TokenShare& range : computed) {
+    const auto count = static_cast<std::size_t>(range.count);
+    const auto mine = result.hidden.subspan((hidden + rows) * width, count * width);
+    state.note_computed({input.first + range.first, range.count}, mine);
+    rows += count;
+  }
+  if (!kept.has_draft()) return;
+  const auto mine = result.hidden.subspan(hidden * width, rows * width);
+  std::vector<std::int32_t> follows(work.tokens.begin() + 1, work.tokens.end());
+  follows.push_back(work.shared->next.value_or(0));
+  const auto behind = work.shared->next ? moe::Behind::known : moe::Behind::unknown;
+  model_.catch_up_shared(kept, follows, mine, work.shared->home, behind);
+  outcome.exchange += run_span(model_.last_step().exchange);
+  if (home && behind == moe::Behind::unknown) {
+    const auto last = mine.last(width);
+    kept.unseen.hidden.assign(last.begin(), last.end());
+  }
+}
+
+/// What one die has drawn of each work that all share, all learn.
+void RealEngine::share_tokens(std::span<const StepWork> works, std::vector<SampledToken>& tokens) {
+  std::vector<double> drawn;
+  for (std::size_t i = 0; i < works.size(); ++i)
+    if (works[i].shared && works[i].draw == Draw::token) drawn.push_back(tokens[i] ? *tokens[i] + 1.0 : 0.0);
+  if (drawn.empty()) return;
+  model_.take_largest(drawn);
+  auto next = drawn.begin();
+  for (std::size_t i = 0; i < works.size(); ++i) {
+    if (!works[i].shared || works[i].draw != Draw::token) continue;
+    const double token = *next++;
+    tokens[i] = token > 0 ? SampledToken(static_cast<std::int32_t>(token - 1)) : std::nullopt;
+  }
+}
+
 void RealEngine::set_background(std::function<void()> work) {
   if (work)
     model_.set_observer([work = std::move(work)](const moe::LayerTrace&) { work(); });
@@ -185,18 +262,29 @@ StepOutcome RealEngine::step(std::span<const StepWork> works, RunTime) {
   const std::vector<Input> inputs = make_inputs(works, outcome.exchange);
   std::vector<moe::SequenceChunk> chunks;
   for (std::size_t i = 0; i < works.size(); ++i)
-    chunks.push_back({&state_of(works[i]).state().main, inputs[i].tokens, inputs[i].guessed});
+    chunks.push_back({&state_of(works[i]).state().main, inputs[i].tokens, inputs[i].guessed,
+                      works[i].shared ? std::optional(works[i].shared->home) : std::nullopt});
   const moe::StepResult result = model_.forward(chunks);
   outcome.exchange += run_span(model_.last_step().exchange);
   exchange_s_ += to_seconds(outcome.exchange);
   if (options_.records == StepRecords::kept) outcome.record = record(inputs);
+  std::vector<std::vector<moe::TokenShare>> computed(works.size());
+  for (std::size_t i = 0; i < works.size(); ++i)
+    if (works[i].shared) computed[i] = computed_of(static_cast<int>(i));
   int row = 0;
   std::size_t token = 0;
   for (std::size_t i = 0; i < works.size(); ++i) {
+    if (works[i].shared) {
+      finish_shared(works[i], inputs[i], computed[i], result, row, token, outcome);
+      if (works[i].shared->home == model_.rank()) ++row;
+      for (const moe::TokenShare& range : computed[i]) token += static_cast<std::size_t>(range.count);
+      continue;
+    }
     finish(works[i], inputs[i], result, row, token, outcome);
     row += inputs[i].guessed ? 2 : 1;
     token += inputs[i].tokens.size();
   }
+  share_tokens(works, outcome.tokens);
   return outcome;
 }
 

@@ -59,6 +59,7 @@ class RealEngine : public StepEngine {
     bool complete = false;  ///< whether the module can go on behind the state
     int first = 0;          ///< position of the first token
     Draw draw = Draw::token;
+    std::optional<SharedWork> shared = {};
   };
 
   /// The works' tokens, with a guess where one can be made. Collective with speculation; adds to the exchange's time.
@@ -69,6 +70,12 @@ class RealEngine : public StepEngine {
   /// @param row of the work's first logits @param hidden of its first token
   void finish(const StepWork& work, const Input& input, const moe::StepResult& result, int row, std::size_t hidden,
               StepOutcome& outcome);
+  /// The same of a work that all dies share; each notes what it computed. Collective with an MTP module.
+  void finish_shared(const StepWork& work, const Input& input, std::span<const moe::TokenShare> computed,
+                     const moe::StepResult& result, int row, std::size_t hidden, StepOutcome& outcome);
+  void share_tokens(std::span<const StepWork> works, std::vector<SampledToken>& tokens);
+  /// Tokens of a chunk of the last forward() that this die computed, in order.
+  std::vector<moe::TokenShare> computed_of(int chunk) const;
 
   moe::Transformer& model_;
   const RealEngineOptions options_;

@@ -11,6 +11,7 @@
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/random.hpp"
+#include "runtime/serving/workers/computed_tokens.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -82,7 +83,9 @@ class ShapeState : public EngineState {
     length_ = std::max(length_, first + count);
   }
   void place_tokens(int count) override { length_ = std::max(length_, count); }
+  bool can_export_end(int tokens) const override { return computed_.contains(tokens - 1); }
   void grow(int tokens) { length_ += tokens; }
+  void note_computed(moe::TokenShare range) { computed_.add(range); }
 
  private:
   std::size_t offset(int token) const { return static_cast<std::size_t>(token) * bytes_per_token_; }
@@ -92,6 +95,7 @@ class ShapeState : public EngineState {
 
   std::size_t bytes_per_token_;
   int length_ = 0;
+  ComputedTokens computed_;
 };
 
 void check(bool holds, const std::string& what) {
@@ -103,8 +107,16 @@ void check(bool holds, const std::string& what) {
 /// What one microbatch does of one work.
 struct ShapeEngine::Part {
   RequestId request;
-  int first, count;  ///< positions
-  bool draws;        ///< whether the work's token is drawn behind it
+  int first, count;              ///< positions
+  bool draws;                    ///< whether the work's token is drawn behind it
+  std::optional<int> home = {};  ///< of a work that all dies share; then the positions are those of all of them
+
+  /// Those of `die`.
+  moe::TokenShare own(int dies, int die) const {
+    if (!home) return {first, count};
+    const moe::TokenShare share = moe::share_of(count, dies, die, *home);
+    return {first + share.first, share.count};
+  }
 };
 
 ShapeEngine::ShapeEngine(ShapeOptions options)
@@ -134,25 +146,29 @@ bool ShapeEngine::guessed(RequestId request, int position) const {
 }
 
 /// Decode: in turns, so that the contexts of both microbatches are alike. Prefill: the new tokens of all works in a row
-/// are cut in the middle, maybe within a work.
+/// are cut in the middle, maybe within a work; those that all dies share each in its own middle.
 std::vector<std::vector<ShapeEngine::Part>> ShapeEngine::split(std::span<const StepWork> works) const {
   const auto microbatches = static_cast<std::size_t>(options_.microbatches);
   std::vector<std::vector<Part>> parts(microbatches);
   std::vector<Part> whole;
   for (const StepWork& work : works)
     whole.push_back({work.request, work.state->length(), static_cast<int>(work.tokens.size()) + (speculates() ? 1 : 0),
-                     work.draw == Draw::token});
+                     work.draw == Draw::token, work.shared ? std::optional(work.shared->home) : std::nullopt});
   if (options_.setup.stage == emulation::Stage::decode) {
     for (std::size_t i = 0; i < whole.size(); ++i) parts[i % microbatches].push_back(whole[i]);
     return parts;
   }
-  const int all = std::accumulate(whole.begin(), whole.end(), 0, [](int sum, const Part& p) { return sum + p.count; });
-  int room = microbatches == 1 ? all : (all + 1) / 2;  // in the first microbatch
+  const auto first_half = [&](int tokens) { return microbatches == 1 ? tokens : (tokens + 1) / 2; };
+  const int own = std::accumulate(whole.begin(), whole.end(), 0,
+                                  [](int sum, const Part& p) { return p.home ? sum : sum + p.count; });
+  int room = first_half(own);  // in the first microbatch
   for (const Part& part : whole) {
-    const int here = std::min(room, part.count);
-    if (here > 0) parts.front().push_back({part.request, part.first, here, part.draws && here == part.count});
-    if (here < part.count) parts.back().push_back({part.request, part.first + here, part.count - here, part.draws});
-    room -= here;
+    const int here = part.home ? first_half(part.count) : std::min(room, part.count);
+    if (here > 0)
+      parts.front().push_back({part.request, part.first, here, part.draws && here == part.count, part.home});
+    if (here < part.count)
+      parts.back().push_back({part.request, part.first + here, part.count - here, part.draws, part.home});
+    if (!part.home) room -= here;
   }
   return parts;
 }
@@ -161,13 +177,18 @@ emulation::MicrobatchStep ShapeEngine::record(std::span<const Part> parts) const
   emulation::MicrobatchStep step;
   std::vector<emulation::TokenRange> ranges;
   int tokens = 0;
+  const int dies = options_.setup.layout.dies;
   for (const Part& part : parts) {
-    step.work.add(part.count, part.first);
+    emulation::AttentionWork work;
+    work.add(part.count, part.first);
     // A prompt of which both microbatches have a part is one sequence: it has logits once, at its end. A piece of a
     // prompt that goes on in a later step has none.
-    if (!part.draws) step.work.sequences -= 1;
-    ranges.push_back({part.request, part.first, part.count});
-    tokens += part.count;
+    if (!part.draws) work.sequences = 0;
+    const moe::TokenShare own = part.own(dies, options_.die);
+    if (part.home) work = work.shared(dies, own.count, *part.home == options_.die ? work.sequences : 0);
+    step.work += work;
+    if (own.count > 0) ranges.push_back({part.request, own.first, own.count});
+    tokens += own.count;
   }
   step.rows.resize(routing_.record_size());
   routing_.draw(ranges, step.rows);
@@ -178,9 +199,14 @@ emulation::MicrobatchStep ShapeEngine::record(std::span<const Part> parts) const
 StepOutcome ShapeEngine::step(std::span<const StepWork> works, RunTime) {
   StepOutcome outcome;
   outcome.record.emplace();
-  for (const std::vector<Part>& parts : split(works)) outcome.record->microbatches.push_back(record(parts));
+  const std::vector<std::vector<Part>> microbatches = split(works);
+  for (const std::vector<Part>& parts : microbatches) outcome.record->microbatches.push_back(record(parts));
   for (const StepWork& work : works) {
     auto& state = static_cast<ShapeState&>(*work.state);
+    if (work.shared)
+      for (const std::vector<Part>& parts : microbatches)
+        for (const Part& part : parts)
+          if (part.request == work.request) state.note_computed(part.own(work.shared->dies, options_.die));
     state.grow(static_cast<int>(work.tokens.size()));
     outcome.tokens.push_back(work.draw == Draw::token ? SampledToken(token(work.request, state.length()))
                                                       : std::nullopt);

@@ -37,6 +37,9 @@ class EngineState {
   /// The end behind the first `tokens` tokens, StepEngine::state_end_bytes() long: what going on there takes beside the
   /// tokens. @param tokens length(), or a multiple of a pool block's that this state has computed
   virtual void export_end(int, std::span<std::byte>) const {}
+  /// Whether this die can export the end behind that many tokens. Where all dies of the instance share a sequence, each
+  /// has all of its tokens, and exactly one of them the end behind a token that was computed.
+  virtual bool can_export_end(int) const { return true; }
   /// The end behind the last token that was imported.
   virtual void import_end(std::span<const std::byte>) {}
 };
@@ -47,6 +50,13 @@ enum class Draw : std::uint8_t {
   token,
 };
 
+/// How the dies of an instance share a work.
+struct SharedWork {
+  int dies = 1;                           ///< of the instance
+  int home = 0;                           ///< of the dies, the one that computes the last token
+  std::optional<std::int32_t> next = {};  ///< the token behind the work's, where it goes on in a later step
+};
+
 /// One sequence's part of a step: its next tokens go in, and one is drawn at its last position.
 struct StepWork {
   RequestId request = 0;
@@ -55,10 +65,13 @@ struct StepWork {
   moe::SamplerOptions sampler;
   std::span<const emulation::PoolLoad> loads = {};  ///< what of the state was read from the pool for this step
   Draw draw = Draw::token;
+  /// All dies of the instance have this work, behind those of their own and in the same order, with states that hold the
+  /// same tokens. Each computes its share of the tokens (moe::share_of()), and all states get all of them.
+  std::optional<SharedWork> shared = {};
 };
 
 struct StepOutcome {
-  std::vector<SampledToken> tokens;  ///< [works]; nothing for a work that draws none
+  std::vector<SampledToken> tokens;  ///< [works]; nothing for a work that draws none; of a shared one on every die
   /// [works] tokens behind it that speculation gave as well; empty: none for any.
   std::vector<std::vector<std::int32_t>> further = {};
   RunSpan exchange{};  ///< dispatch and combine within the step, this die's

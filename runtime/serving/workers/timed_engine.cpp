@@ -24,7 +24,10 @@ StepOutcome TimedEngine::step(std::span<const StepWork> works, RunTime start) {
     computing_s += slower_s;
   }
   std::size_t tokens = 0;
-  for (const StepWork& work : works) tokens += work.tokens.size();
+  for (const StepWork& work : works) {
+    const std::size_t dies = work.shared ? static_cast<std::size_t>(work.shared->dies) : 1;
+    tokens += (work.tokens.size() + dies - 1) / dies;
+  }
   if (tokens > 0) times_.add(computing_s, static_cast<double>(tokens));
   return outcome;
 }

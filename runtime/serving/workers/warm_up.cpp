@@ -26,6 +26,16 @@ void warm_up(StepEngine& engine, Role role, const ServingConfig& config, const W
                      {}});
   }
   engine.step(works, RunTime{});
+  if (decode || config.split_prompts == 0 || config.prefill_dies == 1) return;
+  // A prompt that all dies share has buffers of its own.
+  const int shared =
+      static_cast<int>(std::min<std::int64_t>(std::int64_t{all} * config.prefill_dies, limits.max_length));
+  while (static_cast<int>(tokens.size()) < shared)
+    tokens.push_back(static_cast<int>(tokens.size()) % limits.vocabulary);
+  const std::unique_ptr<EngineState> state = engine.make_state(shared);
+  StepWork work{0, state.get(), std::span(tokens).first(static_cast<std::size_t>(shared)), {}};
+  work.shared = SharedWork{config.prefill_dies, 0};
+  engine.step({&work, 1}, RunTime{});
 }
 
 }  // namespace supernode::serving

@@ -9,6 +9,7 @@
 #include "runtime/core/message_port.hpp"
 #include "runtime/serving/injection.hpp"
 #include "runtime/serving/roles.hpp"
+#include "runtime/serving/workers/die_group.hpp"
 #include "runtime/serving/workers/step_engine.hpp"
 
 namespace supernode::serving {
@@ -21,6 +22,7 @@ struct WorkerContext {
   MessagePort* control = nullptr;   ///< with the coordinator, rank 0
   MessagePort* transfer = nullptr;  ///< KV from prefill to decode dies
   StepEngine* engine = nullptr;     ///< collective over the dies of this rank's instance
+  DieGroup* dies = nullptr;         ///< the same dies; null: no prompt is split
   pool::Pool* pool = nullptr;       ///< null without cache ranks
   std::string model_name;           ///< part of the cache keys
   double deadline_s = 120;
