@@ -15,11 +15,11 @@ struct ServingConfig {
   int decode_dies = 4;  ///< dies (ranks) of one decode instance
   int cache_ranks = 1;  ///< CPU hosts of the pool; 0: no context caching
 
-  int max_prefill_tokens = 8192;     ///< prompt tokens that one prefill step takes, unless one piece alone exceeds it
-  int chunk_tokens = 0;              ///< longest piece of a prompt that one step computes; 0: prompts are not cut
-  int split_prompts = 0;             ///< prompts of so many tokens or more are computed by all dies of an instance; 0: none
-  int max_queue = 0;                 ///< requests that may wait; one that comes then is refused. 0: no limit
-  int max_batch_tokens = 512;        ///< tokens of a rank that go through a layer at once; longer steps are cut
+  int max_prefill_tokens = 8192;  ///< prompt tokens that one prefill step takes, unless one piece alone exceeds it
+  int chunk_tokens = 0;           ///< longest piece of a prompt that one step computes; 0: prompts are not cut
+  int split_prompts = 0;       ///< prompts of so many tokens or more are computed by all dies of an instance; 0: none
+  int max_queue = 0;           ///< requests that may wait; one that comes then is refused. 0: no limit
+  int max_batch_tokens = 512;  ///< tokens of a rank that go through a layer at once; longer steps are cut
   int decode_kv_tokens = 131072;     ///< KV capacity of a decode die, tokens
   int max_decode_batch = 64;         ///< requests that a decode die holds at most
   double tpot_objective_ms = 0;      ///< of time per output token, which bounds decode batches; 0: no objective
