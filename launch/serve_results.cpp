@@ -14,6 +14,9 @@ serving::RunDescription describe_run(const serving::ServeOptions& options, const
   run.dies_per_npu = dies_per_npu;
   run.die_steps = outcome.die_steps;
   run.guesses = outcome.guesses;
+  run.lost = outcome.lost;
+  run.coordinator = outcome.coordinator;
+  run.room = outcome.room;
   if (!options.modelled) return run;
   run.clock = "modelled";
   run.machine = options.modelled->machine.name;

@@ -27,8 +27,9 @@ StepOrder some_step() {
 }
 
 std::vector<Order> all_orders() {
-  return {some_step(), KvNotice{9, 2, 100, 20, {1, 0.5, 3}}, KvDue{9, 60, 5}, DropOrder{{4, 5, 6}}, KeepAlive{},
-          StopOrder{}};
+  return {some_step(),     KvNotice{9, 2, 100, 20, {1, 0.5, 3}},
+          KvDue{9, 60, 5}, DropOrder{{4, 5, 6}, Remainder::lost},
+          KeepAlive{},     StopOrder{}};
 }
 
 std::vector<Report> all_reports() {
@@ -83,8 +84,9 @@ TEST_CASE("every order comes back as it was sent, with its stamp") {
   CHECK(due.request == 9);
   CHECK(due.tokens == 60);
   CHECK(due.first_token == 5);
-  CHECK(std::get<DropOrder>(decode_order(encode(all_orders()[3], some_time)).what).requests ==
-        std::vector<RequestId>{4, 5, 6});
+  const auto drop = std::get<DropOrder>(decode_order(encode(all_orders()[3], some_time)).what);
+  CHECK(drop.requests == std::vector<RequestId>{4, 5, 6});
+  CHECK(drop.kv == Remainder::lost);
 }
 
 TEST_CASE("every report comes back as it was sent") {
@@ -101,7 +103,7 @@ TEST_CASE("the envelope is 16 bytes: kind, version, length of the body, stamp") 
   const std::vector<std::byte> message = encode(KvReport{12}, RunTime(258ns));
   REQUIRE(message.size() == 24);
   CHECK(message[0] == std::byte{8});  // kv_arrived
-  CHECK(message[2] == std::byte{2});  // version
+  CHECK(message[2] == std::byte{3});  // version
   CHECK(message[4] == std::byte{8});  // bytes of the body
   CHECK(message[8] == std::byte{2});  // stamp: 258 = 0x102
   CHECK(message[9] == std::byte{1});

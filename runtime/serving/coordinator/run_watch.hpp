@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "runtime/serving/coordinator/fleet.hpp"
+#include "runtime/serving/coordinator/loop_times.hpp"
 #include "runtime/serving/coordinator/scheduler.hpp"
 #include "runtime/serving/coordinator/token_sink.hpp"
 #include "runtime/serving/load/progress.hpp"
@@ -25,11 +26,16 @@ class RunWatch : public TokenSink {
   void on_token(RequestId request, std::int32_t token, RunTime time) override;
   void on_end(ServedRequest served) override;
 
+  /// An event has been taken; then what it led to has been ordered.
+  void taken() { loop_.taken(); }
+  void ordered(const Event& event, const std::vector<Command>& commands) { loop_.ordered(event, commands); }
   /// After each event, when what it led to has been ordered. O(1), and O(decode dies) when a step has ended.
   void after(const Event& event, const Scheduler& scheduler, const Fleet& fleet);
 
   /// What happened so far.
   std::vector<SeriesTable> series() const { return series_.tables(); }
+  /// What the loop cost, wall clock.
+  CoordinatorFigures figures() const { return loop_.figures(); }
 
  private:
   struct Reporting {
@@ -40,6 +46,7 @@ class RunWatch : public TokenSink {
 
   TokenSink& sink_;
   RunSeries series_;
+  LoopTimes loop_;
   LoadSnapshot now_;
   ProgressCounts counts_;
   std::optional<Reporting> reporting_;

@@ -128,7 +128,7 @@ void Scheduler::end_prompt(Active& active, SampledToken token, RunTime now, std:
     else
       end(active, {EndReason::failed, "the logits of its first token are not finite"}, now);
   }
-  if (active.request->max_output == 1) {
+  if (!has_decode_die(active)) {
     release(id);
     return;
   }
@@ -145,7 +145,7 @@ void Scheduler::drop_prompt(Active& active, std::vector<Command>& commands) {
   const int sent = prompt->done;
   instance.prompts.erase(prompt);
   commands.push_back(drop_one(emulation::Stage::prefill, active.prefill, config_.prefill_dies, id));
-  if (active.request->max_output == 1) {
+  if (!has_decode_die(active)) {
     release(id);
     return;
   }

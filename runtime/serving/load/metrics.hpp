@@ -19,6 +19,8 @@
 
 #include "runtime/core/clock.hpp"
 #include "runtime/core/json.hpp"
+#include "runtime/serving/load/coordinator_figures.hpp"
+#include "runtime/serving/load/lost_instance.hpp"
 #include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/load/request_record.hpp"
 #include "runtime/serving/load/steady.hpp"
@@ -65,6 +67,9 @@ struct RunDescription {
   int dies_per_npu = 1;                  ///< of the emulated machine
   GuessCounts guesses = {};              ///< of all decode dies
   std::vector<DieSteps> die_steps = {};  ///< on the wall clock
+  std::vector<LostInstance> lost = {};
+  std::optional<CoordinatorFigures> coordinator = {};  ///< on the wall clock
+  std::optional<RoomFigures> room = {};                ///< at the end, on the wall clock
   // On a modelled clock:
   std::string machine = {};                       ///< the file
   WallTime wall = {};                             ///< that serving took on the hosts

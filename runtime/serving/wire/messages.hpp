@@ -3,7 +3,7 @@
 // and unpacking of serving stands here. Pure.
 //
 //   bytes 0-1  kind                 bytes 4-7   bytes of the body
-//   bytes 2-3  version (2)          bytes 8-15  stamp: ns on the run's clock
+//   bytes 2-3  version (3)          bytes 8-15  stamp: ns on the run's clock
 //   then the body
 
 #include <cstddef>
@@ -39,7 +39,7 @@ enum class MessageKind : std::uint16_t {
 
 std::string_view name_of(MessageKind kind);
 
-inline constexpr std::uint16_t wire_version = 2;
+inline constexpr std::uint16_t wire_version = 3;
 inline constexpr std::size_t envelope_bytes = 16;
 
 // ---- orders ----
@@ -81,6 +81,7 @@ struct KvDue {
 /// Requests that have ended: the die frees what it holds of them.
 struct DropOrder {
   std::vector<RequestId> requests;
+  Remainder kv = Remainder::comes;
 };
 
 /// "I am still here": a worker's wait begins anew.

@@ -27,16 +27,29 @@ struct WorkerContext {
   WallTime (*now)() = wall_now;
 };
 
+/// A step did not come to its end, because other dies of the instance did not take part. They are named.
+class InstanceSilent : public TimeoutError {
+ public:
+  using TimeoutError::TimeoutError;
+};
+
+/// A step of the engine. @throws InstanceSilent where it throws TimeoutError
+StepOutcome step_together(StepEngine& engine, std::span<const StepWork> works, RunTime start);
+
 /// Serves prefill steps until told to stop: looks the prefixes of prompts that begin up, loads hits, computes the pieces
 /// that are ordered, draws the first token behind the last one, sends KV on and stores new blocks after each. All dies of
 /// an instance run it together.
-/// @throws TimeoutError when the coordinator is silent for longer than the deadline; EnvironmentError for a message
-/// that is malformed or not for a prefill die.
+/// @throws TimeoutError when the coordinator is silent for longer than the deadline; InstanceSilent; EnvironmentError
+/// for a message that is malformed or not for a prefill die.
 void run_prefill_worker(const WorkerContext& context);
 
 /// Serves decode iterations until told to stop; makes room for new requests and takes in their KV between them, and frees
 /// those that it is told have ended. All dies of an instance run it together. @throws as above.
 void run_decode_worker(const WorkerContext& context);
+
+/// Waits for the order to stop, and takes no other: a die whose instance is lost, as the coordinator finds out by itself,
+/// must not end the job, since other instances go on. @throws TimeoutError when the coordinator is silent
+void run_lost_die(const WorkerContext& context);
 
 /// Waits for the order to stop: on the modelled clock the coordinator keeps the pool's directory, and without payload
 /// there is nothing to hold.
