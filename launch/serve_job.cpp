@@ -60,7 +60,7 @@ ServeJob::Served ServeJob::serve_once(serving::Deployment& deployment, const Com
   serving::ServeOutcome outcome;
   try {
     outcome = deployment.serve(options, std::move(requests), step_outputs ? step_outputs->log() : nullptr);
-    if (step_outputs) on_root(world, [&] { step_outputs->close(outcome.requests); });
+    if (step_outputs) on_root(world, [&] { step_outputs->close(outcome.requests, outcome.series); });
   } catch (serving::InstancesLost& lost) {
     outcome = std::move(lost.outcome);
     served.lost = lost.what();

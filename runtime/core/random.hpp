@@ -23,6 +23,8 @@ class Random {
   static constexpr result_type min() { return 0; }
   static constexpr result_type max() { return ~result_type{0}; }
   constexpr result_type operator()() { return mix64(key_ + 0x9e3779b97f4a7c15ull * counter_++); }
+  /// Leaves out the next n numbers.
+  constexpr void discard(std::uint64_t n) { counter_ += n; }
   /// A number in [0, 1), 53 bits.
   constexpr double uniform() { return static_cast<double>((*this)() >> 11) * 0x1.0p-53; }
   /// A number in [0, n), n > 0; the bias of n / 2^64 is below anything measurable here.

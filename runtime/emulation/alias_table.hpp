@@ -1,6 +1,7 @@
 #pragma once
 // Draws from a discrete distribution in constant time (Walker's alias method).
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -11,6 +12,8 @@ class AliasTable {
  public:
   /// @param weights >= 0, at least one above; fewer than 2^32 of them. O(weights)
   explicit AliasTable(std::span<const double> weights);
+
+  std::size_t size() const noexcept { return keep_.size(); }  ///< how many weights
 
   /// The index that random bits stand for: i for weights[i] / sum of all 2^32 values, up to rounding. Without a branch,
   /// which nobody could predict.

@@ -97,6 +97,13 @@ class Choices {
     ++rows_[slot];
     --missing_;
   }
+  /// Whether no slot is left to choose of those that `favours(slot)` holds for. O(slots)
+  template <class Favours>
+  bool exhausted(std::size_t slots, Favours favours) const {
+    for (std::uint32_t slot = 0; slot < slots; ++slot)
+      if (favours(slot) && seen_[experts_[slot]] != stamp_) return false;
+    return true;
+  }
 
  private:
   int missing_;
@@ -123,7 +130,12 @@ DrawLimits draw_limits(int topk, double spread) {
 template <class Favours>
 void offer_draws(Choices& choices, const AliasTable& slots, Random& random, DrawLimits limits, Favours favours) {
   std::array<std::uint32_t, 2 * kMostAtOnce> favoured;
-  for (int drawn = 0; drawn < limits.most && !choices.complete(); drawn += limits.at_once) {
+  const int turns = (limits.most + limits.at_once - 1) / limits.at_once;
+  for (int turn = 0; turn < turns && !choices.complete(); ++turn) {
+    // Where a request favours hardly as many experts as a token chooses, nearly all of its tokens have none left. The
+    // numbers that could not bring one are left out, so that what follows does not depend on when this is noticed.
+    if (turn % 4 == 3 && choices.exhausted(slots.size(), favours))
+      return random.discard(static_cast<std::uint64_t>(turns - turn) * static_cast<std::uint64_t>(limits.at_once));
     // Whether a slot is favoured cannot be predicted, so that there is no branch on it.
     std::size_t count = 0;
     for (int i = 0; i < limits.at_once; ++i) {

@@ -16,6 +16,12 @@ namespace {
 /// Whether many more ranks than cores are here. Of this process; set before there are other threads.
 bool crowded = false;
 
+/// The next sleep in a crowd after one of `sleep_us`.
+unsigned longer(unsigned sleep_us) {
+  constexpr unsigned shortest = 1000, longest = 100000;
+  return std::clamp(sleep_us + sleep_us / 4, shortest, longest);
+}
+
 }  // namespace
 
 SpinWait::SpinWait(Idle idle) : idle_(idle), rings_(idle == Idle::bell ? doorbell::rings() : 0) {}
@@ -24,7 +30,7 @@ void SpinWait::crowd() { crowded = true; }
 
 bool SpinWait::turn() {
   constexpr unsigned pauses = 64, yields = 2000;
-  constexpr unsigned usual_us = 50, crowded_us = 1000, longest_us = 100000;
+  constexpr unsigned usual_us = 50;
   ++turns_;
   if (turns_ < pauses && !crowded) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -39,13 +45,14 @@ bool SpinWait::turn() {
   if (crowded && idle_ == Idle::bell && doorbell::hung()) {
     // A probe of MPI may take a message in and find it at the next look only.
     if (turns_ % 2 == 1) return false;
-    // Messages of which parts are still missing have no bell.
-    constexpr auto unheard = std::chrono::milliseconds(200);
-    doorbell::wait(rings_, unheard);
+    // Messages of which parts are still missing have no bell, nor have those of other hosts.
+    constexpr unsigned unheard_us = 200000;
+    sleep_us_ = longer(sleep_us_);
+    doorbell::wait(rings_, std::chrono::microseconds(doorbell::rung_by_all() ? unheard_us : sleep_us_));
     rings_ = doorbell::rings();
     return true;
   }
-  sleep_us_ = crowded ? std::clamp(sleep_us_ + sleep_us_ / 4, crowded_us, longest_us) : usual_us;
+  sleep_us_ = crowded ? longer(sleep_us_) : usual_us;
   std::this_thread::sleep_for(std::chrono::microseconds(sleep_us_));
   return true;
 }

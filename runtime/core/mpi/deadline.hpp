@@ -48,7 +48,7 @@ class SpinWait {
 
   /// From now on waits of this process reckon with many more ranks than cores: all of them sleep, those of Idle::spin
   /// too, at once, and the longer the longer they have waited: from 1 ms to 100 ms. Where bells hang, those of Idle::bell
-  /// sleep until one rings.
+  /// sleep until one rings, or no longer than that where there are other hosts.
   static void crowd();
 
  private:

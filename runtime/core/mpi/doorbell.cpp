@@ -25,6 +25,7 @@ struct Bells {
   SharedWindow window;
   std::unordered_map<int, Bell*> of_rank;  ///< by rank of the world
   Bell* own = nullptr;
+  bool of_all = false;  ///< the whole world's
 };
 Bells& bells() {
   static Bells all;
@@ -73,12 +74,15 @@ void hang(const Communicator& host) {
     if (rank == host.rank()) all.own = new (bell) Bell(0);
     all.of_rank.emplace(of_world[static_cast<std::size_t>(rank)], bell);
   }
+  all.of_all = host.size() == Communicator::world().size();
   host.barrier();  // before anybody rings
 }
 
 void take_down() { bells() = {}; }
 
 bool hung() { return bells().own != nullptr; }
+
+bool rung_by_all() { return bells().of_all; }
 
 std::uint32_t rings() { return hung() ? bells().own->load(std::memory_order_acquire) : 0; }
 

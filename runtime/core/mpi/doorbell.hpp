@@ -4,7 +4,8 @@
 // until somebody has sent it a message: Mailbox rings, and a wait of Idle::bell (deadline.hpp) hears it.
 //
 // A bell is a counter in memory that the host's ranks share, and a futex on it. A ring that nobody hears costs a few
-// nanoseconds; where there are no bells, waits are those of Idle::sleep.
+// nanoseconds; where there are no bells, waits are those of Idle::sleep. Ranks of other hosts cannot ring: where there are
+// such, a wait of Idle::bell looks for their messages as often as one of Idle::sleep does.
 
 #include <atomic>
 #include <chrono>
@@ -24,6 +25,8 @@ void hang(const Communicator& host);
 void take_down();
 
 bool hung();
+/// Whether every rank of the world has a bell here: whether it is all on this host.
+bool rung_by_all();
 /// How often this rank's bell has rung, modulo 2^32; 0 without bells.
 std::uint32_t rings();
 /// Sleeps until rings() is no longer `seen`, or for about `most`. @pre hung()

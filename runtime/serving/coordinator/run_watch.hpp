@@ -8,6 +8,7 @@
 #include "runtime/serving/coordinator/loop_times.hpp"
 #include "runtime/serving/coordinator/scheduler.hpp"
 #include "runtime/serving/coordinator/token_sink.hpp"
+#include "runtime/serving/load/iterations.hpp"
 #include "runtime/serving/load/progress.hpp"
 #include "runtime/serving/load/run_series.hpp"
 
@@ -36,6 +37,8 @@ class RunWatch : public TokenSink {
   std::vector<SeriesTable> series() const { return series_.tables(); }
   /// What the loop cost, wall clock.
   CoordinatorFigures figures() const { return loop_.figures(); }
+  /// Decode iterations that have ended, of all instances in order of their ends.
+  const std::vector<Iteration>& iterations() const { return iterations_; }
 
  private:
   struct Reporting {
@@ -44,10 +47,14 @@ class RunWatch : public TokenSink {
     WallTime (*clock)();
   };
 
+  void count_iterations();
+
   TokenSink& sink_;
   RunSeries series_;
   LoopTimes loop_;
   LoadSnapshot now_;
+  std::vector<Iteration> iterations_;
+  std::vector<std::uint64_t> counted_;  ///< [decode instances] iterations that are in iterations_
   ProgressCounts counts_;
   std::optional<Reporting> reporting_;
 };

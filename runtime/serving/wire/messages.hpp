@@ -8,7 +8,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
+#include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
@@ -97,6 +99,7 @@ using Order = std::variant<StepOrder, KvNotice, KvDue, DropOrder, KeepAlive, Sto
 
 struct PrefillReport {
   std::vector<PrefillResult> results;
+  std::map<std::string, std::uint64_t> misses = {};  ///< PrefillReported::misses
 };
 
 struct KvReport {
