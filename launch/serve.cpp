@@ -93,8 +93,10 @@ class ServeCommand : public Command {
                   .dies_per_npu = dies_per_npu_,
                   .step_outputs = &step_outputs_},
                  [&](const RunOfJob& run) { return requests_of(run); });
-    const int code = finish(context, job.serve(world));
+    const JobOutcome outcome = job.serve(world);
+    const int code = finish(context, outcome);
     if (partial) partial->remove();
+    if (!outcome.lost.empty()) throw CheckError(outcome.lost);
     return code;
   }
 
@@ -141,7 +143,9 @@ class ServeCommand : public Command {
   /// Reports the job. @returns the exit code: a failed request is a failed check. Collective.
   int finish(const Context& context, JobOutcome outcome) const {
     if (context.is_root() && load_.without_output() > 0) outcome.results["without_output"] = load_.without_output();
-    report(context, "serve", outcome.results, outcome.text, outcome.samples);
+    Context reporting = context;
+    if (!outcome.lost.empty()) reporting.world = nullptr;  // not all ranks would come
+    report(reporting, "serve", outcome.results, outcome.text, outcome.samples);
     return static_cast<int>(outcome.all_served ? ExitCode::good : ExitCode::check_failed);
   }
 

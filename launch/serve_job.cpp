@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "launch/serve_results.hpp"
+#include "runtime/core/error.hpp"
 #include "runtime/core/log.hpp"
 #include "runtime/core/mpi/agreement.hpp"
 #include "runtime/serving/load/comparison.hpp"
@@ -55,10 +56,15 @@ ServeJob::Served ServeJob::serve_once(serving::Deployment& deployment, const Com
     options.on_end = {};
     if (options.modelled) options.modelled->steps.reset();
   }
-  const serving::ServeOutcome outcome =
-      deployment.serve(options, std::move(requests), step_outputs ? step_outputs->log() : nullptr);
-  if (step_outputs) on_root(world, [&] { step_outputs->close(outcome.requests, outcome.series); });
   Served served;
+  serving::ServeOutcome outcome;
+  try {
+    outcome = deployment.serve(options, std::move(requests), step_outputs ? step_outputs->log() : nullptr);
+    if (step_outputs) on_root(world, [&] { step_outputs->close(outcome.requests, outcome.series); });
+  } catch (serving::InstancesLost& lost) {
+    outcome = std::move(lost.outcome);
+    served.lost = lost.what();
+  }
   if (world.rank() != 0) return served;
   served.results = serving::serving_results(outcome.requests, outcome.pool, options_.metrics,
                                             describe_run(options, outcome, options_.dies_per_npu));
@@ -73,11 +79,16 @@ ServeJob::Served ServeJob::serve_once(serving::Deployment& deployment, const Com
 JobOutcome ServeJob::serve(const Communicator& world) {
   serving::Deployment deployment(world);
   std::vector<std::vector<Served>> served(runs_.size());
+  std::string lost;
   for (int repeat = 0; repeat < options_.repeats; ++repeat)
-    for (std::size_t run = 0; run < runs_.size(); ++run)
-      served[run].push_back(serve_once(deployment, world, runs_[run], repeat));
+    for (std::size_t run = 0; run < runs_.size(); ++run) {
+      if (!lost.empty()) throw CheckError(lost);
+      lost = served[run].emplace_back(serve_once(deployment, world, runs_[run], repeat)).lost;
+    }
   JobOutcome outcome;
   if (world.rank() == 0) outcome = put_together(std::move(served));
+  outcome.lost = std::move(lost);
+  if (!outcome.lost.empty()) return outcome;
   outcome.all_served = world.max(static_cast<long long>(!outcome.all_served)) == 0;
   return outcome;
 }

@@ -19,6 +19,8 @@ struct JobOutcome {
   std::string text;
   std::vector<Samples> samples;
   bool all_served = true;  ///< no request failed in any run; agreed
+  /// On rank 0: instances were lost, as this line says. Nothing collective can follow.
+  std::string lost;
 };
 
 struct ServeJobOptions {
@@ -40,6 +42,7 @@ class ServeJob {
 
   /// Every run in turn, and that as often as there are repeats, so that what disturbs the hosts for a while disturbs
   /// all runs alike. Repeat r has the seed + r everywhere: it is what a job with that seed would be. Collective.
+  /// @throws CheckError on rank 0 when instances are lost and runs are left
   JobOutcome serve(const Communicator& world);
 
  private:
@@ -48,6 +51,7 @@ class ServeJob {
     Json results;
     std::vector<Samples> samples;
     bool all_served = true;
+    std::string lost;  ///< as in JobOutcome
   };
 
   /// Serves once: everything else here is repetitions of this. Collective.

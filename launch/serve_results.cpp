@@ -15,6 +15,9 @@ serving::RunDescription describe_run(const serving::ServeOptions& options, const
   run.die_steps = outcome.die_steps;
   run.guesses = outcome.guesses;
   run.balance = outcome.balance;
+  run.lost = outcome.lost;
+  run.coordinator = outcome.coordinator;
+  run.room = outcome.room;
   run.iterations = outcome.iterations;
   run.tpot_objective_ms = s.tpot_objective_ms;
   if (!options.modelled) return run;

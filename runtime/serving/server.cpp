@@ -75,8 +75,14 @@ std::string block_format(const ServeOptions& options, const std::string& identit
   return fmt::format("{}/{}/{}", identity, name_of(options.type), moe::state_format(model, draft));
 }
 
-/// Rank 0's part of the run.
-ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& options, std::vector<Request> requests) {
+void add_model(const BuiltModel& built, PoolFigures& pool) {
+  pool.model_bytes = built.bytes;
+  pool.model_bytes_read = built.bytes_read;
+}
+
+/// Rank 0's part of the run. @throws InstancesLost
+ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& options, const BuiltModel& built,
+                            std::vector<Request> requests) {
   log(LogLevel::info, "serving {} requests", requests.size());
   Mailbox mailbox(control);
   ServedLog served(options.on_end);
@@ -96,6 +102,14 @@ ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& opt
   outcome.pool = pool_figures(counts);
   outcome.guesses = counts.guesses;
   add_balance(counts, outcome);
+  outcome.coordinator = watch.figures();
+  outcome.room = scheduler.fleet().room(options.serving);
+  outcome.lost = scheduler.lost();
+  // As an error, so that no destructor waits for what a lost rank does not take.
+  if (!outcome.lost.empty()) {
+    add_model(built, outcome.pool);
+    throw InstancesLost(std::move(outcome));
+  }
   return outcome;
 }
 
@@ -131,12 +145,20 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
   context.engine = rebalanced ? static_cast<StepEngine*>(&rebalanced->engine()) : on_clock.get();
   DieGroup group(instance, options.deadline_s);
   context.dies = &group;
-  run_die(context);
+  if (options.modelled)
+    run_die(context);
+  else
+    run_die_on_wall_clock(context);
   // The next run of the job begins as this one did.
   if (rebalanced) rebalanced->engine().restore();
 }
 
 }  // namespace
+
+InstancesLost::InstancesLost(ServeOutcome of_run)
+    : CheckError(fmt::format("{} instance {} was lost, others went on; {}", of_run.lost.front().role,
+                             of_run.lost.front().instance, of_run.lost.front().reason)),
+      outcome(std::move(of_run)) {}
 
 int max_request_length(const ServingConfig& serving, const moe::ModelConfig& model) {
   const int by_model = serving.max_model_len > 0 ? serving.max_model_len : model.max_positions;
@@ -216,9 +238,8 @@ ServeOutcome Deployment::serve_with_model(const ServeOptions& options, std::vect
   }
   ServeOutcome outcome = options.modelled
                              ? coordinate_modelled(control, options, shared_pool.get(), std::move(requests), steps)
-                             : coordinate_run(control, options, std::move(requests));
-  outcome.pool.model_bytes = built.bytes;
-  outcome.pool.model_bytes_read = built.bytes_read;
+                             : coordinate_run(control, options, built, std::move(requests));
+  add_model(built, outcome.pool);
   stop_pool(shared_pool.get());
   return outcome;
 }

@@ -10,8 +10,10 @@
 
 #include "memory_pool/config.hpp"
 #include "moe/transformer.hpp"
+#include "runtime/core/error.hpp"
 #include "runtime/core/mpi/communicator.hpp"
 #include "runtime/serving/injection.hpp"
+#include "runtime/serving/load/coordinator_figures.hpp"
 #include "runtime/serving/load/metrics.hpp"
 #include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/load/run_series.hpp"
@@ -70,6 +72,7 @@ struct ServeOutcome {
   std::vector<Iteration> iterations;    ///< of the decode instances
   PoolFigures pool;
   GuessCounts guesses;                       ///< of all decode dies
+  std::vector<LostInstance> lost = {};       ///< instances that the run went on without (InstancesLost)
   RunTime last{};                            ///< of the last event on a modelled clock
   WallTime wall;                             ///< that serving took on the hosts
   std::map<std::string, double> modelled_s;  ///< where the steps' modelled time went, s (ModelledTotals)
@@ -77,6 +80,18 @@ struct ServeOutcome {
   std::optional<PayloadFigures> payload;  ///< on a modelled clock, where it is carried
   std::vector<DieSteps> die_steps;
   std::vector<InstanceBalance> balance;  ///< where experts are rebalanced
+  // On the wall clock:
+  std::optional<CoordinatorFigures> coordinator;
+  std::optional<RoomFigures> room;  ///< at the end
+};
+
+/// A run has gone on without instances that were lost, and has ended. Their ranks may never come again, nor the others,
+/// which wait for them, so nothing collective can follow. On rank 0 only.
+class InstancesLost : public CheckError {
+ public:
+  /// @pre outcome.lost is not empty
+  explicit InstancesLost(ServeOutcome outcome);
+  ServeOutcome outcome;
 };
 
 /// Longest prompt + output that the deployment takes, tokens.
@@ -97,7 +112,8 @@ class Deployment {
   /// empty, unless it has files. Collective over `world`, whose size is world_size().
   /// @param options of later runs have the roles, the model and the clock of the first
   /// @param steps rank 0's log of steps, where options.modelled->steps asks for it
-  /// @throws AgreedError for a wrong world size or a bad checkpoint; TimeoutError when a peer goes silent.
+  /// @throws AgreedError for a wrong world size or a bad checkpoint; TimeoutError when a peer goes silent;
+  /// on rank 0 InstancesLost, when a peer did and the others could go on.
   ServeOutcome serve(const ServeOptions& options, std::vector<Request> requests, StepLog* steps = nullptr);
 
  private:

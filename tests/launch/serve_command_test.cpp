@@ -92,11 +92,38 @@ TEST_CASE("a slow die is named, and costs no request") {
   CHECK(results["slowest_die"]["times_median"].get<double>() > 2);
 }
 
+TEST_CASE("an instance whose die stalls is lost with its requests; the others serve the rest") {
+  const std::string output = scratch_path("lost.h5");
+  const Outcome outcome =
+      supernode_on(8,
+                   "serve --config configs/quickstart.ini --serving.decode-instances 2 --serving.decode-dies 2 "
+                   "--max-requests 24 --length-scale 0.02 --time-scale 0.3 --serving.max-prefill-tokens 512 "
+                   "--save-detailed --deadline 3 "
+                   "--inject stall_rank=4:60@0.5 --format json --output " +
+                       output);
+  INFO(outcome.err);
+  CHECK(outcome.code == 1);
+  CHECK(outcome.complaints().size() == 1);
+  CHECK_THAT(outcome.err, Contains("decode instance 0 was lost, others went on") && Contains("rank 4"));
+  const Json results = parse_json(outcome.out, "results")["results"];
+  REQUIRE(results["lost_instances"].size() == 1);
+  CHECK(results["lost_instances"][0]["role"] == "decode");
+  CHECK(results["lost_instances"][0]["instance"] == 0);
+  CHECK(results["completed"].get<int>() + results["failed"].get<int>() == 24);
+  CHECK(results["completed"].get<int>() > 0);
+  CHECK(results["failed"].get<int>() > 0);
+  for (const Json& failed : results["failures"]) CHECK(failed["reason"] == results["lost_instances"][0]["reason"]);
+  for (const Json& request : results["requests"]) check_request(request);
+  CHECK(results["room_at_end"]["free_kv_tokens"] == results["room_at_end"]["decode_kv_tokens"]);
+  CHECK(fs::exists(output));
+  CHECK_FALSE(fs::exists(output + ".partial"));
+}
+
 TEST_CASE("a die that stalls for longer than the deadline ends the run in one line; what was completed is on disk") {
   const std::string output = scratch_path("stalled.h5");
   const Outcome outcome = supernode_on(8,
                                        "serve --config configs/quickstart.ini --max-requests 24 --max-concurrency 2 "
-                                       "--deadline 5 --inject stall_rank=4:60@4 --output " +
+                                       "--deadline 4 --inject stall_rank=4:60@2 --output " +
                                            output);
   INFO(outcome.err);
   CHECK(outcome.code == 3);

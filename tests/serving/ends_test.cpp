@@ -39,7 +39,97 @@ ServingConfig narrow_config() {
   return config;
 }
 
+/// Two instances of each kind, whose dies hold two requests each.
+ServingConfig doubled_config() {
+  ServingConfig config = narrow_config();
+  config.decode_instances = 2;
+  return config;
+}
+
 }  // namespace
+
+TEST_CASE("an instance can be lost before any event of a run, and the others serve what it had not begun") {
+  ServingConfig config = doubled_config();
+  config.chunk_tokens = GENERATE(0, 30);
+  const InstanceId lost{GENERATE(emulation::Stage::prefill, emulation::Stage::decode), GENERATE(0, 1)};
+  std::vector<Request> requests = some_requests(14, 100, 4, 0.0015);
+  requests[2].max_output = 1;
+  FakeFleet undisturbed(config, requests);
+  undisturbed.run();
+  std::map<EndReason, int> ends;
+  for (int event = 0; event < undisturbed.events_handed_out; ++event) {
+    FakeFleet fleet(config, requests);
+    fleet.overdue_before_event[event] = {lost, {}, false, "rank 7 is silent"};
+    fleet.cancel_before_event[event + 5] = requests[static_cast<std::size_t>(event) % requests.size()].id;
+    INFO(to_string(lost) << " before event " << event);
+    const std::vector<ServedRequest> all = fleet.run();
+    REQUIRE(all.size() == requests.size());
+    REQUIRE(fleet.lost.size() == 1);
+    CHECK(fleet.lost[0].role == name_of(lost.stage));
+    CHECK(fleet.lost[0].instance == lost.index);
+    int failed = 0;
+    for (const ServedRequest& served : all) {
+      check_ended(served);
+      ++ends[served.ended.why];
+      if (served.ended.why != EndReason::failed) continue;
+      ++failed;
+      CHECK(served.ended.detail == "rank 7 is silent");
+    }
+    // At most what it can hold: two prompts a step of pieces, or two requests a die, and those handed over.
+    CHECK(failed <= 6);
+    CHECK((event > 0 || failed == 0));
+  }
+  CHECK(ends[EndReason::failed] > 10);
+  CHECK(ends[EndReason::length] > 10 * ends[EndReason::failed] / 4);
+  CHECK(ends.size() == 3);
+}
+
+TEST_CASE("a run whose last instance of a kind is lost fails what is left, with the reason") {
+  const ServingConfig config = doubled_config();
+  const auto stage = GENERATE(emulation::Stage::prefill, emulation::Stage::decode);
+  FakeFleet fleet(config, some_requests(14, 100, 4));
+  fleet.overdue_before_event[20] = {{stage, 1}, {}, false, "the first is silent"};
+  fleet.overdue_before_event[30] = {{stage, 0}, {}, false, "the second is silent"};
+  ServedLog log;
+  Scheduler scheduler(config, log);
+  CHECK_THROWS_WITH(coordinate(scheduler, fleet), "the second is silent");
+  const std::vector<ServedRequest> all = log.take();
+  CHECK(all.size() == 14);
+  int of_second = 0;
+  for (const ServedRequest& served : all) {
+    check_ended(served);
+    if (served.ended.why == EndReason::failed && served.ended.detail == "the second is silent") ++of_second;
+  }
+  CHECK(of_second > 0);
+}
+
+TEST_CASE("KV that is overdue is its sender's fault when its decode die reports other things") {
+  ServingConfig config = doubled_config();
+  config.prefill_dies = config.decode_dies = 1;
+  const bool heard = GENERATE(true, false);
+  ServedLog log;
+  Scheduler scheduler(config, log);
+  const Request request = some_requests(1, 10, 3)[0];
+  const RequestId id = request.id;
+  scheduler.handle({RunTime{}, Arrived{std::make_shared<const Request>(request)}});
+  scheduler.handle({RunTime{}, PrefillReported{{0, 0}, {{id, SampledToken(3), 0, 10, 0ns, 0ns}}}});
+  const std::vector<Command> commands =
+      scheduler.handle({RunTime(1s), Overdue{{emulation::Stage::decode, 0}, id, heard, "no KV"}});
+  REQUIRE(commands.size() == (heard ? 2 : 1));
+  CHECK(std::get<AbandonInstance>(commands[0]).instance ==
+        InstanceId{heard ? emulation::Stage::prefill : emulation::Stage::decode, 0});
+  if (heard) {
+    const DropState& drop = std::get<DropState>(commands[1]);
+    CHECK(drop.instance == InstanceId{emulation::Stage::decode, 0});
+    CHECK(drop.by_die == std::vector<std::vector<RequestId>>{{id}});
+    CHECK(drop.kv == Remainder::lost);
+  }
+  CHECK(scheduler.all_free());
+  const std::vector<ServedRequest> all = log.take();
+  REQUIRE(all.size() == 1);
+  CHECK(all[0].ended.why == EndReason::failed);
+  CHECK(all[0].ended.detail == "no KV");
+}
 
 TEST_CASE("a request can be cancelled before any event of a run, and costs the others nothing") {
   ServingConfig config = narrow_config();

@@ -43,6 +43,7 @@ class FakeFleet : public Fleet {
     CHECK(scheduler.all_free());
     for (const auto* held : {&prefill_, &decode_})
       for (const auto& [die, requests] : *held) CHECK(requests.empty());
+    lost = scheduler.lost();
     return log.take();
   }
 
@@ -77,6 +78,8 @@ class FakeFleet : public Fleet {
   std::function<RunSpan(std::size_t)> iteration_span = [](std::size_t) { return 2ms; };  ///< of the fullest die's batch
   std::function<RunSpan(std::size_t)> prefill_span = [](std::size_t) { return 5ms; };    ///< of the step's tokens
   std::map<int, RequestId> cancel_before_event;  ///< by number of the event, cancellations included
+  std::map<int, Overdue> overdue_before_event;   ///< likewise
+  std::vector<LostInstance> lost;                ///< by the scheduler's account
   int events_handed_out = 0;
   std::vector<RunSpan> iteration_spans;
   bool stopped = false;
@@ -94,6 +97,8 @@ class FakeFleet : public Fleet {
   Event next_event() {
     if (const auto cancel = cancel_before_event.find(events_handed_out); cancel != cancel_before_event.end())
       return {last_, Cancelled{cancel->second}};
+    if (const auto late = overdue_before_event.find(events_handed_out); late != overdue_before_event.end())
+      return {last_, late->second};
     const auto arrival = source_.next_at();
     if (arrival && (events_.empty() || *arrival <= events_.begin()->first.first)) return *source_.poll(*arrival);
     if (events_.empty()) throw std::runtime_error("the scheduler waits for nothing");
@@ -105,7 +110,22 @@ class FakeFleet : public Fleet {
     events_.emplace(std::pair(time, serial_++), Event{time, std::move(what)});
   }
 
+  /// Its dies say nothing any more, and what they have is of no interest.
+  void perform_one(const AbandonInstance& gone, RunTime) {
+    const bool decodes = gone.instance.stage == emulation::Stage::decode;
+    CHECK(abandoned_.insert(gone.instance).second);
+    std::erase_if(decodes ? decode_ : prefill_,
+                  [&](const auto& die) { return die.first.instance == gone.instance.index; });
+    std::erase_if(events_, [&](const auto& event) {
+      const auto of_lost = [&](const auto* what) { return what && what->die.instance == gone.instance.index; };
+      const auto& what = event.second.what;
+      return decodes ? of_lost(std::get_if<DecodeReported>(&what)) || of_lost(std::get_if<KvArrived>(&what))
+                     : of_lost(std::get_if<PrefillReported>(&what));
+    });
+  }
+
   void perform_one(const StartStep& start, RunTime now) {
+    CHECK_FALSE(abandoned_.contains(start.instance));
     if (start.instance.stage == emulation::Stage::prefill)
       prefill(start, now);
     else
@@ -114,6 +134,7 @@ class FakeFleet : public Fleet {
 
   void perform_one(const ReserveKv& reserve, RunTime) {
     const RequestId id = reserve.request->id;
+    CHECK_FALSE(abandoned_.contains({emulation::Stage::decode, reserve.decode.instance}));
     CHECK(decode_[reserve.decode].emplace(id, Held{.prompt = reserve.request->prompt_tokens()}).second);
     decode_die[id] = reserve.decode;
     std::int64_t tokens = 0;
@@ -132,11 +153,21 @@ class FakeFleet : public Fleet {
 
   void perform_one(const DropState& drop, RunTime) {
     const bool prefill = drop.instance.stage == emulation::Stage::prefill;
+    CHECK_FALSE(abandoned_.contains(drop.instance));
     for (std::size_t die = 0; die < drop.by_die.size(); ++die)
       for (const RequestId request : drop.by_die[die]) {
         auto& held = (prefill ? prefill_ : decode_)[{drop.instance.index, static_cast<int>(die)}];
         const auto found = held.find(request);
         REQUIRE(found != held.end());
+        if (drop.kv == Remainder::lost) {
+          CHECK_FALSE(found->second.here);
+          held.erase(found);
+          std::erase_if(events_, [&](const auto& event) {
+            const auto* kv = std::get_if<KvArrived>(&event.second.what);
+            return kv && kv->request == request;
+          });
+          continue;
+        }
         CHECK_FALSE(found->second.dropped);
         if (prefill || found->second.here) {
           held.erase(found);
@@ -217,6 +248,7 @@ class FakeFleet : public Fleet {
   std::map<std::pair<RunTime, int>, Event> events_;
   std::map<DieId, std::map<RequestId, Held>> prefill_, decode_;
   std::map<RequestId, std::pair<int, RunTime>> sent_;  ///< prompt tokens whose KV has left, and when all is there
+  std::set<InstanceId> abandoned_;
   int serial_ = 0;
   RunTime last_{};
 };

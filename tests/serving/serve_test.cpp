@@ -11,89 +11,15 @@
 #include "runtime/serving/roles.hpp"
 #include "runtime/serving/server.hpp"
 #include "runtime/serving/workers/real_engine.hpp"
-#include "tests/support/mpi_fixture.hpp"
+#include "tests/serving/small_deployment.hpp"
 
 using namespace supernode;
 using namespace supernode::serving;
+using namespace supernode::serving::test;
 using namespace supernode::test;
 using Catch::Matchers::Contains;
 
 namespace {
-
-/// A deployment for 3 ranks (without a pool), 4 or 8.
-ServingConfig deployment_for(int ranks) {
-  ServingConfig config;
-  config.prefill_instances = 1;
-  config.cache_ranks = ranks == 3 ? 0 : 1;
-  config.decode_dies = 1;
-  if (ranks == 8) config.prefill_dies = 2, config.decode_instances = 2, config.decode_dies = 2;
-  return config;
-}
-
-std::vector<Request> some_requests() {
-  // A shared prefix of 40 tokens, then lengths on and off block borders; one with a single output token.
-  std::vector<Request> requests(9);
-  for (std::size_t i = 0; i < requests.size(); ++i) {
-    Request& r = requests[i];
-    r.id = 100 + i;
-    r.arrival_s = 0.05 * static_cast<double>(i);
-    r.max_output = i == 4 ? 1 : static_cast<int>(3 + i);
-    for (int t = 0; t < 40; ++t) r.prompt.push_back('a' + t % 20);
-    for (std::size_t t = 0; t < 8 * i; ++t) r.prompt.push_back(static_cast<std::int32_t>(32 + (t * (i + 3)) % 90));
-  }
-  requests.push_back(requests[7]);  // the very same prompt again: all but its last block from the pool
-  requests.back().id = 109;
-  requests.back().arrival_s = 1.0;
-  return requests;
-}
-
-ServeOptions some_options() {
-  ServeOptions options;
-  options.serving = deployment_for(world().size());
-  options.checkpoint = find_model(default_model);
-  options.serving.context_block_tokens = 16;
-  options.serving.decode_kv_tokens = 4096;
-  options.serving.max_batch_tokens = 64;
-  options.pool.capacity.value = 8 << 20;
-  options.deadline_s = 60;
-  return options;
-}
-
-/// The model alone, on this rank: prompt at once, then token by token.
-std::vector<std::int32_t> generate_alone(moe::Transformer& model, const Request& request) {
-  moe::KvCache cache = model.make_cache();
-  std::vector<std::int32_t> tokens;
-  std::vector<std::int32_t> input = request.prompt;
-  while (static_cast<int>(tokens.size()) < request.max_output) {
-    const moe::SequenceChunk chunk{&cache, input};
-    const moe::StepResult step = model.forward(std::span(&chunk, 1));
-    tokens.push_back(moe::sample(step.row(0), request.sampler, request.id, cache.length()));
-    input = {tokens.back()};
-  }
-  return tokens;
-}
-
-std::uint64_t sum_of(const std::map<std::string, std::uint64_t>& counts) {
-  std::uint64_t sum = 0;
-  for (const auto& [name, count] : counts) sum += count;
-  return sum;
-}
-
-/// What holds for every request that was served whole, on rank 0.
-void check_served(const ServeOutcome& outcome, const std::vector<Request>& requests) {
-  if (world().rank() != 0) return;
-  CHECK(outcome.requests.size() == requests.size());
-  for (std::size_t i = 0; i < outcome.requests.size(); ++i) {
-    INFO("request " << i);
-    const RequestRecord& record = outcome.requests[i].record;
-    CHECK(outcome.requests[i].request->id == requests[i].id);
-    CHECK(outcome.requests[i].ended.why == EndReason::length);
-    CHECK(record.tokens.size() == static_cast<std::size_t>(requests[i].max_output));
-    CHECK(record.hit_tokens + record.computed_tokens == requests[i].prompt_tokens());
-    CHECK(parts_of(record).sum() == record.finished - record.arrived);
-  }
-  CHECK(outcome.pool.hits + sum_of(outcome.pool.miss_reasons) == outcome.pool.lookups);
-}
 
 /// Full blocks of prompts that a prefill die had to compute.
 std::uint64_t computed_blocks(const ServeOutcome& outcome, int block_tokens) {
@@ -140,43 +66,6 @@ void check_same_tokens(const ServeOutcome& a, const ServeOutcome& b) {
 
 }  // namespace
 
-TEST_CASE("served tokens equal generated ones, also when the prefix came from the pool") {
-  ServeOptions options = some_options();
-  std::vector<Request> requests = some_requests();
-  const double temperature = GENERATE(0.0, 0.8);
-  for (Request& request : requests) request.sampler = {temperature, 1, 11};
-  // One at a time, each finds all that those before it stored; together, what there was by then.
-  options.max_concurrency = GENERATE(0, 1);
-  // All of a prompt at once and its KV in one message; or pieces of 24 tokens, with short prompts beside them, and a
-  // token in each message.
-  const bool in_pieces = GENERATE(false, true);
-  if (in_pieces) {
-    options.serving.chunk_tokens = 24;
-    options.serving.max_prefill_tokens = 60;
-    options.serving.handover_piece.value = 1;
-    if (world().size() == 8) options.serving.prefill_instances = 2, options.serving.prefill_dies = 1;
-  }
-  const ServeOutcome outcome = serve(world(), options, requests);
-  check_served(outcome, requests);
-
-  const Communicator alone = world().split(world().rank() == 0 ? 0 : MPI_UNDEFINED, 0);
-  if (!alone) return;
-  moe::Transformer model(options.checkpoint, {}, alone);
-  for (std::size_t i = 0; i < outcome.requests.size(); ++i) {
-    INFO("request " << i);
-    CHECK(outcome.requests[i].record.tokens == generate_alone(model, requests[i]));
-  }
-  if (options.serving.cache_ranks > 0) {
-    // 96 tokens: five blocks of 16 before the last token.
-    if (options.max_concurrency == 1) CHECK(outcome.requests[9].record.hit_tokens == 80);
-    if (options.max_concurrency == 1) CHECK(outcome.pool.hits > 0);
-    CHECK(outcome.pool.stored_blocks > 0);
-  } else {
-    CHECK(outcome.requests[9].record.hit_tokens == 0);
-    CHECK(outcome.pool.lookups == 0);
-  }
-}
-
 TEST_CASE("a deployment serves again with an empty pool and the same tokens, with and without caching") {
   ServeOptions options = some_options();
   options.max_concurrency = 1;
@@ -193,37 +82,6 @@ TEST_CASE("a deployment serves again with an empty pool and the same tokens, wit
   check_served(uncached, requests);
   check_same_tokens(first, uncached);
   CHECK(uncached.pool.lookups == 0);
-}
-
-TEST_CASE("microbatches and guesses change no token") {
-  ServeOptions options = some_options();
-  options.serving.max_batch_tokens = 160;  // so that prompts are cut at their 64th token
-  std::vector<Request> requests = some_requests();
-  // One after the other, prefixes come from the pool.
-  const auto [temperature, at_a_time] = GENERATE(table<double, int>({{0.0, 1}, {0.8, 0}}));
-  for (Request& request : requests) request.sampler = {temperature, 1, 11};
-  options.max_concurrency = at_a_time;
-  std::vector<std::vector<std::int32_t>> expected;
-  const Communicator alone = world().split(world().rank() == 0 ? 0 : MPI_UNDEFINED, 0);
-  if (alone) {
-    moe::Transformer model(options.checkpoint, {}, alone);
-    for (const Request& request : requests) expected.push_back(generate_alone(model, request));
-  }
-  for (const auto& [microbatches, mtp] : {std::pair(2, "off"), std::pair(1, "on"), std::pair(2, "on")}) {
-    INFO("microbatches " << microbatches << ", mtp " << mtp << ", temperature " << temperature);
-    options.serving.microbatches = microbatches;
-    options.serving.mtp = mtp;
-    const ServeOutcome outcome = serve(world(), options, requests);
-    check_served(outcome, requests);
-    for (std::size_t i = 0; i < outcome.requests.size(); ++i) {
-      INFO("request " << i);
-      CHECK(outcome.requests[i].record.tokens == expected[i]);
-    }
-    if (world().rank() != 0) continue;
-    CHECK((outcome.guesses.drafted > 0) == options.serving.speculates());
-    CHECK((outcome.guesses.accepted > 0) == options.serving.speculates());
-    if (options.max_concurrency == 1 && options.serving.cache_ranks > 0) CHECK(outcome.pool.hits > 0);
-  }
 }
 
 TEST_CASE("experts that change dies while serving change no token, and are back for the next run") {
@@ -369,34 +227,6 @@ TEST_CASE("guesses take a model with an MTP module") {
   options.checkpoint = source_path("tests/moe/golden/tiny");
   options.serving.mtp = "on";
   CHECK_THROWS_WITH(serve(world(), options, {}), Contains("serving.mtp") && Contains("no MTP module"));
-}
-
-TEST_CASE("requests that are cancelled leave the tokens of the others as they are, and nothing on the dies") {
-  ServeOptions options = some_options();
-  options.serving.chunk_tokens = 24;
-  options.serving.max_prefill_tokens = 60;
-  std::vector<Request> requests = some_requests();
-  for (Request& request : requests) request.max_output += 20;
-  const ServeOutcome undisturbed = serve(world(), options, requests);
-  check_served(undisturbed, requests);
-  for (const int round : {0, 1, 2}) {
-    // At once, early, late: wherever the hosts' pace puts that.
-    for (std::size_t i = 1; i < requests.size(); i += 2)
-      requests[i].cancel_s = requests[i].arrival_s + 0.004 * static_cast<double>(round * i);
-    const ServeOutcome outcome = serve(world(), options, requests);
-    if (world().rank() != 0) continue;
-    REQUIRE(outcome.requests.size() == requests.size());
-    for (std::size_t i = 0; i < requests.size(); ++i) {
-      const ServedRequest& served = outcome.requests[i];
-      const std::vector<std::int32_t>&all = undisturbed.requests[i].record.tokens, &tokens = served.record.tokens;
-      CHECK((served.ended.why == EndReason::length || (i % 2 == 1 && served.ended.why == EndReason::cancelled)));
-      if (served.completed()) CHECK(tokens.size() == all.size());
-      CHECK(std::equal(tokens.begin(), tokens.end(), all.begin(),
-                       all.begin() + static_cast<std::ptrdiff_t>(std::min(tokens.size(), all.size()))));
-      CHECK(parts_of(served.record).sum() == served.record.finished - served.record.arrived);
-    }
-    if (round == 0) CHECK(outcome.requests[1].ended.why == EndReason::cancelled);
-  }
 }
 
 TEST_CASE("a stop token ends a request where the model draws it") {

@@ -122,18 +122,35 @@ TEST_CASE("liveness knows who owes what since when") {
   CHECK(liveness.overdue(9)->rank == 3);
   CHECK(liveness.overdue(9)->report == iteration);
   // Neither this report nor the next iteration puts off what else the rank owes.
-  liveness.reported(3, iteration);
+  CHECK(liveness.reported(3, iteration, 9));
   liveness.owe(3, iteration, 9);
   CHECK_FALSE(liveness.overdue(9.9));
   CHECK(liveness.overdue(10)->rank == 2);
-  liveness.reported(2, batch);
+  CHECK_FALSE(liveness.overdue(10)->heard_since);
+  liveness.reported(2, batch, 10);
   CHECK_FALSE(liveness.overdue(11.9));
   CHECK(liveness.overdue(12)->report == kv);
-  liveness.reported(3, kv);
-  liveness.reported(3, iteration);
+  CHECK(liveness.overdue(12)->heard_since);
+  liveness.reported(3, kv, 12);
+  liveness.reported(3, iteration, 12);
   CHECK(liveness.quiet());
-  CHECK_THROWS_WITH(liveness.reported(3, iteration),
+  CHECK_THROWS_WITH(liveness.reported(3, iteration, 12),
                     "rank 0 (coordinator): rank 3 reported a decode iteration, which it did not owe");
+
+  // A report that was forgiven may still come, once.
+  liveness.owe(3, kv, 13);
+  liveness.forgive(3, kv);
+  liveness.forgive(2, kv);  // which it does not owe
+  CHECK(liveness.quiet());
+  CHECK_FALSE(liveness.reported(3, kv, 14));
+  CHECK_THROWS(liveness.reported(3, kv, 14));
+  CHECK_THROWS(liveness.reported(2, kv, 14));
+  for (const OwedReport& report : {batch, kv}) liveness.owe(2, report, 15);
+  liveness.owe(3, kv, 15);
+  liveness.forget(2);
+  CHECK(liveness.overdue(100)->rank == 3);
+  liveness.reported(3, kv, 100);
+  CHECK(liveness.quiet());
 
   CHECK_FALSE(liveness.keep_alive_due(0.9));
   CHECK(liveness.keep_alive_due(1));
@@ -224,9 +241,13 @@ TEST_CASE_METHOD(Running, "a silent die is named, and workers hear that the coor
   fleet.perform(StartStep{prefilling, {{}, {}}}, RunTime{});
   port.arrive(1, encode(PrefillReport{}, RunTime{}));
   fleet.next();
-  CHECK_THROWS_WITH(
-      fleet.next(),
-      "rank 0 (coordinator): rank 2 (prefill instance 0, die 1) did not report a prefill batch within 0.4 s");
+  const Event event = fleet.next();
+  const Overdue& overdue = std::get<Overdue>(event.what);
+  CHECK(overdue.why ==
+        "rank 0 (coordinator): rank 2 (prefill instance 0, die 1) did not report a prefill batch within 0.4 s");
+  CHECK(overdue.instance == prefilling);
+  CHECK_FALSE(overdue.kv);
+  CHECK_FALSE(overdue.heard_since);
   // Eight times a deadline, to each of three.
   CHECK(count_keep_alives(port.sent) >= 3 * 7);
   CHECK(count_keep_alives(port.sent) <= 3 * 8);
@@ -273,9 +294,39 @@ TEST_CASE_METHOD(Fixture, "KV that does not come is missed in time while its die
     CHECK(std::holds_alternative<DecodeReported>(fleet.next().what));
     test_now_s += 1.25;
   }
-  CHECK_THROWS_WITH(
-      fleet.next(),
-      "rank 0 (coordinator): rank 3 (decode instance 0, die 0) did not report the KV of request 9 within 5 s");
+  const Event event = fleet.next();
+  const Overdue& overdue = std::get<Overdue>(event.what);
+  CHECK(overdue.why ==
+        "rank 0 (coordinator): rank 3 (decode instance 0, die 0) did not report the KV of request 9 within 5 s");
+  CHECK(overdue.instance == decoding);
+  CHECK(overdue.kv == RequestId{9});
+  CHECK(overdue.heard_since);
+}
+
+TEST_CASE_METHOD(Fixture, "nothing is taken of an instance that was given up, nor KV that nobody waits for") {
+  start_batch();
+  for (const RequestId request : {9, 10}) fleet.perform(ExpectKv{request_of(request), {0, 0}, 1, 3}, RunTime{});
+  const std::size_t sent = port.sent.size();
+  fleet.perform(AbandonInstance{prefilling}, RunTime{});
+  CHECK(port.sent.size() == sent);
+  fleet.perform(drop_one(emulation::Stage::decode, {0, 0}, 1, 9, Remainder::lost), RunTime{});
+  CHECK(port.sent.back().to == 3);
+  CHECK(std::get<DropOrder>(decode_order(port.sent.back().bytes).what).kv == Remainder::lost);
+  arrive(1, PrefillReport{});
+  port.arrive(2, {});  // whatever it is
+  for (const RequestId request : {9, 10}) arrive(3, KvReport{request});
+  const Event event = fleet.next();
+  CHECK(std::get<KvArrived>(event.what).request == 10);
+  CHECK(fleet.quiet());
+  // They are told to stop, but nobody waits for what they count, or for what they have not taken.
+  arrive(2, StoppedReport{{5, 0, 0, 0, 0, {}}});
+  arrive(3, StoppedReport{{7, 0, 0, 0, 0, {}}});
+  CHECK(fleet.stop(Unfinished::lost).lookups == 7);
+  CHECK(port.flushes == 0);
+  for (const int rank : {1, 2, 3})
+    CHECK(std::any_of(port.sent.begin(), port.sent.end(), [&](const FakePort::Sent& one) {
+      return one.to == rank && one.tag == static_cast<int>(MessageKind::stop);
+    }));
 }
 
 TEST_CASE_METHOD(Fixture, "a report that waits to be read is no missing one, however late the coordinator looks") {

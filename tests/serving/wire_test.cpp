@@ -27,8 +27,9 @@ StepOrder some_step() {
 }
 
 std::vector<Order> all_orders() {
-  return {some_step(), KvNotice{9, 2, 100, 20, {1, 0.5, 3}}, KvDue{9, 60, 5}, DropOrder{{4, 5, 6}}, KeepAlive{},
-          StopOrder{}};
+  return {some_step(),     KvNotice{9, 2, 100, 20, {1, 0.5, 3}},
+          KvDue{9, 60, 5}, DropOrder{{4, 5, 6}, Remainder::lost},
+          KeepAlive{},     StopOrder{}};
 }
 
 std::vector<Report> all_reports() {
@@ -85,8 +86,9 @@ TEST_CASE("every order comes back as it was sent, with its stamp") {
   CHECK(due.request == 9);
   CHECK(due.tokens == 60);
   CHECK(due.first_token == 5);
-  CHECK(std::get<DropOrder>(decode_order(encode(all_orders()[3], some_time)).what).requests ==
-        std::vector<RequestId>{4, 5, 6});
+  const auto drop = std::get<DropOrder>(decode_order(encode(all_orders()[3], some_time)).what);
+  CHECK(drop.requests == std::vector<RequestId>{4, 5, 6});
+  CHECK(drop.kv == Remainder::lost);
 }
 
 TEST_CASE("every report comes back as it was sent") {

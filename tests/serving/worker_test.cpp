@@ -50,6 +50,7 @@ class FakeEngine : public StepEngine {
   std::size_t state_bytes_per_token() const override { return 4; }
   std::size_t state_end_bytes() const override { return end_bytes; }
   StepOutcome step(std::span<const StepWork> works, RunTime start) override {
+    if (silent) throw TimeoutError("no rows from rank 4");
     starts.push_back(start);
     StepOutcome outcome;
     outcome.exchange = 900ns;
@@ -70,6 +71,7 @@ class FakeEngine : public StepEngine {
     return sum % 1000;
   }
   int largest_state = 0;
+  bool silent = false;  ///< other dies of the instance
   std::vector<RunTime> starts;
 };
 
@@ -290,6 +292,54 @@ TEST_CASE_METHOD(Decode, "KV of a request that was dropped is thrown away when i
   const std::vector<Report> all = reports();
   REQUIRE(all.size() == 2);
   CHECK(std::get<KvReport>(all[0]).request == 10);
+}
+
+TEST_CASE_METHOD(Decode, "of KV whose sender is lost nothing stays and nothing is said, whenever a part of it comes") {
+  piece(1, 11, 0, {1, 2});  // without a notice
+  order(KvNotice{10, 1, 6, 3, {}});
+  if (GENERATE(false, true)) order(KvDue{10, 4, 0});
+  control.pause();
+  order(DropOrder{{10, 11}, Remainder::lost});
+  control.pause();
+  control.pause();
+  order(StopOrder{});
+  piece(1, 10, 0, {1, 2});
+  transfer.pause();
+  piece(1, 10, 2, {3, 4});
+  run_decode_worker(context);
+  CHECK(reports().size() == 1);  // the last one
+}
+
+TEST_CASE_METHOD(Decode, "KV that came before its sender was lost is a request's like any other, and is dropped") {
+  order(KvNotice{10, 1, 2, 3, {}});
+  order(KvDue{10, 2, 0});
+  control.pause();
+  order(DropOrder{{10}, Remainder::lost});
+  order(StopOrder{});
+  piece(1, 10, 0, {1, 2});
+  run_decode_worker(context);
+  REQUIRE(reports().size() == 2);
+  CHECK(std::get<KvReport>(reports()[0]).request == 10);
+}
+
+TEST_CASE_METHOD(Decode, "a die whose peers are silent in a step waits for the end, whatever it is told") {
+  engine.silent = true;
+  iterate({});
+  CHECK_THROWS_AS(run_decode_worker(context), InstanceSilent);
+  order(KvNotice{10, 1, 2, 9, {}});
+  iterate({10});
+  order(DropOrder{{11}});
+  order(StopOrder{Unfinished::lost});
+  run_lost_die(context);
+  REQUIRE(reports().size() == 1);
+  CHECK(std::get<StoppedReport>(reports()[0]).statistics == WorkerStatistics{});
+  CHECK_THROWS_WITH(run_lost_die(context), Contains("heard nothing from the coordinator"));
+}
+
+TEST_CASE_METHOD(Prefill, "a prefill die does not wait for lost ranks to take its KV") {
+  order(StopOrder{Unfinished::lost});
+  run_prefill_worker(context);
+  CHECK(transfer.flushes == 0);
 }
 
 TEST_CASE_METHOD(Decode, "KV comes in while the die iterates without a pause") {

@@ -10,6 +10,7 @@ std::optional<DieId> Admission::place(const Request& request, std::optional<int>
   bool best_connected = false;
   std::int64_t most = kv_tokens(request) - 1;
   for (std::size_t i = 0; i < fleet.decode.size(); ++i) {
+    if (fleet.decode_lost[i]) continue;
     const auto dies = static_cast<int>(fleet.decode[i].size());
     for (int d = 0; d < dies; ++d) {
       const DecodeDieState& die = fleet.decode[i][static_cast<std::size_t>(d)];

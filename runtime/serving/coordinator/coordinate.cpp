@@ -14,11 +14,15 @@ bool serve_events(Scheduler& scheduler, Fleet& fleet, const std::function<bool()
   while (!fleet.quiet()) {
     const Event event = fleet.next();
     last = event.time;
+    if (watch) watch->taken();
     const std::vector<Command> commands = scheduler.handle(event);
     ended = ended || (over && over());
     if (!ended)
       for (const Command& command : commands) fleet.perform(command, event.time);
-    if (watch) watch->after(event, scheduler, fleet);
+    if (watch) {
+      watch->ordered(event, commands);
+      watch->after(event, scheduler, fleet);
+    }
   }
   return ended;
 }
@@ -31,7 +35,7 @@ WorkerStatistics coordinate(Scheduler& scheduler, Fleet& fleet, const std::funct
     if (serve_events(scheduler, fleet, over, watch, last)) return fleet.stop(Unfinished::abandoned);
     if (!scheduler.idle()) throw EnvironmentError("requests wait for a report that nobody owes");
     expect(scheduler.all_free(), "all requests have ended, but not all KV and slots are free");
-    return fleet.stop(Unfinished::none);
+    return fleet.stop(scheduler.lost().empty() ? Unfinished::none : Unfinished::lost);
   } catch (const Error& error) {
     scheduler.fail_all(error.what(), last);
     throw;

@@ -14,7 +14,8 @@ namespace supernode::serving {
 class Fleet {
  public:
   virtual ~Fleet() = default;
-  /// The next event, in order of time. @pre !quiet() @throws TimeoutError naming the die that was waited for.
+  /// The next event, in order of time. @pre !quiet() @throws TimeoutError naming the die that was waited for, where a
+  /// fleet has no Overdue.
   virtual Event next() = 0;
   /// Carries a command out; `now` is the time of the event that caused it.
   virtual void perform(const Command& command, RunTime now) = 0;

@@ -12,18 +12,39 @@ void Liveness::owe(int rank, const OwedReport& report, double now_s) {
   entry->second = owed_.insert(owed_.end(), {rank, report, now_s});
 }
 
-void Liveness::reported(int rank, const OwedReport& report) {
+bool Liveness::reported(int rank, const OwedReport& report, double now_s) {
+  heard_s_[rank] = now_s;
   const auto found = by_report_.find({rank, report});
+  if (found == by_report_.end() && forgiven_.erase({rank, report}) > 0) return false;
   if (found == by_report_.end())
     throw EnvironmentError(
         fmt::format("rank 0 (coordinator): rank {} reported {}, which it did not owe", rank, to_string(report)));
   owed_.erase(found->second);
   by_report_.erase(found);
+  return true;
+}
+
+void Liveness::forgive(int rank, const OwedReport& report) {
+  const auto found = by_report_.find({rank, report});
+  if (found == by_report_.end()) return;
+  owed_.erase(found->second);
+  by_report_.erase(found);
+  forgiven_.emplace(rank, report);
+}
+
+void Liveness::forget(int rank) {
+  std::erase_if(by_report_, [&](const auto& entry) {
+    if (entry.first.first != rank) return false;
+    owed_.erase(entry.second);
+    return true;
+  });
 }
 
 std::optional<Liveness::Overdue> Liveness::overdue(double now_s) const {
   if (owed_.empty() || now_s - owed_.front().since_s < deadline_s_) return std::nullopt;
-  Overdue overdue{owed_.front().rank, owed_.front().report, {}};
+  Overdue overdue{owed_.front().rank, owed_.front().report, {}, false};
+  if (const auto heard = heard_s_.find(overdue.rank); heard != heard_s_.end())
+    overdue.heard_since = heard->second > owed_.front().since_s;
   // They were asked within moments of each other.
   constexpr double nearly = 0.9;
   for (const Owed& owed : owed_)

@@ -4,6 +4,7 @@
 #include <list>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -20,9 +21,13 @@ class Liveness {
 
   /// A rank owes a report from now on. @pre it does not owe this one already
   void owe(int rank, const OwedReport& report, double now_s);
-  /// A rank has reported. @throws EnvironmentError naming it when it did not owe this: a report came twice, or by
-  /// itself.
-  void reported(int rank, const OwedReport& report);
+  /// A rank has reported. @returns whether that is of use: a report that was forgiven is not. @throws EnvironmentError
+  /// naming it when it did not owe this: a report came twice, or by itself.
+  bool reported(int rank, const OwedReport& report, double now_s);
+  /// The rank does not owe this report any more, if it did; it may still come once.
+  void forgive(int rank, const OwedReport& report);
+  /// The rank owes nothing any more, and never will.
+  void forget(int rank);
   /// Nobody owes anything.
   bool quiet() const { return owed_.empty(); }
 
@@ -31,6 +36,7 @@ class Liveness {
     OwedReport report;
     /// Ranks that have owed such a report for nearly as long: they may wait for `rank`, or it for one of them.
     std::vector<int> others;
+    bool heard_since = false;  ///< `rank` has reported something else meanwhile
   };
   /// The report that has been owed for longest, if that is the deadline or longer. O(1) if not.
   std::optional<Overdue> overdue(double now_s) const;
@@ -49,6 +55,8 @@ class Liveness {
   double last_keep_alive_s_;
   std::list<Owed> owed_;  ///< the oldest first
   std::map<std::pair<int, OwedReport>, std::list<Owed>::iterator> by_report_;
+  std::set<std::pair<int, OwedReport>> forgiven_;
+  std::map<int, double> heard_s_;  ///< [rank]: its last report
 };
 
 }  // namespace supernode::serving

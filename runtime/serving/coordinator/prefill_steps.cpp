@@ -55,7 +55,7 @@ std::optional<DieId> PrefillSteps::place(int prompt_tokens) const {
   if (!least) return std::nullopt;
   if (piece < prompt_tokens)
     for (const PrefillInstanceState& other : fleet_.prefill)
-      if (other.tokens_left() < fewest) return std::nullopt;
+      if (!other.lost && other.tokens_left() < fewest) return std::nullopt;
   // A prompt that all share makes no difference between them.
   std::vector<std::int64_t> by_die(static_cast<std::size_t>(config_.prefill_dies));
   for (const PrefillInstanceState::Prompt& prompt : state_of(*least).prompts)

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "runtime/serving/coordinator/fleet.hpp"
+#include "runtime/serving/coordinator/loop_times.hpp"
 #include "runtime/serving/coordinator/scheduler.hpp"
 #include "runtime/serving/coordinator/token_sink.hpp"
 #include "runtime/serving/load/iterations.hpp"
@@ -26,11 +27,16 @@ class RunWatch : public TokenSink {
   void on_token(RequestId request, std::int32_t token, RunTime time) override;
   void on_end(ServedRequest served) override;
 
+  /// An event has been taken; then what it led to has been ordered.
+  void taken() { loop_.taken(); }
+  void ordered(const Event& event, const std::vector<Command>& commands) { loop_.ordered(event, commands); }
   /// After each event, when what it led to has been ordered. O(1), and O(decode dies) when a step has ended.
   void after(const Event& event, const Scheduler& scheduler, const Fleet& fleet);
 
   /// What happened so far.
   std::vector<SeriesTable> series() const { return series_.tables(); }
+  /// What the loop cost, wall clock.
+  CoordinatorFigures figures() const { return loop_.figures(); }
   /// Decode iterations that have ended, of all instances in order of their ends.
   const std::vector<Iteration>& iterations() const { return iterations_; }
 
@@ -45,6 +51,7 @@ class RunWatch : public TokenSink {
 
   TokenSink& sink_;
   RunSeries series_;
+  LoopTimes loop_;
   LoadSnapshot now_;
   std::vector<Iteration> iterations_;
   std::vector<std::uint64_t> counted_;  ///< [decode instances] iterations that are in iterations_

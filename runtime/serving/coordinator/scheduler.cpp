@@ -128,7 +128,7 @@ void Scheduler::end_prompt(Active& active, SampledToken token, RunTime now, std:
     else
       end(active, {EndReason::failed, "the logits of its first token are not finite"}, now);
   }
-  if (active.request->max_output == 1) {
+  if (!has_decode_die(active)) {
     release(id);
     return;
   }
@@ -147,7 +147,7 @@ void Scheduler::drop_prompt(Active& active, std::vector<Command>& commands) {
                          ? drop_everywhere(emulation::Stage::prefill, active.prefill.instance, config_.prefill_dies, id)
                          : drop_one(emulation::Stage::prefill, active.prefill, config_.prefill_dies, id));
   instance.prompts.erase(prompt);
-  if (active.request->max_output == 1) {
+  if (!has_decode_die(active)) {
     release(id);
     return;
   }

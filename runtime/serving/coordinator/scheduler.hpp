@@ -16,6 +16,8 @@
 //   End       A request ends when it has its tokens, with a stop token, when it fails, or when it is cancelled. What dies
 //             hold of it is freed then; what is in the middle of a step or on its way first comes to its end, and its
 //             room counts as taken until it has.
+//   Loss      An instance with a die whose report is overdue is lost. What it worked on fails, and it gets nothing any
+//             more; the others go on, as long as there is one of its kind.
 
 #include <deque>
 #include <memory>
@@ -26,6 +28,7 @@
 #include "runtime/serving/coordinator/batch_limit.hpp"
 #include "runtime/serving/coordinator/fleet_state.hpp"
 #include "runtime/serving/coordinator/token_sink.hpp"
+#include "runtime/serving/load/lost_instance.hpp"
 #include "runtime/serving/load/run_series.hpp"
 #include "runtime/serving/wire/events.hpp"
 
@@ -40,7 +43,7 @@ class Scheduler {
   /// Takes one event, in order of time, and returns what is to be done. O(prefill dies), O(decode dies) for each request
   /// that leaves the queue, O(requests of the instance) for an iteration.
   /// @throws EnvironmentError for a report that does not fit what was ordered: an unknown request, one left out, a die
-  /// that had none.
+  /// that had none; TimeoutError when the last instance of its kind is lost.
   std::vector<Command> handle(const Event& event);
 
   /// The run cannot go on: every request that has not ended ends as failed. No event may follow.
@@ -50,6 +53,8 @@ class Scheduler {
   bool idle() const { return active_.empty(); }
   /// And so all KV and all slots are free.
   bool all_free() const { return idle() && fleet_.all_free(config_); }
+  /// Instances that the run has gone on without, in the order of their loss.
+  const std::vector<LostInstance>& lost() const { return lost_; }
   const FleetState& fleet() const { return fleet_; }
   /// Brings `seen`, which only this function changes, up to date, if an arrival, an order or the end of a step has
   /// changed it since. @returns whether one has. O(1) else, O(decode dies) then.
@@ -82,10 +87,17 @@ class Scheduler {
   void on(const KvArrived& event, RunTime now, std::vector<Command>& commands);
   void on(const DecodeReported& event, RunTime now, std::vector<Command>& commands);
   void on(const Cancelled& event, RunTime now, std::vector<Command>& commands);
+  void on(const Overdue& event, RunTime now, std::vector<Command>& commands);
 
   void take_result(const PrefillResult& result, DieId die, RunTime now, std::vector<Command>& commands);
   void end_prompt(Active& active, SampledToken token, RunTime now, std::vector<Command>& commands);
   void drop_prompt(Active& active, std::vector<Command>& commands);
+  void lose_prefill(int instance, const Ended& failed, RunTime now, std::vector<Command>& commands);
+  void lose_decode(int instance, const Ended& failed, RunTime now, std::vector<Command>& commands);
+  /// All that have left the queue, by id: those that have ended and hold something, too.
+  std::vector<RequestId> under_way() const;
+  /// Its KV goes to a decode die, which has a state for it.
+  bool has_decode_die(const Active& active) const;
   void await_kv(Active& active, int tokens, std::vector<Command>& commands);
   void check_tokens(const DecodeInstance& instance) const;
   void end_iteration(int index, RunTime now, std::vector<Command>& commands);
@@ -108,7 +120,8 @@ class Scheduler {
   std::vector<DecodeInstance> decode_;
   std::deque<RequestId> queue_;
   std::unordered_map<RequestId, Active> active_;  ///< queued or under way, or ended and not free
-  std::uint64_t changes_ = 0;                     ///< of what update() shows
+  std::vector<LostInstance> lost_;
+  std::uint64_t changes_ = 0;  ///< of what update() shows
 };
 
 }  // namespace supernode::serving

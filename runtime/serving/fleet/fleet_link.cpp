@@ -24,18 +24,41 @@ FleetLink::FleetLink(const ServingConfig& config, MessagePort& port, double dead
 void FleetLink::send(std::vector<Outgoing> messages) {
   for (Outgoing& message : messages) {
     port_.send(message.rank, static_cast<int>(message.kind), std::move(message.bytes));
-    if (message.owes) liveness_.owe(message.rank, *message.owes, clock_().value);
+    if (message.owes && !abandoned_.contains(message.rank)) liveness_.owe(message.rank, *message.owes, clock_().value);
+  }
+}
+
+void FleetLink::send(const Command& command, RunTime stamp) {
+  if (const auto* lost = std::get_if<AbandonInstance>(&command)) abandon(lost->instance);
+  if (const auto* drop = std::get_if<DropState>(&command); drop && drop->kv == Remainder::lost)
+    for (std::size_t die = 0; die < drop->by_die.size(); ++die)
+      for (const RequestId request : drop->by_die[die])
+        liveness_.forgive(decode_rank(config_, drop->instance.index, static_cast<int>(die)),
+                          {MessageKind::kv_arrived, request});
+  send(wire_.encode(command, stamp));
+}
+
+void FleetLink::abandon(InstanceId instance) {
+  const bool decodes = instance.stage == emulation::Stage::decode;
+  for (int die = 0; die < (decodes ? config_.decode_dies : config_.prefill_dies); ++die) {
+    const int rank = decodes ? decode_rank(config_, instance.index, die) : prefill_rank(config_, instance.index, die);
+    liveness_.forget(rank);
+    abandoned_.insert(rank);
   }
 }
 
 std::optional<Stamped<FleetWire::Incoming>> FleetLink::poll() {
-  std::optional<Message> message = port_.poll();
-  for (; message && is_step_piece(message->bytes); message = port_.poll()) steps_.take(message->source, message->bytes);
-  if (!message) return std::nullopt;
-  Stamped<FleetWire::Incoming> report = wire_.decode(message->source, message->bytes);
-  // Only what was asked for is taken: before the end no last report, after it nothing else.
-  liveness_.reported(message->source, FleetWire::owed_as(report.what));
-  return report;
+  while (std::optional<Message> message = port_.poll()) {
+    if (abandoned_.contains(message->source)) continue;
+    if (is_step_piece(message->bytes)) {
+      steps_.take(message->source, message->bytes);
+      continue;
+    }
+    Stamped<FleetWire::Incoming> report = wire_.decode(message->source, message->bytes);
+    // Only what was asked for is taken: before the end no last report, after it nothing else.
+    if (liveness_.reported(message->source, FleetWire::owed_as(report.what), clock_().value)) return report;
+  }
+  return std::nullopt;
 }
 
 void FleetLink::keep_alive(WallTime looked, RunTime stamp) {
@@ -43,15 +66,24 @@ void FleetLink::keep_alive(WallTime looked, RunTime stamp) {
 }
 
 void FleetLink::give_up_if_overdue(WallTime looked) const {
+  if (const std::optional<Overdue> late = overdue(looked)) throw TimeoutError(late->why);
+}
+
+std::optional<Overdue> FleetLink::overdue(WallTime looked) const {
   const std::optional<Liveness::Overdue> overdue = liveness_.overdue(looked.value);
-  if (!overdue) return;
+  if (!overdue) return std::nullopt;
   const Part part = part_of(config_, overdue->rank);
   // Dies that step together wait for one another, so the one that is named need not be the one that stopped.
   const std::string others =
       overdue->others.empty() ? "" : fmt::format("; nor did rank {}", fmt::join(overdue->others, ", rank "));
-  throw TimeoutError(fmt::format(
-      "rank 0 (coordinator): rank {} ({} instance {}, die {}) did not report {} within {} s{}", overdue->rank,
-      to_string(part.role), part.instance, part.die, to_string(overdue->report), deadline_s_, others));
+  Overdue late;
+  late.instance = {part.role == Role::decode ? emulation::Stage::decode : emulation::Stage::prefill, part.instance};
+  if (overdue->report.kind == MessageKind::kv_arrived) late.kv = overdue->report.request;
+  late.heard_since = overdue->heard_since;
+  late.why = fmt::format("rank 0 (coordinator): rank {} ({} instance {}, die {}) did not report {} within {} s{}",
+                         overdue->rank, to_string(part.role), part.instance, part.die, to_string(overdue->report),
+                         deadline_s_, others);
+  return late;
 }
 
 WorkerStatistics FleetLink::stop(RunTime stamp, Unfinished unfinished) {
@@ -71,7 +103,8 @@ WorkerStatistics FleetLink::stop(RunTime stamp, Unfinished unfinished) {
     Stopped& stopped = std::get<Stopped>(report->what);
     by_rank[stopped.rank] = std::move(stopped.statistics);
   }
-  port_.flush(deadline_s_);
+  // A rank that is lost may never take what was sent to it.
+  if (abandoned_.empty()) port_.flush(deadline_s_);
   // In the order of ranks, whoever was first: the sum of seconds is then the same in each run.
   WorkerStatistics sum;
   for (const auto& [rank, counts] : by_rank) sum += counts;

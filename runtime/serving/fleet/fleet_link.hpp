@@ -3,6 +3,7 @@
 // in, and a worker that stays silent is named. Its deadlines are on the wall clock.
 
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "runtime/core/clock.hpp"
@@ -23,24 +24,29 @@ class FleetLink {
 
   WallTime now() const { return clock_(); }
   void send(std::vector<Outgoing> messages);
-  void send(const Command& command, RunTime stamp) { send(wire_.encode(command, stamp)); }
+  void send(const Command& command, RunTime stamp);
 
-  /// The next report that is here, if it was owed. Reports of steps that come before it go to their log. @throws EnvironmentError naming a rank whose message is malformed, or
-  /// was not owed.
+  /// The next report that is here, if it was owed. Reports of steps that come before it go to their log; what dies of
+  /// abandoned instances report, and what KV has come for nobody, is thrown away. @throws EnvironmentError naming a rank
+  /// whose message is malformed, or was not owed.
   std::optional<Stamped<FleetWire::Incoming>> poll();
   /// Keep-alives, when they are due. At each turn, also while reports keep coming: an idle worker must hear from the
   /// coordinator all the same.
   void keep_alive(WallTime looked, RunTime stamp);
-  /// Call it only when no message waits: what is owed may be among those.
-  /// @throws TimeoutError naming the rank that has owed a report for the deadline.
+  /// The report that has been owed for longest, if that is the deadline or longer. Call it only when no message waits:
+  /// what is owed may be among those.
+  std::optional<Overdue> overdue(WallTime looked) const;
+  /// Likewise. @throws TimeoutError naming the rank that has owed a report for the deadline.
   void give_up_if_overdue(WallTime looked) const;
   /// No die owes a report.
   bool quiet() const { return liveness_.quiet(); }
 
-  /// Tells all dies to stop. @pre quiet() @returns what they counted, added up. @throws as poll(), give_up_if_overdue()
+  /// Tells all dies to stop. @pre quiet() @returns what they counted, added up; dies of abandoned instances have stopped
+  /// counting. @throws as poll(), give_up_if_overdue()
   WorkerStatistics stop(RunTime stamp, Unfinished unfinished);
 
  private:
+  void abandon(InstanceId instance);
   const ServingConfig& config_;
   MessagePort& port_;
   const double deadline_s_;
@@ -48,6 +54,7 @@ class FleetLink {
   FleetWire wire_;
   Liveness liveness_;
   StepIntake steps_;
+  std::set<int> abandoned_;  ///< ranks of instances that are lost
 };
 
 }  // namespace supernode::serving

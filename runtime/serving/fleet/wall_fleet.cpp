@@ -27,7 +27,7 @@ Event WallFleet::next() {
       if (auto* iteration = std::get_if<DecodeReported>(&report->what)) event.what = std::move(*iteration);
       return event;
     }
-    link_.give_up_if_overdue(looked);
+    if (std::optional<Overdue> overdue = link_.overdue(looked)) return {run_time(looked), std::move(*overdue)};
     spin.turn();
   }
 }

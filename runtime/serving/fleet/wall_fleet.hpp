@@ -15,8 +15,8 @@ class WallFleet : public Fleet {
   WallFleet(const ServingConfig& config, RequestSource& source, MessagePort& port, double deadline_s,
             WallTime (*clock)() = wall_now);
 
-  /// Waits for the next arrival or report. @throws TimeoutError naming the rank that owes a report for longer than the
-  /// deadline; EnvironmentError naming a rank whose message is malformed, or was not owed.
+  /// Waits for the next arrival or report, or until a report is overdue. @throws EnvironmentError naming a rank whose
+  /// message is malformed, or was not owed.
   Event next() override;
   void perform(const Command& command, RunTime time) override { link_.send(command, time); }
   bool quiet() const override { return source_.closed() && link_.quiet(); }

@@ -272,6 +272,9 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
   }
   if (run.payload) results["payload"] = payload_json(*run.payload);
   if (run.steady_options) results["steady"] = steady_json(run);
+  if (run.coordinator) results["coordinator"] = to_json(*run.coordinator);
+  if (run.room) results["room_at_end"] = to_json(*run.room);
+  if (!run.lost.empty()) results["lost_instances"] = to_json(run.lost);
   if (!failures.empty()) results["failures"] = std::move(failures);
   if (options.save_detailed) results["requests"] = std::move(detailed);
   return results;
@@ -287,6 +290,7 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
   const auto number = [&](std::string_view label, const Json& value) { text += number_line(label, value); };
   count("Successful requests:", r["completed"]);
   count("Failed requests:", r["failed"]);
+  text += lost_text(r);
   if (r["refused"] > 0) count("Refused requests:", r["refused"]);
   if (r["cancelled"] > 0) count("Cancelled requests:", r["cancelled"]);
   number(fmt::format("Benchmark duration (s, {} clock):", r["clock"].get<std::string>()), r["duration"]);

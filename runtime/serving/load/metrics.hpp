@@ -19,8 +19,10 @@
 
 #include "runtime/core/clock.hpp"
 #include "runtime/core/json.hpp"
+#include "runtime/serving/load/coordinator_figures.hpp"
 #include "runtime/serving/load/expert_balance.hpp"
 #include "runtime/serving/load/iterations.hpp"
+#include "runtime/serving/load/lost_instance.hpp"
 #include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/load/request_record.hpp"
 #include "runtime/serving/load/steady.hpp"
@@ -70,6 +72,10 @@ struct RunDescription {
   std::vector<Iteration> iterations = {};     ///< of all decode instances
   double tpot_objective_ms = 0;               ///< that admission kept to; 0: none
   std::vector<InstanceBalance> balance = {};  ///< where experts are rebalanced
+  // On the wall clock:
+  std::vector<LostInstance> lost = {};
+  std::optional<CoordinatorFigures> coordinator = {};
+  std::optional<RoomFigures> room = {};  ///< at the end
   // On a modelled clock:
   std::string machine = {};                       ///< the file
   WallTime wall = {};                             ///< that serving took on the hosts

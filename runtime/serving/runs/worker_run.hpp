@@ -1,6 +1,7 @@
 #pragma once
 // The part of a rank that is not the coordinator, whatever its engine.
 
+#include "runtime/core/log.hpp"
 #include "runtime/serving/server.hpp"
 #include "runtime/serving/workers/worker.hpp"
 
@@ -26,6 +27,16 @@ inline void run_die(const WorkerContext& context) {
     run_prefill_worker(context);
   else
     run_decode_worker(context);
+}
+
+/// The same on the wall clock. When the other dies of its instance fall silent, it steps back and waits for the end.
+inline void run_die_on_wall_clock(const WorkerContext& context) {
+  try {
+    run_die(context);
+  } catch (const InstanceSilent& silence) {
+    log(LogLevel::info, "{}", silence.what());
+    run_lost_die(context);
+  }
 }
 
 }  // namespace supernode::serving

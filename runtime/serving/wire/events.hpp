@@ -80,9 +80,17 @@ struct DecodeReported {
   std::vector<Token> tokens;
 };
 
+/// A die has owed a report for the deadline or longer.
+struct Overdue {
+  InstanceId instance;
+  std::optional<RequestId> kv = {};  ///< the report is that this request's KV has come
+  bool heard_since = false;          ///< the die has reported something else meanwhile
+  std::string why;                   ///< a line that names the die, and what is missing
+};
+
 struct Event {
   RunTime time{};
-  std::variant<Arrived, PrefillReported, KvArrived, DecodeReported, Cancelled> what;
+  std::variant<Arrived, PrefillReported, KvArrived, DecodeReported, Cancelled, Overdue> what;
 };
 
 // ---- commands ----
@@ -135,24 +143,36 @@ struct ExpectKv {
   std::int32_t first_token = 0;
 };
 
-/// Dies free what they hold of requests that have ended. A decode die that awaits KV of one (ExpectKv) throws it away
-/// when it comes.
+/// What becomes of KV that a decode die has not got when it drops a request.
+enum class Remainder : std::uint8_t {
+  comes,  ///< what is expected (ExpectKv) comes and is thrown away; the die says when it has
+  lost,   ///< its sender is lost: some of it may come, nobody waits for it
+};
+
+/// Dies free what they hold of requests that have ended.
 struct DropState {
   InstanceId instance;
   std::vector<std::vector<RequestId>> by_die;
+  Remainder kv = Remainder::comes;
 };
 /// Of one request on all of its dies.
 inline DropState drop_everywhere(emulation::Stage stage, int instance, int dies, RequestId request) {
   return {{stage, instance}, std::vector<std::vector<RequestId>>(static_cast<std::size_t>(dies), {request})};
 }
 /// Of one request on one die. @param dies of the instance
-inline DropState drop_one(emulation::Stage stage, DieId die, int dies, RequestId request) {
-  DropState drop{{stage, die.instance}, std::vector<std::vector<RequestId>>(static_cast<std::size_t>(dies))};
+inline DropState drop_one(emulation::Stage stage, DieId die, int dies, RequestId request,
+                          Remainder kv = Remainder::comes) {
+  DropState drop{{stage, die.instance}, std::vector<std::vector<RequestId>>(static_cast<std::size_t>(dies)), kv};
   drop.by_die[static_cast<std::size_t>(die.die)].push_back(request);
   return drop;
 }
 
-using Command = std::variant<StartStep, ReserveKv, ExpectKv, DropState>;
+/// An instance is lost: nothing is expected of its dies any more, and what they still report is thrown away.
+struct AbandonInstance {
+  InstanceId instance;
+};
+
+using Command = std::variant<StartStep, ReserveKv, ExpectKv, DropState, AbandonInstance>;
 
 // ---- the end of a run ----
 
@@ -160,6 +180,7 @@ using Command = std::variant<StartStep, ReserveKv, ExpectKv, DropState>;
 enum class Unfinished : std::uint8_t {
   none,       ///< there are none; a die that has one is in error
   abandoned,  ///< the run is over: what was measured is enough
+  lost,       ///< those of instances that are lost; what was sent to these is not waited for
 };
 
 /// What a worker counted. The pool is a prefill die's, guesses are a decode die's.

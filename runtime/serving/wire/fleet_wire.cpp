@@ -67,8 +67,11 @@ void add(std::vector<Outgoing>& messages, const ServingConfig& config, const Dro
   for (std::size_t die = 0; die < command.by_die.size(); ++die)
     if (!command.by_die[die].empty())
       messages.push_back(outgoing(rank_of(config, command.instance, static_cast<int>(die)),
-                                  DropOrder{command.by_die[die]}, stamp, std::nullopt));
+                                  DropOrder{command.by_die[die], command.kv}, stamp, std::nullopt));
 }
+
+/// No die hears of it: those that are silent would not, and the others are told to stop at the end.
+void add(std::vector<Outgoing>&, const ServingConfig&, const AbandonInstance&, RunTime) {}
 
 /// The report as an event of the die, if a worker of that role makes such reports.
 std::optional<FleetWire::Incoming> to_event(const Part& part, int rank, CacheOrders cache, Report&& report) {

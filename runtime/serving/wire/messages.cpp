@@ -111,7 +111,9 @@ void put_body(ByteWriter& to, const KvNotice& notice) {
 }
 
 void put_body(ByteWriter& to, const KvDue& due) { to.put(due.request).put(due.tokens).put(due.first_token); }
-void put_body(ByteWriter& to, const DropOrder& order) { to.put_all(std::span<const RequestId>(order.requests)); }
+void put_body(ByteWriter& to, const DropOrder& order) {
+  to.put_all(std::span<const RequestId>(order.requests)).put(order.kv);
+}
 void put_body(ByteWriter&, const KeepAlive&) {}
 void put_body(ByteWriter& to, const StopOrder& order) { to.put(order.unfinished); }
 
@@ -178,6 +180,13 @@ KvDue get_due(ByteReader& from) {
   return due;
 }
 
+DropOrder get_drop(ByteReader& from) {
+  DropOrder order;
+  order.requests = from.get_all<RequestId>();
+  order.kv = from.get<Remainder>();
+  return order;
+}
+
 Order get_order(MessageKind kind, ByteReader& from) {
   switch (kind) {
     case MessageKind::step:
@@ -187,7 +196,7 @@ Order get_order(MessageKind kind, ByteReader& from) {
     case MessageKind::expect_kv:
       return get_due(from);
     case MessageKind::drop_state:
-      return DropOrder{from.get_all<RequestId>()};
+      return get_drop(from);
     case MessageKind::keep_alive:
       return KeepAlive{};
     case MessageKind::stop:

@@ -85,6 +85,7 @@ struct KvDue {
 /// Requests that have ended: the die frees what it holds of them.
 struct DropOrder {
   std::vector<RequestId> requests;
+  Remainder kv = Remainder::comes;
 };
 
 /// "I am still here": a worker's wait begins anew.

@@ -41,7 +41,7 @@ class DecodeWorker {
         report_complete();
       } else if (const auto* ended = std::get_if<DropOrder>(&order.what)) {
         for (const RequestId request : ended->requests)
-          if (sequences_.erase(request) == 0) naming("", [&] { intake_.drop(request); });
+          if (sequences_.erase(request) == 0) naming("", [&] { intake_.drop(request, ended->kv); });
       } else if (const auto* stop = std::get_if<StopOrder>(&order.what)) {
         unfinished = stop->unfinished;
         break;
@@ -116,7 +116,7 @@ class DecodeWorker {
       works.push_back(
           {item.request, sequence.state.get(), std::span(&sequence.last_token, 1), sequence.notice.sampler});
     }
-    const StepOutcome outcome = context_.engine->step(works, start);
+    const StepOutcome outcome = step_together(*context_.engine, works, start);
     DecodeReport report{outcome.exchange, {}};
     for (std::size_t row = 0; row < order.items.size(); ++row) {
       Sequence& sequence = find(order.items[row]);

@@ -4,11 +4,24 @@
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/serving/workers/instance_silent.hpp"
 
 namespace supernode::serving {
+namespace {
+
+template <class Meet>
+void together(Meet meet) {
+  try {
+    meet();
+  } catch (const TimeoutError& error) {
+    throw InstanceSilent(error.what());
+  }
+}
+
+}  // namespace
 
 void DieGroup::take_largest(std::span<double> values) const {
-  supernode::take_largest(instance_, values, deadline_s_, "an agreement of an instance's dies");
+  together([&] { supernode::take_largest(instance_, values, deadline_s_, "an agreement of an instance's dies"); });
 }
 
 std::vector<std::span<const std::byte>> DieGroup::gather(std::span<const std::byte> mine,
@@ -32,7 +45,7 @@ std::vector<std::span<const std::byte>> DieGroup::gather(std::span<const std::by
   f.sent.grow(static_cast<std::size_t>(f.send_counts.front()));
   f.received.grow(all);
   if (!mine.empty()) std::memcpy(f.sent.data(), mine.data(), mine.size());
-  exchange(instance_, floats_, deadline_s_, "what an instance's dies share");
+  together([&] { exchange(instance_, floats_, deadline_s_, "what an instance's dies share"); });
   std::vector<std::span<const std::byte>> of_each;
   for (std::size_t die = 0; die < n; ++die)
     of_each.push_back(std::as_bytes(f.received.span())

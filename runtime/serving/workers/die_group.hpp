@@ -11,7 +11,7 @@
 
 namespace supernode::serving {
 
-/// All but die() and dies() is collective over the instance. @throws TimeoutError naming the dies that did not come.
+/// All but die() and dies() is collective over the instance. @throws InstanceSilent naming the dies that did not come.
 class DieGroup {
  public:
   /// Borrows the communicator of the instance.

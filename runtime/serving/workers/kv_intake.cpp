@@ -54,7 +54,13 @@ void KvIntake::expect(const KvDue& due) {
   finish_if_whole(due.request);
 }
 
-void KvIntake::drop(RequestId request) {
+void KvIntake::drop(RequestId request, Remainder kv) {
+  if (kv == Remainder::lost) {
+    noticed_.erase(request);
+    early_.erase(request);
+    lost_.insert(request);
+    return;
+  }
   const auto found = noticed_.find(request);
   if (found == noticed_.end()) refuse(request, "dropped, but not here");
   Noticed& noticed = found->second;
@@ -68,6 +74,7 @@ void KvIntake::drop(RequestId request) {
 }
 
 void KvIntake::take(int source, const KvPiece& piece) {
+  if (lost_.contains(piece.request)) return;
   if (const auto found = noticed_.find(piece.request); found != noticed_.end()) {
     place(found->second, source, piece);
     finish_if_whole(piece.request);

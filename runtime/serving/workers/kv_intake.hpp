@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "runtime/serving/wire/messages.hpp"
@@ -30,9 +31,11 @@ class KvIntake {
   /// @throws EnvironmentError naming request and fault: another format, tokens beyond the prompt, tokens that came
   /// already, another source than the notice says, a wrong byte (EngineState::import_tokens).
   void take(int source, const KvPiece& piece);
-  /// The request has ended: its state is freed now. What is still on its way (expect()) is thrown away when it comes.
-  /// @throws EnvironmentError when it is not here, or pieces of it came and nobody said how many do.
-  void drop(RequestId request);
+  /// The request has ended: its state is freed now. What is still on its way (expect()) is thrown away when it comes;
+  /// of a lost remainder nothing is reported, and no call speaks of the request again.
+  /// @throws EnvironmentError, unless its remainder is lost, when it is not here, or pieces of it came and nobody said
+  /// how many do.
+  void drop(RequestId request, Remainder kv = Remainder::comes);
 
   /// A request whose KV is here.
   struct Complete {
@@ -66,6 +69,7 @@ class KvIntake {
   StepEngine& engine_;
   std::unordered_map<RequestId, Noticed> noticed_;
   std::unordered_map<RequestId, HeldPieces> early_;  ///< without a notice so far
+  std::unordered_set<RequestId> lost_;               ///< whose pieces are thrown away, whenever they come
   std::vector<Complete> complete_;
 };
 

@@ -70,7 +70,7 @@ class PrefillWorker {
     if (unfinished == Unfinished::none && !sequences_.empty())
       throw EnvironmentError(fmt::format("{}: told to stop with prompts that have not ended", inbox_.where()));
     context_.engine->set_background({});
-    context_.transfer->flush(context_.deadline_s);
+    if (unfinished != Unfinished::lost) context_.transfer->flush(context_.deadline_s);
     if (pool_) pool_->finish(context_.deadline_s);
     WorkerStatistics counts = pool_ ? pool_->statistics() : WorkerStatistics{};
     counts.modelled_s = context_.engine->modelled_s();
@@ -219,7 +219,7 @@ class PrefillWorker {
       }
       computed += piece.result.computed_tokens;
     }
-    const StepOutcome outcome = context_.engine->step(works, start);
+    const StepOutcome outcome = step_together(*context_.engine, works, start);
     for (std::size_t i = 0; i < pieces.size(); ++i) {
       PrefillResult& result = pieces[i].result;
       result.first_token = outcome.tokens[i];

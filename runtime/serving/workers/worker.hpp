@@ -10,6 +10,7 @@
 #include "runtime/serving/injection.hpp"
 #include "runtime/serving/roles.hpp"
 #include "runtime/serving/workers/die_group.hpp"
+#include "runtime/serving/workers/instance_silent.hpp"
 #include "runtime/serving/workers/step_engine.hpp"
 
 namespace supernode::serving {
@@ -36,16 +37,23 @@ inline void count_balance(const WorkerContext& context, emulation::Stage stage, 
   counts.balance.emplace(InstanceId{stage, context.part.instance}, std::move(figures));
 }
 
+/// A step of the engine. @throws InstanceSilent where it throws TimeoutError
+StepOutcome step_together(StepEngine& engine, std::span<const StepWork> works, RunTime start);
+
 /// Serves prefill steps until told to stop: looks the prefixes of prompts that begin up, loads hits, computes the pieces
 /// that are ordered, draws the first token behind the last one, sends KV on and stores new blocks after each. All dies of
 /// an instance run it together.
-/// @throws TimeoutError when the coordinator is silent for longer than the deadline; EnvironmentError for a message
-/// that is malformed or not for a prefill die.
+/// @throws TimeoutError when the coordinator is silent for longer than the deadline; InstanceSilent; EnvironmentError
+/// for a message that is malformed or not for a prefill die.
 void run_prefill_worker(const WorkerContext& context);
 
 /// Serves decode iterations until told to stop; makes room for new requests and takes in their KV between them, and frees
 /// those that it is told have ended. All dies of an instance run it together. @throws as above.
 void run_decode_worker(const WorkerContext& context);
+
+/// Waits for the order to stop, and takes no other: a die whose instance is lost, as the coordinator finds out by itself,
+/// must not end the job, since other instances go on. @throws TimeoutError when the coordinator is silent
+void run_lost_die(const WorkerContext& context);
 
 /// Waits for the order to stop: on the modelled clock the coordinator keeps the pool's directory, and without payload
 /// there is nothing to hold.
