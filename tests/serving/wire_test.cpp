@@ -102,7 +102,7 @@ TEST_CASE("the envelope is 16 bytes: kind, version, length of the body, stamp") 
   const std::vector<std::byte> message = encode(KvReport{12}, RunTime(258ns));
   REQUIRE(message.size() == 24);
   CHECK(message[0] == std::byte{8});  // kv_arrived
-  CHECK(message[2] == std::byte{2});  // version
+  CHECK(message[2] == std::byte{3});  // version
   CHECK(message[4] == std::byte{8});  // bytes of the body
   CHECK(message[8] == std::byte{2});  // stamp: 258 = 0x102
   CHECK(message[9] == std::byte{1});
