@@ -71,6 +71,16 @@ TEST_CASE("one iteration in a hundred may exceed the objective when durations sc
   CHECK(limit.limit(1000) >= 65);
 }
 
+TEST_CASE("where durations have a long tail, fewer requests keep the 99th percentile") {
+  Random random(3, 0);
+  // Three iterations in a hundred take half as long again.
+  const auto law = [&](int batch) { return (5 + 0.2 * batch) * (random.uniform() < 0.03 ? 1.5 : 1); };
+  BatchLimit limit(20);
+  iterate(limit, 400, law);
+  CHECK(p99(iterate(limit, 2000, law)) <= 20);
+  CHECK(limit.limit(1000) >= 20);
+}
+
 TEST_CASE("a first iteration that is slow, and a rare one later, cost little") {
   const auto law = [](int batch) { return 5 + 0.2 * batch; };
   BatchLimit limit(15);
@@ -99,13 +109,13 @@ TEST_CASE("an iteration of several tokens may last as many times longer") {
   CHECK(limit.limit(1000) == Approx(60).margin(1));
 }
 
-TEST_CASE("a lucky first iteration of few requests lets nobody in who then stays") {
+TEST_CASE("a first iteration of large yield lets nobody in who then stays") {
   BatchLimit limit(10);
-  limit.observe(1, 16, 1);
-  // 16 ms are within 10 ms a token if each gives 1.7 tokens; the first ones of a few requests gave 2.
-  for (int i = 0; i < 3; ++i) limit.observe(1, 16, i == 0 ? 2 : 1.7);
+  limit.observe(1, 16.5, 1);
+  // 16.5 ms are within 10 ms a token if each gives 1.7 tokens; the first ones of a few requests gave 2.
+  for (int i = 0; i < 3; ++i) limit.observe(1, 16.5, i == 0 ? 2 : 1.7);
   CHECK(limit.limit(100) == 1);
-  for (int i = 0; i < 100; ++i) limit.observe(1, 16, 1.7);
+  for (int i = 0; i < 100; ++i) limit.observe(1, 16.5, 1.7);
   CHECK(limit.limit(100) == 2);
 }
 

@@ -121,6 +121,14 @@ TEST_CASE("a die takes from the owner first whose port is free first") {
   CHECK(ns(times.ready) == 10000);
 }
 
+TEST_CASE("a transfer that a die comes to later keeps no place at its owner's port until then") {
+  SharedPorts ports(simple(), PoolNetwork::fabric, 3, 2);
+  // From owner 0 until 80000, then from owner 1 until 88000; both ports have given that by 20000 and 2000.
+  load(ports, 0, {{0, 80000, 1}, {1, 8000, 1}}, 0);
+  CHECK(load(ports, 1, {{1, 8000, 1}}, 0).queued.count() == 2000);
+  CHECK(load(ports, 2, {{1, 8000, 1}}, 5000).queued.count() == 0);
+}
+
 TEST_CASE("an owner's port that is slower than a die's sets the time") {
   Machine machine = simple();
   machine.host_path.cpu_link_gbps = 0.125;  // of 4 processors: half of the die's rate

@@ -9,8 +9,11 @@ namespace {
 
 /// Weight of an iteration against that of the next one: the last fifty have the most of it.
 constexpr double fading = 0.98;
-/// Standard deviations above the line that one iteration in a hundred exceeds.
+/// Standard deviations above the line that one normal value in a hundred exceeds.
 constexpr double one_in_a_hundred = 2.33;
+/// An iteration that exceeds the objective takes this share of it as a reserve, and all that do not give it back, so
+/// that one in two hundred does: half of what the 99th percentile allows.
+constexpr double reserve_step = 0.03, may_exceed = 0.005, most_reserve = 0.5;
 /// A duration counts as at most so many standard deviations above the mean: what happens less than once in a hundred
 /// iterations is no reason to have fewer requests, however long it takes.
 constexpr double outlier = 4;
@@ -30,6 +33,10 @@ void BatchLimit::observe(int batch, double duration_ms, double tokens_per_reques
   if (weight_ > 0) {
     const double deviation = std::sqrt(std::max(0.0, mean(yy_) - mean(y_) * mean(y_)));
     y = std::min(y, mean(y_) + outlier * std::max(deviation, least_deviation * mean(y_)));
+  }
+  if (weight_ > 0 && batch > 1) {
+    const bool exceeded = duration_ms > objective_ms_ * std::max(1.0, mean(tokens_));
+    reserve_ = std::clamp(reserve_ + reserve_step * ((exceeded ? 1 : 0) - may_exceed), 0.0, most_reserve);
   }
   for (double* sum : {&weight_, &x_, &y_, &xx_, &xy_, &yy_, &tokens_, &tokens_squared_}) *sum *= fading;
   weight_ += 1;
@@ -62,7 +69,7 @@ int BatchLimit::limit(int most) const {
   const double around_line = mean(yy_) - mean(y_) * mean(y_) - slope * (2 * covariance - slope * variance);
   const double scatter = one_in_a_hundred * std::sqrt(std::max(0.0, around_line));
   // How much longer than the mean an iteration may be.
-  const double left = objective_ms_ * sure_tokens() - scatter - mean(y_);
+  const double left = objective_ms_ * (1 - reserve_) * sure_tokens() - scatter - mean(y_);
   double fits = 0, tried = 0;
   if (slope_) {
     tried = std::max(largest_ + 1, largest_ * 1.25);

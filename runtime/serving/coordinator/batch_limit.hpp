@@ -10,7 +10,8 @@ namespace supernode::serving {
 ///
 /// What counts is the fullest die, since all wait for it. Recent iterations (the last fifty or so; older ones fade) give
 /// a straight line of duration over batch, and how much durations scatter around it; a batch is allowed when the line
-/// plus 2.33 standard deviations, which one iteration in a hundred exceeds, is within the objective. While batches are
+/// plus 2.33 standard deviations, which one iteration in a hundred exceeds, is within the objective. Durations on
+/// hosts have longer tails: where the objective is exceeded more often, a part of it is held back. While batches are
 /// much alike, they say nothing new of the slope, and it stays what it was; at first, when nothing is known of it, one
 /// request more is tried. A batch beyond those of late is approached in steps of a quarter. The first iteration does not
 /// count, since it pays for the first use of code and memory.
@@ -38,6 +39,7 @@ class BatchLimit {
   const double objective_ms_;
   // Sums over the iterations, each with a weight that fades.
   double weight_ = 0, x_ = 0, y_ = 0, xx_ = 0, xy_ = 0, yy_ = 0, tokens_ = 0, tokens_squared_ = 0;
+  double reserve_ = 0;           ///< share of the objective that is held back
   bool warm_ = false;            ///< one iteration was made
   double largest_ = 0;           ///< batch, of late
   std::optional<double> slope_;  ///< ms for a request, once batches have differed

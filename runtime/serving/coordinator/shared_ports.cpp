@@ -77,7 +77,9 @@ PoolLoadTimes SharedPorts::move(PoolDirection& direction, int die, std::span<con
     return port_of(direction.owner_free, a.owner) < port_of(direction.owner_free, b.owner);
   });
 
-  // The transfers follow one another on the die's link. The client's work on pieces is added at the end: spread among
+  // The transfers follow one another on the die's link. An owner's port is given what was asked for, one behind the
+  // other from now on, whenever the die comes to it: a place kept for later would leave the port idle until then. The
+  // client's work on pieces is added at the end: spread among
   // the transfers it would reserve owners' ports for times at which others could have used them.
   const RunTime begin = std::max(now, client_free);
   const double slower = std::min(direction.die_gbps, direction.owner_gbps);
@@ -89,7 +91,7 @@ PoolLoadTimes SharedPorts::move(PoolDirection& direction, int die, std::span<con
     RunTime& owner_free = port_of(direction.owner_free, share.owner);
     const RunTime start = std::max(link_free, owner_free);
     waited += start - link_free;
-    owner_free = start + transfer_span(share.bytes, direction.owner_gbps);
+    owner_free = std::max(owner_free, now) + transfer_span(share.bytes, direction.owner_gbps);
     link_free = start + transfer_span(share.bytes, slower);
     bytes += share.bytes;
     pieces += share.pieces;

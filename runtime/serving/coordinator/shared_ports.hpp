@@ -4,7 +4,8 @@
 // A port is one direction of one link. It serves transfers in the order of the calls, which the coordinator makes in
 // modelled order. A transfer begins when both of its ports are free, ends after bytes / (the slower rate), and occupies
 // each port for bytes / (that port's own rate). So a host, whose port is faster than a die's, serves several dies at a
-// time, and the sum of what it gives never passes its rate.
+// time, and over the time of its queue gives no more than its rate. A host's port is never idle while something that was
+// asked for waits at it: a die with several transfers takes up their hosts' ports from when it asks.
 //
 // Rates, GB/s, from the machine file (emulation/machine):
 //   port              UB                                         VPC
