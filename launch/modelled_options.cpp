@@ -88,7 +88,8 @@ std::optional<serving::ModelledRun> ModelledOptions::make(serving::ServingConfig
   return run;
 }
 
-double ModelledOptions::formula_step_ms(const serving::ModelledRun& run, const serving::ServingConfig& serving) {
+double ModelledOptions::formula_step_ms(const serving::ModelledRun& run, const serving::ServingConfig& serving,
+                                        double requests_per_die) {
   const bool decode = run.steady->stage == serving::SteadyOptions::Stage::decode;
   const emulation::StepSetup step =
       serving::step_setup(run.config, serving, decode ? emulation::Stage::decode : emulation::Stage::prefill);
@@ -96,7 +97,7 @@ double ModelledOptions::formula_step_ms(const serving::ModelledRun& run, const s
     emulation::DecodeSetup setup;
     setup.layout = step.layout;
     setup.load = serving::expert_load(run.config, run.model.experts);
-    setup.requests_per_die = run.steady->requests;
+    setup.requests_per_die = requests_per_die;
     setup.kv_tokens = run.steady->prompt_tokens + run.steady->output_tokens / 2.0;
     setup.mtp = run.config.mtp;
     setup.acceptance = run.config.acceptance;
@@ -108,7 +109,11 @@ double ModelledOptions::formula_step_ms(const serving::ModelledRun& run, const s
   setup.load = serving::expert_load(run.config, run.model.experts);
   setup.tokens_per_die = 1.0 * run.steady->requests * run.steady->prompt_tokens;
   setup.prompt_tokens = run.steady->prompt_tokens;
-  setup.microbatches = run.config.microbatches;
+  setup.microbatches = run.config.microbatches == 0 ? 2 : run.config.microbatches;
+  setup.reuse = std::min(run.steady->prefix_share, 0.999);
+  setup.pooled = serving.cache_ranks > 0 && serving.context_cache;
+  setup.network = step.network;
+  setup.block_tokens = serving.context_block_tokens;
   return emulation::prefill_batch(run.machine, run.model, setup).batch.ms();
 }
 

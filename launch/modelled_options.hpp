@@ -30,7 +30,8 @@ class ModelledOptions {
                                            const std::string& dtype, std::uint64_t seed) const;
 
   /// What the uniform cost functions (`validate`) say of a step of the steady load, ms: one die stands for all.
-  static double formula_step_ms(const serving::ModelledRun& run, const serving::ServingConfig& serving);
+  static double formula_step_ms(const serving::ModelledRun& run, const serving::ServingConfig& serving,
+                                double requests_per_die);
 
  private:
   serving::SteadyOptions steady_options(const emulation::Machine& machine, serving::ServingConfig& serving) const;

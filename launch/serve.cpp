@@ -68,6 +68,7 @@ class ServeCommand : public Command {
       const moe::ModelConfig model = modelled_.chosen() ? read_config() : moe::ModelConfig{};
       std::optional<serving::ModelledRun> run = modelled_.make(options_.serving, model, dtype_, load_.seed());
       step_outputs_.ask(run);
+      if (run && run->steady) load_.share_prefixes(*run->steady);
       return run;
     });
     // Whatever is wrong with options, files or sizes is found by rank 0 before anyone loads a model.

@@ -57,7 +57,7 @@ ServeJob::Served ServeJob::serve_once(serving::Deployment& deployment, const Com
   }
   const serving::ServeOutcome outcome =
       deployment.serve(options, std::move(requests), step_outputs ? step_outputs->log() : nullptr);
-  if (step_outputs) on_root(world, [&] { step_outputs->close(outcome.requests); });
+  if (step_outputs) on_root(world, [&] { step_outputs->close(outcome.requests, outcome.series); });
   Served served;
   if (world.rank() != 0) return served;
   served.results = serving::serving_results(outcome.requests, outcome.pool, options_.metrics,

@@ -36,9 +36,11 @@ void LoadOptions::describe(OptionTable& t) {
   t.add("serve", "prompt_lengths", prompt_lengths_,
         "generated: tokens of prompts: fixed:N, uniform:A:B, lognormal:MEDIAN:SIGMA, or a CSV file of lengths");
   t.add("serve", "output_lengths", output_lengths_, "generated: tokens of answers, likewise");
-  t.add("serve", "prefix_share", prefix_share_, "generated: share of each prompt's tokens that its group has in common")
+  t.add("serve", "prefix_share", prefix_share_,
+        "generated, steady-prefill: share of each prompt's tokens that its group has in common")
       .range(0, 1);
-  t.add("serve", "prefix_groups", prefix_groups_, "generated: groups of requests with a common prefix").range(1, 1e6);
+  t.add("serve", "prefix_groups", prefix_groups_, "generated, steady-prefill: groups of requests with a common prefix")
+      .range(1, 1e6);
   t.add("serve", "seed", workload_.seed, "of prompt tokens, arrivals and sampling");
   t.add("serve", "temperature", workload_.sampler.temperature, "0: greedy").range(0, 1e3);
   t.add("serve", "top_p", workload_.sampler.top_p, "nucleus sampling, (0, 1]").range(1e-9, 1);
@@ -52,6 +54,11 @@ void LoadOptions::describe(OptionTable& t) {
 bool LoadOptions::at_once(bool generated) const {
   if (workload_.request_rate > 0) return std::isinf(workload_.request_rate);
   return generated || workload_.time_scale == 0;
+}
+
+void LoadOptions::share_prefixes(serving::SteadyOptions& steady) const {
+  steady.prefix_share = prefix_share_;
+  steady.prefix_groups = prefix_groups_;
 }
 
 std::vector<serving::Request> LoadOptions::make(bool generated, const RunOfJob& run, int vocabulary, int max_length) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/core/options.hpp"
+#include "runtime/serving/load/steady.hpp"
 #include "runtime/serving/load/trace.hpp"
 #include "runtime/serving/load/workload.hpp"
 
@@ -25,6 +26,8 @@ class LoadOptions {
   std::uint64_t seed() const { return workload_.seed; }
   /// Rows of the trace without output that were left out, or got one token; known once the trace has been read.
   std::uint64_t without_output() const { return without_output_; }
+  /// Sets what prompts of a steady prefill load have in common.
+  void share_prefixes(serving::SteadyOptions& steady) const;
   /// All requests come in one moment, so that nothing comes sooner at a multiple of the rate.
   bool at_once(bool generated) const;
 

@@ -14,6 +14,8 @@ serving::RunDescription describe_run(const serving::ServeOptions& options, const
   run.dies_per_npu = dies_per_npu;
   run.die_steps = outcome.die_steps;
   run.guesses = outcome.guesses;
+  run.iterations = outcome.iterations;
+  run.tpot_objective_ms = s.tpot_objective_ms;
   if (!options.modelled) return run;
   run.clock = "modelled";
   run.machine = options.modelled->machine.name;
@@ -24,7 +26,7 @@ serving::RunDescription describe_run(const serving::ServeOptions& options, const
   if (!outcome.steady) return run;
   run.steady = *outcome.steady;
   run.steady_s = serving::to_seconds(outcome.last - serving::RunTime{});
-  run.formula_step_ms = ModelledOptions::formula_step_ms(*options.modelled, s);
+  run.formula_step_ms = ModelledOptions::formula_step_ms(*options.modelled, s, run.steady.requests_per_die);
   run.steady_dies = run.steady_options->stage == serving::SteadyOptions::Stage::decode
                         ? s.decode_instances * s.decode_dies
                         : s.prefill_instances * s.prefill_dies;

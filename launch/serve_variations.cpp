@@ -19,7 +19,7 @@ struct Part {
   bool (*switch_off)(serving::ServeOptions& options);
 };
 
-/// Whether steps are drawn; of a model that computes these parts are of its state, which all runs of a job share.
+/// Whether steps are drawn.
 bool draws(const serving::ServeOptions& options) {
   return options.modelled && options.modelled->compute == serving::Compute::shape;
 }
@@ -30,9 +30,18 @@ constexpr std::array kParts{
          [](serving::ServeOptions& o) {
            return std::exchange(o.serving.context_cache, false) && o.serving.cache_ranks > 0;
          }},
-    Part{"mtp", [](serving::ServeOptions& o) { return draws(o) && std::exchange(o.modelled->config.mtp, false); }},
+    Part{"mtp",
+         [](serving::ServeOptions& o) {
+           const bool computed = std::exchange(o.serving.mtp, "off") == "on";
+           const bool priced = o.modelled && std::exchange(o.modelled->config.mtp, false);
+           return draws(o) ? priced : computed;
+         }},
     Part{"microbatches",
-         [](serving::ServeOptions& o) { return draws(o) && std::exchange(o.modelled->config.microbatches, 1) > 1; }},
+         [](serving::ServeOptions& o) {
+           const bool computed = std::exchange(o.serving.microbatches, 1) != 1;
+           const bool priced = o.modelled && std::exchange(o.modelled->config.microbatches, 1) != 1;
+           return draws(o) ? priced : computed;
+         }},
     Part{"chunked-prefill", [](serving::ServeOptions& o) { return std::exchange(o.serving.chunk_tokens, 0) > 0; }},
     // What hot experts cost: as if all were used alike.
     Part{"expert-skew",

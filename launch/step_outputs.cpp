@@ -45,9 +45,10 @@ class StepOutputs::Files : public serving::StepLog {
     if (record_) record_->on_step(instance, report);
     if (trace_) trace_->on_step(instance, report);
   }
-  void close(std::span<const serving::ServedRequest> requests) {
+  void close(std::span<const serving::ServedRequest> requests, std::span<const serving::SeriesTable> series) {
     if (record_) record_->close();
     if (!trace_) return;
+    trace_->add_series(series);
     trace_->add_requests(requests);
     trace_->close();
   }
@@ -90,9 +91,10 @@ void StepOutputs::open(const serving::ServeOptions& options, const RunOptions& r
 
 serving::StepLog* StepOutputs::log() const { return files_.get(); }
 
-void StepOutputs::close(std::span<const serving::ServedRequest> requests) {
+void StepOutputs::close(std::span<const serving::ServedRequest> requests,
+                        std::span<const serving::SeriesTable> series) {
   if (!files_) return;
-  files_->close(requests);
+  files_->close(requests, series);
   if (files_->lacks_tasks())
     supernode::log(LogLevel::warning, "{}: no instance came to step {}, so the trace has no layers (--trace-step)",
                    trace_, traced_step_);

@@ -26,7 +26,7 @@ class StepOutputs {
   /// The log of steps; null where none is wanted, or open() was not called.
   serving::StepLog* log() const;
   /// Completes the files and gives them their names; on rank 0, after the run. @throws EnvironmentError
-  void close(std::span<const serving::ServedRequest> requests);
+  void close(std::span<const serving::ServedRequest> requests, std::span<const serving::SeriesTable> series);
 
  private:
   bool wanted() const { return !record_.empty() || !trace_.empty(); }

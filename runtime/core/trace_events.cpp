@@ -60,6 +60,11 @@ void TraceEvents::async(char phase, std::uint64_t id, int process, std::string_v
                   process, us(at_ns), with_args(args)));
 }
 
+void TraceEvents::counter(int process, std::string_view name, std::int64_t at_ns, double value) {
+  add(fmt::format(R"({{"name":{},"ph":"C","pid":{},"ts":{},"args":{{"value":{}}}}})", quoted(name), process, us(at_ns),
+                  value));
+}
+
 void TraceEvents::begin_of(std::uint64_t id, int process, std::string_view name, std::int64_t at_ns, const Json& args) {
   async('b', id, process, name, at_ns, args);
 }

@@ -26,6 +26,8 @@ class TraceEvents {
   /// Spans of one thread lie behind or within one another. @param args an object, or null
   void span(int process, int thread, std::string_view name, std::int64_t begin_ns, std::int64_t end_ns,
             const Json& args = {});
+  /// A figure of a process over time, from then on until its next value.
+  void counter(int process, std::string_view name, std::int64_t at_ns, double value);
   /// A span of no thread: those of one `id` are shown together, and lie behind or within one another. Events of one id
   /// come in order of time, those of a span around those within it.
   void begin_of(std::uint64_t id, int process, std::string_view name, std::int64_t at_ns, const Json& args = {});

@@ -1,6 +1,7 @@
 #pragma once
 // What one die did in one step, real or drawn: the record from which the step is priced. Times are not in it.
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -51,11 +52,22 @@ struct DieStep {
   std::vector<MicrobatchStep> microbatches =
       {};  ///< as many on each die of the instance; a die may have nothing in one
   std::vector<PoolLoad> loads = {};
+  double slowness = 1;  ///< its computing takes so many times as long as the machine says
 
   AttentionWork work() const {
     AttentionWork all;
     for (const MicrobatchStep& microbatch : microbatches) all += microbatch.work;
     return all;
+  }
+  /// The same in one microbatch. Exact for decode, where each sequence is in one of the two.
+  DieStep joined() const {
+    DieStep whole{{microbatches.front()}, loads, slowness};
+    MicrobatchStep& all = whole.microbatches.front();
+    for (std::size_t m = 1; m < microbatches.size(); ++m) {
+      all.work += microbatches[m].work;
+      for (std::size_t i = 0; i < all.rows.size(); ++i) all.rows[i] += microbatches[m].rows[i];
+    }
+    return whole;
   }
 };
 

@@ -28,23 +28,37 @@ class StepSchedule {
         tasks_(setup.stage == Stage::decode ? std::vector<std::string>{"attention", "moe"}
                                             : std::vector<std::string>{"compute", "exchange"},
                starts),
-        ready_(static_cast<std::size_t>(microbatches_), -1) {}
+        ready_(static_cast<std::size_t>(microbatches_), -1),
+        computing_(steps.size()) {}
 
   const StepTasks& decode();
   const StepTasks& prefill();
-  /// StepTiming::in_exchanges of what was scheduled.
+  /// StepTiming::in_exchanges and computing of what was scheduled.
   ModelTime in_exchanges() const { return in_exchanges_; }
+  const std::vector<ModelTime>& computing() const { return computing_; }
 
  private:
   using Durations = std::vector<ModelTime>;  // [dies]
 
-  /// cost(die's step) of each die.
+  /// cost(die's step) of each die. What it computes takes longer on a slow die.
   template <class Cost>
   Durations of_each(Cost cost) const {
     Durations durations;
     durations.reserve(steps_.size());
     for (const DieStep& step : steps_) durations.push_back(cost(step));
     return durations;
+  }
+  template <class Cost>
+  Durations computing_of_each(Cost cost) const {
+    return of_each([&](const DieStep& step) { return step.slowness * cost(step); });
+  }
+  void slow_down(Durations& durations) const {
+    for (std::size_t die = 0; die < durations.size(); ++die) durations[die] = steps_[die].slowness * durations[die];
+  }
+  /// A task that computes. @param durations [dies], on slow dies the longer ones
+  int compute(const char* name, int stream, int after, const Durations& durations, TaskPlace place = {}) {
+    for (std::size_t die = 0; die < durations.size(); ++die) computing_[die] += durations[die];
+    return tasks_.add(name, stream, after, durations, place);
   }
   int& ready(int microbatch) { return ready_[static_cast<std::size_t>(microbatch)]; }
   const AttentionWork& work(const DieStep& step, int microbatch) const {
@@ -69,7 +83,8 @@ class StepSchedule {
   /// Attention of prefill, as a task of stream 0.
   struct PrefillLayer {
     Durations before, after;
-    ModelTime between;
+    ModelTime between;  ///< the same on all dies
+    ModelTime heads;    ///< what of it they compute
   };
   PrefillLayer prefill_layer(int microbatch) const;
   int attend(const char* name, int after, const PrefillLayer& layer, TaskPlace place);
@@ -84,6 +99,7 @@ class StepSchedule {
   StepTasks tasks_;
   std::vector<int> ready_;  ///< [microbatches] the task that each waits for, or -1
   ModelTime in_exchanges_{};
+  Durations computing_;  ///< StepTiming::computing
 };
 
 void StepSchedule::decode_layer(const std::vector<Durations>& attention, const std::vector<Durations>& gate,
@@ -91,11 +107,12 @@ void StepSchedule::decode_layer(const std::vector<Durations>& attention, const s
   Durations experts(steps_.size());
   for (int m = 0; m < microbatches_; ++m) {
     const auto i = static_cast<std::size_t>(m);
-    ready(m) = tasks_.add("attention", 0, ready(m), attention[i], place(layer, m));
-    ready(m) = tasks_.add("gate", 1, ready(m), gate[i], place(layer, m));
+    ready(m) = compute("attention", 0, ready(m), attention[i], place(layer, m));
+    ready(m) = compute("gate", 1, ready(m), gate[i], place(layer, m));
     ready(m) = exchange(Phase::dispatch, 1, m, layer);
     traffic_.experts(m, layer, experts);
-    ready(m) = tasks_.add("experts", 1, ready(m), experts, place(layer, m));
+    slow_down(experts);
+    ready(m) = compute("experts", 1, ready(m), experts, place(layer, m));
     ready(m) = exchange(Phase::combine, 1, m, layer);
   }
 }
@@ -105,35 +122,36 @@ const StepTasks& StepSchedule::decode() {
   const double attention_share = split ? setup_.attention_share : 1, moe_share = split ? 1 - setup_.attention_share : 1;
   std::vector<Durations> attention, gate;
   for (int m = 0; m < microbatches_; ++m) {
-    attention.push_back(of_each([&](const DieStep& step) {
+    attention.push_back(computing_of_each([&](const DieStep& step) {
       return decode_attention(machine_, model_, work(step, m), {.matrix = attention_share, .vector = attention_share})
           .total();
     }));
-    gate.push_back(of_each([&](const DieStep& step) {
+    gate.push_back(computing_of_each([&](const DieStep& step) {
       return gate_stage(machine_, model_, work(step, m).tokens, {.matrix = moe_share, .vector = moe_share}).total();
     }));
   }
   // The few dense layers are not split.
-  const Durations dense = of_each([&](const DieStep& step) {
+  const Durations dense = computing_of_each([&](const DieStep& step) {
     const AttentionWork all = step.work();
     return decode_attention(machine_, model_, all).total() + dense_stage(machine_, model_, all.tokens).total();
   });
   for (int layer = 0; layer < model_.dense_layers; ++layer)
-    ready(0) = tasks_.add("dense layer", 0, ready(0), dense, {.layer = layer});
+    ready(0) = compute("dense layer", 0, ready(0), dense, {.layer = layer});
   for (int& last : ready_) last = ready(0);
   for (int layer = 0; layer < moe_layers(); ++layer) decode_layer(attention, gate, layer);
   // Stream 1 does the microbatches in order, so the last one is the last to be ready.
-  int last = tasks_.add("head, sampling", 0, ready_.back(), of_each([&](const DieStep& step) {
-                          return decode_head(machine_, model_, step.work().tokens, Picking::sample).total();
-                        }));
+  int last = compute("head, sampling", 0, ready_.back(), computing_of_each([&](const DieStep& step) {
+                       return decode_head(machine_, model_, step.work().tokens, Picking::sample).total();
+                     }));
   if (setup_.mtp) {
-    last = tasks_.add("mtp join", 0, last,
-                      of_each([&](const DieStep& step) { return draft_join(machine_, model_, step.work().tokens); }));
+    last = compute("mtp join", 0, last, computing_of_each([&](const DieStep& step) {
+                     return draft_join(machine_, model_, step.work().tokens);
+                   }));
     std::fill(ready_.begin(), ready_.end(), last);
     decode_layer(attention, gate, moe_layers());
-    last = tasks_.add("draft head", 0, ready_.back(), of_each([&](const DieStep& step) {
-                        return decode_head(machine_, model_, step.work().sequences, Picking::greedy).total();
-                      }));
+    last = compute("draft head", 0, ready_.back(), computing_of_each([&](const DieStep& step) {
+                     return decode_head(machine_, model_, step.work().sequences, Picking::greedy).total();
+                   }));
   }
   // Else each graph waits for the host in turn.
   if (!setup_.prepared_graphs)
@@ -153,13 +171,18 @@ StepSchedule::PrefillLayer StepSchedule::prefill_layer(int microbatch) const {
   }
   const double each = 1.0 / static_cast<double>(steps_.size());
   const AttentionWork mean{sum.sequences * each, sum.tokens * each, sum.context * each, sum.attended * each};
+  // Heads are shared evenly, so all wait for the slowest die's.
+  double slowest = 1;
+  for (const DieStep& step : steps_) slowest = std::max(slowest, step.slowness);
   PrefillLayer layer;
   for (const DieStep& step : steps_) {
     const PrefillAttention parts =
         prefill_attention(machine_, model_, setup_.layout.dies, work(step, microbatch), mean, most);
-    layer.before.push_back(parts.before.total());
-    layer.after.push_back(parts.after.total());
-    layer.between = parts.between.total();
+    layer.before.push_back(step.slowness * parts.before.total());
+    layer.after.push_back(step.slowness * parts.after.total());
+    const ModelTime whole = parts.between.total();
+    layer.heads = whole - parts.between.of("all-gather") - parts.between.of("all-to-all");
+    layer.between = whole + (slowest - 1) * layer.heads;
   }
   return layer;
 }
@@ -170,7 +193,10 @@ int StepSchedule::attend(const char* name, int after, const PrefillLayer& layer,
   const std::span<ModelTime> to = tasks_.ends(task);
   ModelTime all_there = from[0] + layer.before[0];
   for (std::size_t die = 0; die < to.size(); ++die) all_there = std::max(all_there, from[die] + layer.before[die]);
-  for (std::size_t die = 0; die < to.size(); ++die) to[die] = all_there + layer.between + layer.after[die];
+  for (std::size_t die = 0; die < to.size(); ++die) {
+    to[die] = all_there + layer.between + layer.after[die];
+    computing_[die] += layer.before[die] + steps_[die].slowness * layer.heads + layer.after[die];
+  }
   return task;
 }
 
@@ -179,19 +205,20 @@ void StepSchedule::prefill_moe_layers(std::vector<PrefillLayer>& layers) {
   std::vector<double> rows(steps_.size());
   std::vector<Durations> sum;
   for (int m = 0; m < microbatches_; ++m) {
-    const Durations packed = of_each([&](const DieStep& step) {
+    const Durations packed = computing_of_each([&](const DieStep& step) {
       const double tokens = work(step, m).tokens;
       return gate_stage(machine_, model_, tokens).total() + prepare_rows(machine_, model_, tokens * model_.topk);
     });
     Durations& after = layers[static_cast<std::size_t>(m)].after;
     for (std::size_t die = 0; die < after.size(); ++die) after[die] += packed[die];
-    sum.push_back(of_each([&](const DieStep& step) { return sum_rows(machine_, model_, work(step, m).tokens); }));
+    sum.push_back(
+        computing_of_each([&](const DieStep& step) { return sum_rows(machine_, model_, work(step, m).tokens); }));
   }
   // Microbatches take turns: while one's rows travel, the other computes. A microbatch goes on to its next attention
   // before the other's combine is awaited.
   for (int layer = 0; layer < moe_layers(); ++layer) {
     for (int m = 0; m < microbatches_; ++m) {
-      if (layer > 0) ready(m) = tasks_.add("sum", 0, ready(m), sum[static_cast<std::size_t>(m)], place(layer - 1, m));
+      if (layer > 0) ready(m) = compute("sum", 0, ready(m), sum[static_cast<std::size_t>(m)], place(layer - 1, m));
       ready(m) = attend("attention", ready(m), layers[static_cast<std::size_t>(m)], place(layer, m));
     }
     for (int m = 0; m < microbatches_; ++m) ready(m) = exchange(Phase::dispatch, 1, m, layer);
@@ -199,13 +226,14 @@ void StepSchedule::prefill_moe_layers(std::vector<PrefillLayer>& layers) {
       traffic_.experts(m, layer, experts);
       traffic_.received(m, layer, rows);
       for (std::size_t die = 0; die < steps_.size(); ++die) experts[die] += arrange_rows(machine_, model_, rows[die]);
-      ready(m) = tasks_.add("experts", 0, ready(m), experts, place(layer, m));
+      slow_down(experts);
+      ready(m) = compute("experts", 0, ready(m), experts, place(layer, m));
     }
     for (int m = 0; m < microbatches_; ++m) ready(m) = exchange(Phase::combine, 1, m, layer);
   }
   if (moe_layers() > 0)
     for (int m = 0; m < microbatches_; ++m)
-      ready(m) = tasks_.add("sum", 0, ready(m), sum[static_cast<std::size_t>(m)], place(moe_layers() - 1, m));
+      ready(m) = compute("sum", 0, ready(m), sum[static_cast<std::size_t>(m)], place(moe_layers() - 1, m));
 }
 
 const StepTasks& StepSchedule::prefill() {
@@ -222,15 +250,15 @@ const StepTasks& StepSchedule::prefill() {
     for (int m = 0; m < microbatches_; ++m) {
       PrefillLayer dense = layers[static_cast<std::size_t>(m)];
       for (std::size_t die = 0; die < steps_.size(); ++die)
-        dense.after[die] += dense_stage(machine_, model_, work(steps_[die], m).tokens).total();
+        dense.after[die] += steps_[die].slowness * dense_stage(machine_, model_, work(steps_[die], m).tokens).total();
       ready(m) = attend("dense layer", ready(m), dense, {.layer = layer, .microbatch = m});
     }
   }
   prefill_moe_layers(layers);
   // Only a prompt's last token needs logits.
-  tasks_.add("head", 0, ready_.back(), of_each([&](const DieStep& step) {
-               return gemm_time(machine_, {.m = step.work().sequences, .n = model_.vocabulary, .k = model_.hidden});
-             }));
+  compute("head", 0, ready_.back(), computing_of_each([&](const DieStep& step) {
+            return gemm_time(machine_, {.m = step.work().sequences, .n = model_.vocabulary, .k = model_.hidden});
+          }));
   return tasks_;
 }
 
@@ -289,6 +317,20 @@ class StepPricer::Implementation {
     const ModelTime origin = *std::min_element(starts.begin(), starts.end());
     std::vector<ModelTime> since;
     for (const ModelTime start : starts) since.push_back(start - origin);
+    StepTiming timing = price_as_recorded(steps, since, origin, timelines);
+    if (!setup_.joins_microbatches || setup_.stage != Stage::decode || steps[0].microbatches.size() < 2) return timing;
+    std::vector<Timeline> other_timelines;
+    std::vector<DieStep> whole;
+    for (const DieStep& step : steps) whole.push_back(step.joined());
+    StepTiming other = price_as_recorded(whole, since, origin, timelines ? &other_timelines : nullptr);
+    if (!(other.end() < timing.end())) return timing;
+    if (timelines) *timelines = std::move(other_timelines);
+    return other;
+  }
+
+ private:
+  StepTiming price_as_recorded(std::span<const DieStep> steps, std::span<const ModelTime> since, ModelTime origin,
+                               std::vector<Timeline>* timelines) {
     const auto traffic =
         recorded_traffic(machine_, model_, setup_, group_, steps, exchange_share(setup_, steps[0].microbatches.size()));
     StepSchedule schedule(machine_, model_, setup_, steps, since, *traffic);
@@ -301,10 +343,11 @@ class StepPricer::Implementation {
     const Timeline line = tasks.timeline(last_of(ends));
     StepTiming timing = timing_of(tasks, *traffic, origin, std::move(ends), line);
     timing.in_exchanges = schedule.in_exchanges();
+    timing.computing = schedule.computing();
+    timing.microbatches = static_cast<int>(steps[0].microbatches.size());
     return timing;
   }
 
- private:
   void check_records(std::span<const DieStep> steps, std::span<const ModelTime> starts) const {
     const auto dies = static_cast<std::size_t>(setup_.layout.dies);
     check(steps.size() == dies && starts.size() == dies,
@@ -346,6 +389,8 @@ StepTiming uniform_step_time(const Machine& machine, const ModelShape& model, co
   Timeline line = tasks.timeline(0);
   StepTiming timing = timing_of(tasks, *traffic, {}, tasks.last_ends(), line);
   timing.in_exchanges = schedule.in_exchanges();
+  timing.computing = schedule.computing();
+  timing.microbatches = static_cast<int>(step.microbatches.size());
   if (timeline) *timeline = std::move(line);
   return timing;
 }

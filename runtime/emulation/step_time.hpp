@@ -28,6 +28,8 @@ struct StepSetup {
   bool mtp = false;                  ///< a speculative module follows each iteration: one layer more in the records
   bool prepared_graphs = true;       ///< all graphs of a step prepared at once, sampling on the die
   double attention_share = 2.0 / 3;  ///< of the cores while two microbatches overlap; the MoE stream has the rest
+  /// A step recorded in two microbatches is done as one where that ends sooner.
+  bool joins_microbatches = false;
   // prefill
   PoolNetwork network = PoolNetwork::fabric;
   double block_tokens = 128;  ///< of a pooled block; each layer of a block is one piece
@@ -47,6 +49,9 @@ struct StepTiming {
   /// What the exchanges on that path were made of, by cause (exchange.hpp), all layers added up; dispatch and combine in
   /// `terms` are as long.
   Terms exchange;
+  /// [dies] all tasks of each, but for exchanges, collectives and loads. Tasks of two streams that overlap count both.
+  std::vector<ModelTime> computing;
+  int microbatches = 1;  ///< in which the step was done
   /// That all dies together were in dispatch and combine, waits included. Both of two streams that overlap count.
   ModelTime in_exchanges;
 

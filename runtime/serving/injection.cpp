@@ -87,4 +87,14 @@ std::vector<Injection> injections_of(int rank, const std::vector<Injection>& inj
   return own;
 }
 
+double slowness_at(const std::vector<Injection>& injections, double since_start_s) {
+  double factor = 1;
+  for (const Injection& injection : injections) {
+    if (injection.kind != InjectionKind::slow_rank || since_start_s < injection.start_s) continue;
+    if (injection.duration_s > 0 && since_start_s >= injection.start_s + injection.duration_s) continue;
+    factor = std::max(factor, injection.factor);
+  }
+  return factor;
+}
+
 }  // namespace supernode::serving

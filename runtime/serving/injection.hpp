@@ -20,7 +20,7 @@ struct Injection {
   InjectionKind kind{};
   int rank = 0;           ///< whose failure it is
   double factor = 1;      ///< of slow_rank: its computing takes so many times as long
-  double start_s = 0;     ///< after the start of serving
+  double start_s = 0;     ///< after the start of serving, on the run's clock
   double duration_s = 0;  ///< 0: of owners three times pool.deadline, of slow_rank to the end
 };
 
@@ -32,5 +32,7 @@ Injection parse_injection(std::string_view text, const ServingConfig& config);
 std::vector<Injection> parse_injections(const std::vector<std::string>& texts, const ServingConfig& config);
 /// Those of one rank.
 std::vector<Injection> injections_of(int rank, const std::vector<Injection>& injections);
+/// How many times as long as usual computing takes then by those that make a die slow; 1 without one.
+double slowness_at(const std::vector<Injection>& injections, double since_start_s);
 
 }  // namespace supernode::serving

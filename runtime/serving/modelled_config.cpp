@@ -12,9 +12,11 @@
 namespace supernode::serving {
 
 void describe(OptionTable& t, ModelledConfig& c) {
-  t.add("modelled", "microbatches", c.microbatches,
-        "microbatches of a step with --compute shape; serving.microbatches where a model computes")
-      .range(1, 2);
+  t.add(
+       "modelled", "microbatches", c.microbatches,
+       "microbatches of a step with --compute shape: 1, 2, or 0: 2 for prefill, for decode the faster of both, step by "
+       "step; serving.microbatches where a model computes")
+      .range(0, 2);
   t.add("modelled", "mtp", c.mtp,
         "decode steps of --compute shape try a speculative token; serving.mtp where a model computes");
   t.add("modelled", "acceptance", c.acceptance, "share of the speculative tokens that are kept").range(0, 1);
@@ -70,6 +72,7 @@ emulation::StepSetup step_setup(const ModelledConfig& config, const ServingConfi
                                                   .redundant = config.decode_redundant}
                         : emulation::ExpertLayout{.dies = serving.prefill_dies, .redundant = config.prefill_redundant};
   setup.mtp = decode && config.mtp;
+  setup.joins_microbatches = decode && config.microbatches == 0;
   setup.network = config.pool_network == "ub" ? emulation::PoolNetwork::fabric : emulation::PoolNetwork::vpc;
   setup.block_tokens = serving.context_block_tokens;
   return setup;

@@ -22,8 +22,10 @@ enum class Payload {
 };
 
 struct ModelledConfig {
-  int microbatches = 2;  ///< of a step, 1 or 2; where a model computes, ServingConfig's
-  bool mtp = true;       ///< a speculative token for each request in decode; where a model computes, ServingConfig's
+  /// Of a step, 1 or 2; 0: 2 for prefill, and for decode the faster of both, step by step. Where a model computes,
+  /// ServingConfig's.
+  int microbatches = 2;
+  bool mtp = true;  ///< a speculative token for each request in decode; where a model computes, ServingConfig's
   double acceptance = 0.7;
   std::string expert_load = "even";  ///< even, zipf:ALPHA, or a file of recorded counts
   double drift = 0.28;               ///< as emulation::ExpertLoad

@@ -17,6 +17,7 @@
 #include "runtime/serving/coordinator/coordinate.hpp"
 #include "runtime/serving/fleet/wall_fleet.hpp"
 #include "runtime/serving/roles.hpp"
+#include "runtime/serving/runs/die_times.hpp"
 #include "runtime/serving/runs/modelled_run.hpp"
 #include "runtime/serving/runs/progress_output.hpp"
 #include "runtime/serving/runs/run_pool.hpp"
@@ -45,15 +46,6 @@ moe::TransformerOptions model_options(const Communicator& world, const ServeOpti
   if (role == Role::decode) wanted.typical_tokens = config.max_decode_batch * (config.speculates() ? 2 : 1);
   wanted.deadline = options.deadline_s;
   return wanted;
-}
-
-std::vector<DieSteps> die_steps(const ServingConfig& config, const WorkerStatistics& counts) {
-  std::vector<DieSteps> dies;
-  for (const auto& [rank, times] : counts.step_times) {
-    const Part part = part_of(config, rank);
-    dies.push_back({rank, std::string(to_string(part.role)), part.instance, part.die, times});
-  }
-  return dies;
 }
 
 /// Of an engine over a model of model_options().
@@ -95,6 +87,7 @@ ServeOutcome coordinate_run(const Communicator& control, const ServeOptions& opt
   const WorkerStatistics counts = coordinate(scheduler, fleet, {}, &watch);
   ServeOutcome outcome;
   outcome.series = watch.series();
+  outcome.iterations = watch.iterations();
   outcome.die_steps = die_steps(options.serving, counts);
   outcome.wall = wall_now() - start;
   outcome.requests = served.take();
@@ -123,7 +116,8 @@ void work(const Communicator& control, const Communicator& transfer, const Commu
   std::unique_ptr<StepEngine> on_clock;
   if (options.modelled)
     on_clock = std::make_unique<ModelledEngine>(real, dies, part.die, modelled_instance(options, part),
-                                                options.deadline_s, step_reporting(options, control_box, began));
+                                                options.deadline_s, step_reporting(options, control_box, began),
+                                                injections_of(control.rank(), options.injections));
   else
     on_clock = std::make_unique<TimedEngine>(real, injections_of(control.rank(), options.injections));
   context.engine = on_clock.get();
@@ -142,6 +136,13 @@ struct Deployment::Standing {
   Communicator instance;  ///< of the dies that work together with this rank
   std::string identity;   ///< of the model
   std::optional<BuiltModel> built;
+  // What of a run's options the model was built for.
+  int microbatches = 1;
+  bool speculates = false;
+
+  bool fits(const ServingConfig& config) const {
+    return built && microbatches == config.microbatches && speculates == config.speculates();
+  }
 };
 
 Deployment::Deployment(const Communicator& world) : world_(world) {}
@@ -155,8 +156,9 @@ ServeOutcome Deployment::serve(const ServeOptions& options, std::vector<Request>
     if (config.exchange != "auto") collectives::check_algorithm_name(config.exchange);
     if (options.modelled && options.model_from_pool)
       throw UsageError("--model-from-pool: a modelled machine has no files in its pool");
-    if (options.modelled && !options.injections.empty())
-      throw UsageError("--inject: failures happen at wall times, a modelled machine has none");
+    for (const Injection& injection : options.injections)
+      if (options.modelled && injection.kind != InjectionKind::slow_rank)
+        throw UsageError("--inject: on a modelled machine dies may be slow (slow_rank), nothing else fails");
     if (options.modelled && has_pool(options)) static_cast<void>(blocks_really_held(options));
     if (options.model_from_pool && config.cache_ranks == 0)
       throw UsageError("--model-from-pool needs a pool: serving.cache_ranks is 0");
@@ -178,7 +180,9 @@ ServeOutcome Deployment::serve_with_model(const ServeOptions& options, std::vect
   const Communicator control = world_.duplicate();
   const Communicator transfer = world_.duplicate();
   const std::unique_ptr<pool::Pool> shared_pool = make_pool(world_, options);
-  if (!standing.built || options.model_from_pool) {
+  if (!standing.fits(options.serving) || options.model_from_pool) {
+    standing.microbatches = options.serving.microbatches;
+    standing.speculates = options.serving.speculates();
     const moe::TransformerOptions wanted = model_options(world_, options, part.role);
     standing.built.reset();
     standing.built = options.model_from_pool ? build_from_pool(world_, standing.instance, *shared_pool,

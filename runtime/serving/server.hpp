@@ -67,6 +67,7 @@ struct ServeOptions {
 struct ServeOutcome {
   std::vector<ServedRequest> requests;  ///< by id
   std::vector<SeriesTable> series;      ///< what happened over time (RunSeries)
+  std::vector<Iteration> iterations;    ///< of the decode instances
   PoolFigures pool;
   GuessCounts guesses;                       ///< of all decode dies
   RunTime last{};                            ///< of the last event on a modelled clock
@@ -74,7 +75,7 @@ struct ServeOutcome {
   std::map<std::string, double> modelled_s;  ///< where the steps' modelled time went, s (ModelledTotals)
   std::optional<SteadyFigures> steady;
   std::optional<PayloadFigures> payload;  ///< on a modelled clock, where it is carried
-  std::vector<DieSteps> die_steps;        ///< on the wall clock
+  std::vector<DieSteps> die_steps;
 };
 
 /// Longest prompt + output that the deployment takes, tokens.
@@ -90,7 +91,8 @@ class Deployment {
   Deployment& operator=(const Deployment&) = delete;
 
   /// Serves `requests` (which matter on rank 0 only) on the wall clock, or on a modelled one. The first run reads the
-  /// model and warms it up; later ones keep it, but one from the pool. Everything else is made anew: the pool begins
+  /// model and warms it up; later ones keep it, but one from the pool, and where they have other microbatches or guesses
+  /// (serving.mtp), which read it anew. Everything else is made anew: the pool begins
   /// empty, unless it has files. Collective over `world`, whose size is world_size().
   /// @param options of later runs have the roles, the model and the clock of the first
   /// @param steps rank 0's log of steps, where options.modelled->steps asks for it

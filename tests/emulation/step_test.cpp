@@ -405,6 +405,52 @@ TEST_CASE("a hot expert delays every die of its instance") {
         even.exchange.of("queue at the port") + even.exchange.of("waiting for a sender"));
 }
 
+TEST_CASE("a slow die computes as many times as long, and keeps all waiting") {
+  for (const Stage stage : {Stage::prefill, Stage::decode}) {
+    Instance instance = random_instance(stage, 2, 0, 9);
+    const StepTiming usual = instance.price();
+    instance.steps[2].slowness = 3;
+    const StepTiming slowed = instance.price();
+    for (std::size_t die = 0; die < instance.steps.size(); ++die) {
+      const double times = slowed.computing[die] / usual.computing[die];
+      CHECK(times == Approx(die == 2 ? 3 : 1));
+      CHECK(usual.computing[die].value > 0);
+    }
+    CHECK(slowed.end() > usual.end());
+    // The others are not slower by more than it computes longer.
+    CHECK(slowed.end() < usual.end() + 2 * usual.computing[2] + ModelTime{1e-9});
+  }
+}
+
+TEST_CASE("a step of two microbatches is done as one where that ends sooner, if the instance may") {
+  bool joined_one = false, kept_one = false;
+  for (unsigned seed = 0; seed < 12; ++seed) {
+    Instance instance = random_instance(Stage::decode, 2, 1, seed);
+    // Large batches are worth two.
+    if (seed % 2 == 1)
+      for (DieStep& step : instance.steps)
+        for (MicrobatchStep& part : step.microbatches) {
+          for (int i = 0; i < 150; ++i) part.work.add(2, 4000);
+          for (std::int32_t& rows : part.rows) rows += 40;
+        }
+    const StepTiming two = instance.price();
+    Instance joined = instance;
+    for (DieStep& step : joined.steps) step = step.joined();
+    const StepTiming one = joined.price();
+    instance.setup.joins_microbatches = true;
+    std::vector<Timeline> timelines;
+    const StepTiming chosen = instance.price(&timelines);
+    INFO("seed " << seed << ": one " << one.end().us() << " us, two " << two.end().us() << " us");
+    CHECK(two.microbatches == 2);
+    CHECK(chosen.microbatches == (one.end() < two.end() ? 1 : 2));
+    CHECK(chosen.ends == (chosen.microbatches == 1 ? one : two).ends);
+    CHECK(timelines.size() == instance.steps.size());
+    (chosen.microbatches == 1 ? joined_one : kept_one) = true;
+  }
+  CHECK(joined_one);
+  CHECK(kept_one);
+}
+
 TEST_CASE("uniform stages are the sums that they always were") {
   for (const int microbatches : {1, 2}) {
     DecodeSetup setup = published_decode(96, 4096);

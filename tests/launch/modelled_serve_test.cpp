@@ -253,6 +253,40 @@ TEST_CASE("microbatches and guesses of a model that computes have a price on the
     CHECK(guessed["requests"][i]["output_token_ids"] == plain["requests"][i]["output_token_ids"]);
 }
 
+TEST_CASE("a closed loop finds the batch that keeps an objective, and more tokens as it is loosened") {
+  double last_batch = 0, last_rate = 0;
+  for (const int objective : {18, 30}) {
+    const Json results = document_of(
+        supernode_on(14, shape_run +
+                             "--workload steady --batch-per-npu 64 --prompt-tokens 4096 --output-tokens 256 "
+                             "--steps 20 --serving.tpot-objective-ms " +
+                             std::to_string(objective)))["results"];
+    INFO(objective);
+    const Json& kept = results["tpot_objective"];
+    CHECK(kept["kept"] == true);
+    CHECK(kept["p99_step_ms_per_token"].get<double>() > 0.85 * objective);
+    const Json& steady = results["steady"];
+    CHECK(steady["batch_per_npu"].get<double>() == Approx(2 * kept["batch"].get<double>()).epsilon(0.1));
+    CHECK(steady["iteration_ms"].get<double>() == Approx(steady["formula_iteration_ms"].get<double>()).epsilon(0.1));
+    CHECK(steady["tpot_ms"].get<double>() < objective);
+    CHECK(steady["batch_per_npu"].get<double>() > 1.5 * last_batch);
+    CHECK(steady["output_tokens_per_s_per_npu"].get<double>() > last_rate);
+    last_batch = steady["batch_per_npu"];
+    last_rate = steady["output_tokens_per_s_per_npu"];
+  }
+}
+
+TEST_CASE("a modelled die is slow when it is told to be, and named") {
+  const std::string command = shape_run +
+                              "--workload steady --batch-per-npu 16 --prompt-tokens 1000 --output-tokens "
+                              "64 --steps 16 --inject slow_rank=7:3 ";
+  const Json slow = document_of(supernode_on(14, command))["results"];
+  CHECK(slow["slowest_die"]["rank"] == 7);
+  CHECK(slow["slowest_die"]["times_median"].get<double>() == Approx(3).epsilon(0.3));
+  CHECK(slow["steady"]["iteration_ms"].get<double>() > 1.5 * slow["steady"]["formula_iteration_ms"].get<double>());
+  CHECK(modelled_part(document_of(supernode_on(14, command))["results"]) == modelled_part(slow));
+}
+
 TEST_CASE("a steady load runs at the pace that the model of its deployment says") {
   const Json results =
       document_of(supernode_on(14, shape_run + "--workload steady --batch-per-npu 96 --prompt-tokens 4032 "

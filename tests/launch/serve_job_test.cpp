@@ -122,10 +122,13 @@ TEST_CASE("runs of one job on the wall clock compute the same tokens") {
       "serve --config configs/quickstart.ini --max-requests 6 --time-scale 0 --max-concurrency 1 --save-detailed "
       "--save-tokens --format "
       "json ";
-  const Json job = document_of(supernode_on(8, command + "--ablate pool --repeat 2"))["results"];
+  const Json job = document_of(supernode_on(8, command + "--serving.mtp on --ablate pool,mtp --repeat 2"))["results"];
   CHECK(job["completed"] == 6);
   CHECK(job["pool"]["hit_tokens"].get<double>() > 0);
-  REQUIRE(job["ablation"].size() == 1);
+  REQUIRE(job["ablation"].size() == 2);
+  CHECK(job["mtp"]["drafted"].get<double>() > 0);
+  // Two tokens of each step at best.
+  CHECK(job["ablation"][1]["without"] == "mtp");
   CHECK(job["ablation"][0]["ci95"]["mean_ttft_ms"].get<double>() >= 0);
   for (int repeat = 0; repeat < 2; ++repeat) {
     const Json alone = document_of(supernode_on(8, command + "--seed " + std::to_string(repeat)))["results"];

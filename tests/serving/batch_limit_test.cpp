@@ -99,6 +99,16 @@ TEST_CASE("an iteration of several tokens may last as many times longer") {
   CHECK(limit.limit(1000) == Approx(60).margin(1));
 }
 
+TEST_CASE("a lucky first iteration of few requests lets nobody in who then stays") {
+  BatchLimit limit(10);
+  limit.observe(1, 16, 1);
+  // 16 ms are within 10 ms a token if each gives 1.7 tokens; the first ones of a few requests gave 2.
+  for (int i = 0; i < 3; ++i) limit.observe(1, 16, i == 0 ? 2 : 1.7);
+  CHECK(limit.limit(100) == 1);
+  for (int i = 0; i < 100; ++i) limit.observe(1, 16, 1.7);
+  CHECK(limit.limit(100) == 2);
+}
+
 TEST_CASE("a run keeps its objective, and gives more tokens a second as it is loosened") {
   const auto serve = [](double objective_ms) {
     ServingConfig config;

@@ -40,6 +40,9 @@ TEST_CASE("injections are read, or refused in one line") {
   CHECK(some[3].duration_s == 7);
   CHECK(injections_of(4, some).size() == 1);
   CHECK(injections_of(5, some).empty());
+  CHECK(slowness_at(some, 2.9) == 1);
+  CHECK(slowness_at(some, 3) == 2.5);
+  CHECK(slowness_at(some, 4) == 1);
 
   const auto refused = [](std::string_view text, const std::string& why) {
     INFO(text);

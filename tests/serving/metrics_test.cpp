@@ -80,6 +80,28 @@ TEST_CASE("NPUs are counted by the machine's dies") {
   CHECK(serving_results({served_with(0, 2)}, {}, {}, {"wall", 6, 3})["npus"] == 2.0);
 }
 
+TEST_CASE("decode steps have their figures, and an objective is held against their 99th percentile") {
+  RunDescription run = some_run();
+  const Json none = serving_results({}, {}, {}, run);
+  CHECK(none["p99_step_ms"].is_null());
+  CHECK_FALSE(none.contains("tpot_objective"));
+  CHECK_THAT(serving_text(none, {}), !Contains("Decode Step"));
+  // A batch that grows, with 1.5 tokens for a request.
+  for (int i = 0; i <= 100; ++i) run.iterations.push_back({10 + 0.1 * i, i < 50 ? 2 : 4, 1.5});
+  run.tpot_objective_ms = 14;
+  Json results = serving_results({}, {}, {}, run);
+  CHECK(results["mean_step_ms"].get<double>() == Approx(15));
+  CHECK(results["p99_step_ms"].get<double>() == Approx(19.9));
+  CHECK(results["decode_steps"]["count"] == 101);
+  CHECK(results["decode_steps"]["tokens_per_request"].get<double>() == Approx(1.5));
+  CHECK(results["tpot_objective"]["p99_step_ms_per_token"].get<double>() == Approx(19.9 / 1.5));
+  CHECK(results["tpot_objective"]["kept"] == true);
+  CHECK(results["tpot_objective"]["batch"].get<double>() == Approx(4));
+  CHECK_THAT(serving_text(results, {}), Contains("P99 step by token (ms; objective 14):        13.27"));
+  run.tpot_objective_ms = 13;
+  CHECK(serving_results({}, {}, {}, run)["tpot_objective"]["kept"] == false);
+}
+
 TEST_CASE("guesses are counted where there are any") {
   RunDescription run = some_run();
   CHECK_FALSE(serving_results({served_with(0, 2)}, {}, {}, run).contains("mtp"));

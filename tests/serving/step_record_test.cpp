@@ -1,6 +1,8 @@
 // The record of a step as bytes, and the closed loop of a steady load.
 #include "runtime/serving/record/step_record.hpp"
 
+#include <algorithm>
+
 #include "runtime/core/error.hpp"
 #include "runtime/serving/coordinator/steady_load.hpp"
 #include "tests/support/catch.hpp"
@@ -24,6 +26,7 @@ StartedStep some_step() {
     started.step.microbatches.push_back(part);
   }
   started.step.loads = {{3, 1.5e9}, {0, 7}};
+  started.step.slowness = 2.5;
   return started;
 }
 
@@ -57,6 +60,7 @@ TEST_CASE("a record comes back as it was") {
     CHECK(other.work.attended == one.work.attended);
   }
   REQUIRE(back.step.loads.size() == 2);
+  CHECK(back.step.slowness == 2.5);
   CHECK(back.step.loads[0].owner == 3);
   CHECK(back.step.loads[0].bytes == 1.5e9);
 }
@@ -109,6 +113,53 @@ TEST_CASE("a steady decode load spreads contexts, replaces what ends, and measur
   CHECK(figures.step_ms == Approx(10));
   CHECK(figures.tokens_per_s == Approx(4 * 1.5 / 0.01));
   CHECK(figures.tpot_ms == Approx(10 / 1.5));
+}
+
+TEST_CASE("a steady load under an objective is of as many requests as it allows") {
+  ServingConfig config;
+  config.decode_instances = 1;
+  config.decode_dies = 2;
+  config.tpot_objective_ms = 5;
+  SteadyLoad load(
+      {.stage = SteadyOptions::Stage::decode, .requests = 4, .prompt_tokens = 100, .output_tokens = 40, .steps = 8},
+      config);
+  std::vector<std::shared_ptr<const Request>> running;
+  while (const auto request = next(load, RunTime{})) running.push_back(request);
+  running.resize(2);  // one on each die: a fourth of what was asked for
+  for (const auto& request : running) load.on_token(request->id, 0, RunTime{});
+  int step = 0;
+  while (!load.over()) {
+    ++step;
+    for (const auto& request : running) load.on_token(request->id, 0, RunTime(step * 10ms));
+  }
+  CHECK(step == 32);  // as many steps of requests
+  const SteadyFigures figures = load.figures();
+  CHECK(figures.requests_per_die == Approx(1));
+  CHECK(figures.steps == 16);
+  CHECK(figures.tpot_ms == Approx(10));
+  CHECK(figures.tokens_per_s == Approx(200));
+}
+
+TEST_CASE("prompts of a steady load have their group's prefix in common") {
+  ServingConfig config;
+  config.prefill_instances = 1;
+  config.prefill_dies = 2;
+  SteadyLoad load({.stage = SteadyOptions::Stage::prefill,
+                   .requests = 2,
+                   .prompt_tokens = 40,
+                   .prefix_share = 0.5,
+                   .prefix_groups = 2,
+                   .vocabulary = 1000},
+                  config);
+  std::vector<std::vector<std::int32_t>> prompts;
+  while (const auto request = next(load, RunTime{})) prompts.push_back(request->prompt);
+  REQUIRE(prompts.size() >= 4);
+  const auto common = [&](std::size_t a, std::size_t b) {
+    return std::mismatch(prompts[a].begin(), prompts[a].end(), prompts[b].begin()).first - prompts[a].begin();
+  };
+  CHECK(common(0, 2) == 20);
+  CHECK(common(1, 3) == 20);
+  CHECK(common(0, 1) == 0);
 }
 
 TEST_CASE("a request of a steady load that ends is replaced at once") {

@@ -2,6 +2,7 @@
 #include "runtime/serving/record/trace_file.hpp"
 
 #include <map>
+#include <tuple>
 
 #include "runtime/core/files.hpp"
 #include "tests/serving/recorded_steps.hpp"
@@ -43,6 +44,10 @@ Json some_trace() {
       CHECK(trace.has_tasks() == (step == 3 || (step == 2 && instance.id.stage == emulation::Stage::decode)));
       trace.on_step(instance.id, small_step(head, instance, step, step == 2));
     }
+  trace.add_series(std::vector<SeriesTable>{{"time_s", {0, 0.002, 0.004}, {3}},
+                                            {"queued", {1, 1, 0}, {3}},
+                                            {"misses/absent", {4, 0, 0}, {3}},
+                                            {"decode/kv_tokens", {0, 70, 90}, {3, 1}}});
   trace.add_requests(std::vector<ServedRequest>{some_request()});
   trace.close();
   return parse_json(read_file(path.name), path.name)["traceEvents"];
@@ -133,6 +138,23 @@ TEST_CASE("the tasks of the chosen step lie within it, with layer, microbatch an
       CHECK(dispatches == (process == "decode 0" ? 6 : 4));
       CHECK(waits > 0);
     }
+}
+
+TEST_CASE("queue, misses and KV are counters, from one change to the next") {
+  const Json events = some_trace();
+  const auto named = processes(events);
+  std::vector<std::tuple<int, std::string, double, double>> counters;
+  for (const Json& event : events)
+    if (event["ph"] == "C") counters.emplace_back(event["pid"], event["name"], event["ts"], event["args"]["value"]);
+  const int requests = named.at("requests"), decode = named.at("decode 0");
+  const decltype(counters) expected = {{requests, "queued", 0, 1},
+                                       {requests, "queued", 4000, 0},
+                                       {requests, "misses/absent/s", 0, 2000},
+                                       {requests, "misses/absent/s", 2000, 0},
+                                       {decode, "kv_tokens", 0, 0},
+                                       {decode, "kv_tokens", 2000, 70},
+                                       {decode, "kv_tokens", 4000, 90}};
+  CHECK(counters == expected);
 }
 
 TEST_CASE("a request is a span with its parts in it") {

@@ -145,12 +145,13 @@ TEST_CASE_METHOD(Fixture, "the fleet is quiet only when both dies of an instance
   CHECK(fleet.quiet());
   start_batch();
   REQUIRE(port.sent.size() == 2);  // the die without a request takes part, too
-  arrive(1, PrefillReport{{{1, SampledToken(3), 0, 1, 0ns, 0ns}}});
+  arrive(1, PrefillReport{{{1, SampledToken(3), 0, 1, 0ns, 0ns}}, {{"absent", 2}}});
   CHECK(std::get<PrefillReported>(fleet.next().what).die == DieId{0, 0});
   CHECK_FALSE(fleet.quiet());
-  arrive(2, PrefillReport{});
+  arrive(2, PrefillReport{{}, {{"absent", 1}, {"owner_down", 4}}});
   CHECK(std::get<PrefillReported>(fleet.next().what).results.empty());
   CHECK(fleet.quiet());
+  CHECK(fleet.miss_reasons() == std::map<std::string, std::uint64_t>{{"absent", 3}, {"owner_down", 4}});
 }
 
 TEST_CASE("a run with an empty sibling at the end takes every last report for what it is") {

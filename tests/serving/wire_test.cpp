@@ -32,8 +32,8 @@ std::vector<Order> all_orders() {
 }
 
 std::vector<Report> all_reports() {
-  return {PrefillReport{{{3, SampledToken(17), 32, 8, 5us, 7us}, {4, std::nullopt, 0, 2, 0us, 1us}}}, KvReport{12},
-          DecodeReport{4us, {{3, 65}, {5, std::nullopt}}},
+  return {PrefillReport{{{3, SampledToken(17), 32, 8, 5us, 7us}, {4, std::nullopt, 0, 2, 0us, 1us}}, {{"absent", 2}}},
+          KvReport{12}, DecodeReport{4us, {{3, 65}, {5, std::nullopt}}},
           StoppedReport{{10,
                          6,
                          4,
@@ -91,6 +91,7 @@ TEST_CASE("every report comes back as it was sent") {
   const std::vector<Report> reports = all_reports();
   const auto back = [&](std::size_t i) { return decode_report(encode(reports[i], some_time)).what; };
   CHECK(std::get<PrefillReport>(back(0)).results == std::get<PrefillReport>(reports[0]).results);
+  CHECK(std::get<PrefillReport>(back(0)).misses == std::get<PrefillReport>(reports[0]).misses);
   CHECK(std::get<KvReport>(back(1)).request == 12);
   CHECK(std::get<DecodeReport>(back(2)).exchange == 4us);
   CHECK(std::get<DecodeReport>(back(2)).tokens == std::get<DecodeReport>(reports[2]).tokens);

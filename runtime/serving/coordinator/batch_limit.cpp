@@ -16,6 +16,8 @@ constexpr double one_in_a_hundred = 2.33;
 constexpr double outlier = 4;
 /// Standard deviation that is allowed for in this, relative to the mean, when there was less.
 constexpr double least_deviation = 0.1;
+/// Relative deviation of tokens per request that is allowed for after the first iteration; it shrinks with their number.
+constexpr double first_token_deviation = 0.2;
 /// Relative deviation of batches from which on they say something of the slope.
 constexpr double distinct = 0.1;
 
@@ -29,7 +31,7 @@ void BatchLimit::observe(int batch, double duration_ms, double tokens_per_reques
     const double deviation = std::sqrt(std::max(0.0, mean(yy_) - mean(y_) * mean(y_)));
     y = std::min(y, mean(y_) + outlier * std::max(deviation, least_deviation * mean(y_)));
   }
-  for (double* sum : {&weight_, &x_, &y_, &xx_, &xy_, &yy_, &tokens_}) *sum *= fading;
+  for (double* sum : {&weight_, &x_, &y_, &xx_, &xy_, &yy_, &tokens_, &tokens_squared_}) *sum *= fading;
   weight_ += 1;
   x_ += x;
   y_ += y;
@@ -37,9 +39,17 @@ void BatchLimit::observe(int batch, double duration_ms, double tokens_per_reques
   xy_ += x * y;
   yy_ += y * y;
   tokens_ += tokens_per_request;
+  tokens_squared_ += tokens_per_request * tokens_per_request;
   largest_ = std::max(x, largest_ * fading);
   const double variance = mean(xx_) - mean(x_) * mean(x_), covariance = mean(xy_) - mean(x_) * mean(y_);
   if (variance > distinct * distinct * mean(x_) * mean(x_)) slope_ = std::max(0.0, covariance / variance);
+}
+
+double BatchLimit::sure_tokens() const {
+  const double of_an_iteration = mean(tokens_);
+  const double seen = std::sqrt(std::max(0.0, mean(tokens_squared_) - of_an_iteration * of_an_iteration));
+  const double deviation = std::max(seen, first_token_deviation * of_an_iteration / weight_);
+  return std::max(1.0, of_an_iteration - one_in_a_hundred * deviation / std::sqrt(weight_));
 }
 
 int BatchLimit::limit(int most) const {
@@ -52,7 +62,7 @@ int BatchLimit::limit(int most) const {
   const double around_line = mean(yy_) - mean(y_) * mean(y_) - slope * (2 * covariance - slope * variance);
   const double scatter = one_in_a_hundred * std::sqrt(std::max(0.0, around_line));
   // How much longer than the mean an iteration may be.
-  const double left = objective_ms_ * std::max(1.0, mean(tokens_)) - scatter - mean(y_);
+  const double left = objective_ms_ * sure_tokens() - scatter - mean(y_);
   double fits = 0, tried = 0;
   if (slope_) {
     tried = std::max(largest_ + 1, largest_ * 1.25);

@@ -16,7 +16,8 @@ namespace supernode::serving {
 /// count, since it pays for the first use of code and memory.
 ///
 /// The objective is one of time per output token. With speculation an iteration may last as many times longer as it
-/// yields tokens for a request.
+/// yields tokens for a request. A few iterations of few requests say little of that yield, and whoever is let in stays: so
+/// the mean counts less the error that it may have.
 class BatchLimit {
  public:
   /// @param objective_ms of a request's time per output token; 0: none, everything is allowed
@@ -31,10 +32,12 @@ class BatchLimit {
  private:
   /// Mean of what was observed, by weight.
   double mean(double sum) const { return sum / weight_; }
+  /// Tokens of a request in an iteration, at least; 1 without speculation.
+  double sure_tokens() const;
 
   const double objective_ms_;
   // Sums over the iterations, each with a weight that fades.
-  double weight_ = 0, x_ = 0, y_ = 0, xx_ = 0, xy_ = 0, yy_ = 0, tokens_ = 0;
+  double weight_ = 0, x_ = 0, y_ = 0, xx_ = 0, xy_ = 0, yy_ = 0, tokens_ = 0, tokens_squared_ = 0;
   bool warm_ = false;            ///< one iteration was made
   double largest_ = 0;           ///< batch, of late
   std::optional<double> slope_;  ///< ms for a request, once batches have differed

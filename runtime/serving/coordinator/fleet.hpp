@@ -20,7 +20,7 @@ class Fleet {
   virtual void perform(const Command& command, RunTime now) = 0;
   /// Nothing happens any more unless it is ordered: no request will come, and no die owes a report.
   virtual bool quiet() const = 0;
-  /// Blocks that the pool did not have so far, by reason, where the coordinator knows it; else nothing.
+  /// Blocks that the pool did not have so far, by reason.
   virtual std::map<std::string, std::uint64_t> miss_reasons() const { return {}; }
   /// Tells all dies to stop. @pre quiet() @param unfinished what becomes of requests that have not ended @returns what they counted, added up. @throws TimeoutError naming a rank that
   /// does not stop.

@@ -20,12 +20,23 @@ void RunWatch::on_end(ServedRequest served) {
   sink_.on_end(std::move(served));
 }
 
+/// An event ends one iteration at most.
+void RunWatch::count_iterations() {
+  counted_.resize(now_.decode.size());
+  for (std::size_t i = 0; i < counted_.size(); ++i) {
+    const LoadSnapshot::Instance& instance = now_.decode[i];
+    if (std::exchange(counted_[i], instance.steps) == instance.steps) continue;
+    iterations_.push_back({to_ms(instance.last_step), instance.last_batch, instance.last_tokens});
+  }
+}
+
 void RunWatch::after(const Event& event, const Scheduler& scheduler, const Fleet& fleet) {
   if (std::holds_alternative<Arrived>(event.what)) series_.arrived(event.time);
   if (const auto* batch = std::get_if<PrefillReported>(&event.what))
     for (const PrefillResult& result : batch->results)
       series_.prefilled(event.time, result.hit_tokens, result.computed_tokens);
   if (scheduler.update(now_)) {
+    count_iterations();
     series_.state(event.time, now_);
     series_.misses(event.time, fleet.miss_reasons());
   }

@@ -7,6 +7,7 @@
 #include "runtime/serving/coordinator/fleet.hpp"
 #include "runtime/serving/coordinator/scheduler.hpp"
 #include "runtime/serving/coordinator/token_sink.hpp"
+#include "runtime/serving/load/iterations.hpp"
 #include "runtime/serving/load/progress.hpp"
 #include "runtime/serving/load/run_series.hpp"
 
@@ -30,6 +31,8 @@ class RunWatch : public TokenSink {
 
   /// What happened so far.
   std::vector<SeriesTable> series() const { return series_.tables(); }
+  /// Decode iterations that have ended, of all instances in order of their ends.
+  const std::vector<Iteration>& iterations() const { return iterations_; }
 
  private:
   struct Reporting {
@@ -38,9 +41,13 @@ class RunWatch : public TokenSink {
     WallTime (*clock)();
   };
 
+  void count_iterations();
+
   TokenSink& sink_;
   RunSeries series_;
   LoadSnapshot now_;
+  std::vector<Iteration> iterations_;
+  std::vector<std::uint64_t> counted_;  ///< [decode instances] iterations that are in iterations_
   ProgressCounts counts_;
   std::optional<Reporting> reporting_;
 };

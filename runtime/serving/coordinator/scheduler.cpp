@@ -300,8 +300,9 @@ void Scheduler::observe(int index, RunTime now) {
   std::size_t batch = 0, tokens = 0;
   for (const std::vector<RequestId>& die : instance.running) batch = std::max(batch, die.size());
   for (const DecodeReported::Token& token : instance.tokens) tokens += 1 + token.further.size();
-  instance.limit.observe(static_cast<int>(batch), to_ms(instance.last_iteration),
-                         static_cast<double>(tokens) / static_cast<double>(instance.tokens.size()));
+  instance.last_batch = static_cast<int>(batch);
+  instance.last_tokens = static_cast<double>(tokens) / static_cast<double>(instance.tokens.size());
+  instance.limit.observe(instance.last_batch, to_ms(instance.last_iteration), instance.last_tokens);
   fleet_.held_back[static_cast<std::size_t>(index)] =
       config_.max_decode_batch - instance.limit.limit(config_.max_decode_batch);
 }
@@ -346,14 +347,14 @@ bool Scheduler::update(LoadSnapshot& seen) const {
   for (std::size_t i = 0; i < fleet_.prefill.size(); ++i) {
     const PrefillInstanceState& instance = fleet_.prefill[i];
     LoadSnapshot::Instance& shown = seen.prefill[i];
-    shown = {0, 0, instance.steps, instance.last_step};
+    shown = {0, 0, instance.steps, instance.last_step, 0, 0};
     for (const std::optional<std::size_t>& die : instance.missing_results)
       shown.requests += static_cast<int>(die.value_or(0));
   }
   for (std::size_t i = 0; i < decode_.size(); ++i) {
     const DecodeInstance& instance = decode_[i];
     LoadSnapshot::Instance& shown = seen.decode[i];
-    shown = {0, 0, instance.iterations, instance.last_iteration};
+    shown = {0, 0, instance.iterations, instance.last_iteration, instance.last_batch, instance.last_tokens};
     for (const std::vector<RequestId>& die : instance.running) shown.requests += static_cast<int>(die.size());
     for (const DecodeDieState& die : fleet_.decode[i]) shown.kv_tokens += config_.decode_kv_tokens - die.free_kv_tokens;
   }

@@ -68,6 +68,8 @@ class Scheduler {
     int reports_missing = 0;  ///< 0: between iterations
     RunTime iteration_started{};
     RunSpan last_iteration{}, slowest_exchange{};
+    int last_batch = 0;                           ///< requests on the fullest die in the last iteration
+    double last_tokens = 0;                       ///< tokens that it gave for a request
     std::uint64_t iterations = 0;                 ///< that have ended
     std::vector<std::vector<RequestId>> running;  ///< [die]: of the current iteration
     std::vector<std::vector<RequestId>> ready;    ///< [die]: KV is here, waiting to join

@@ -1,14 +1,16 @@
 #include "runtime/serving/coordinator/steady_load.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "runtime/core/random.hpp"
 
 namespace supernode::serving {
 
-SteadyLoad::SteadyLoad(const SteadyOptions& options, const ServingConfig& config) : options_(options) {
-  const int dies =
+SteadyLoad::SteadyLoad(const SteadyOptions& options, const ServingConfig& config)
+    : options_(options), limited_(decode() && config.tpot_objective_ms > 0) {
+  const int dies = dies_ =
       decode() ? config.decode_instances * config.decode_dies : config.prefill_instances * config.prefill_dies;
   // More wait, so that a place that becomes free is taken at once: of decode one for each die, of prefill a whole batch.
   const int rounds = decode() ? options_.requests + 1 : 2 * options_.requests;
@@ -30,10 +32,12 @@ void SteadyLoad::add(RunTime at, int context, int output) {
   if (decode()) {
     request->placed_tokens = context;
   } else {
-    Random random(options_.seed, request->id);
+    const auto group = request->id % static_cast<RequestId>(options_.prefix_groups);
+    Random shared(options_.seed, ~group), own(options_.seed, request->id);  // ids begin at the other end
+    const auto prefix = static_cast<int>(std::lround(options_.prefix_share * context));
     for (int i = 0; i < context; ++i)
-      request->prompt.push_back(
-          static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(options_.vocabulary))));
+      request->prompt.push_back(static_cast<std::int32_t>(
+          (i < prefix ? shared : own).below(static_cast<std::uint64_t>(options_.vocabulary))));
   }
   coming_.emplace(at, std::move(request));
 }
@@ -102,10 +106,12 @@ SteadyFigures SteadyLoad::figures() const {
   }
   const double seconds = to_seconds(end - begin);
   if (measured == 0 || tokens == 0 || seconds <= 0) return figures;
-  figures.steps = static_cast<int>(measured / at_a_time_);
+  // All that waited for a token, over the time: as many as were there.
+  figures.requests_per_die = limited_ ? to_seconds(took) / seconds / dies_ : options_.requests;
+  figures.steps = static_cast<int>(std::lround(static_cast<double>(measured) / (figures.requests_per_die * dies_)));
   figures.step_ms = to_ms(took) / static_cast<double>(measured);
   figures.tokens_per_s = static_cast<double>(tokens) / seconds;
-  if (decode()) figures.tpot_ms = 1e3 * seconds * static_cast<double>(at_a_time_) / static_cast<double>(tokens);
+  if (decode()) figures.tpot_ms = 1e3 * seconds * figures.requests_per_die * dies_ / static_cast<double>(tokens);
   return figures;
 }
 

@@ -27,7 +27,7 @@ class SteadyLoad : public RequestSource, public TokenSink {
   void on_token(RequestId request, std::int32_t token, RunTime time) override;
   void on_end(ServedRequest served) override;
 
-  /// Enough steps were made.
+  /// Enough steps were made: `steps` with as many requests as asked for, or more with fewer.
   bool over() const;
   /// Requests that ended, for the usual figures.
   std::vector<ServedRequest> take() { return log_.take(); }
@@ -47,6 +47,8 @@ class SteadyLoad : public RequestSource, public TokenSink {
   Ends& ends_at(RunTime time);
 
   const SteadyOptions options_;
+  const bool limited_;  ///< an objective may allow fewer requests than asked for
+  int dies_ = 0;        ///< that are kept full
   ServedLog log_;
   std::multimap<RunTime, std::shared_ptr<const Request>> coming_;
   std::unordered_map<RequestId, RunTime> last_token_;

@@ -19,7 +19,10 @@ Event WallFleet::next() {
     if (std::optional<Event> arrival = source_.poll(run_time(looked))) return std::move(*arrival);
     if (auto report = link_.poll()) {
       Event event{run_time(looked), {}};
-      if (auto* batch = std::get_if<PrefillReported>(&report->what)) event.what = std::move(*batch);
+      if (auto* batch = std::get_if<PrefillReported>(&report->what)) {
+        for (const auto& [reason, blocks] : batch->misses) missed_[reason] += blocks;
+        event.what = std::move(*batch);
+      }
       if (auto* kv = std::get_if<KvArrived>(&report->what)) event.what = *kv;
       if (auto* iteration = std::get_if<DecodeReported>(&report->what)) event.what = std::move(*iteration);
       return event;

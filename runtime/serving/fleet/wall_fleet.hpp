@@ -20,6 +20,7 @@ class WallFleet : public Fleet {
   Event next() override;
   void perform(const Command& command, RunTime time) override { link_.send(command, time); }
   bool quiet() const override { return source_.closed() && link_.quiet(); }
+  std::map<std::string, std::uint64_t> miss_reasons() const override { return missed_; }
   /// @throws as next(); a message that is not a worker's last one is not taken for it.
   WorkerStatistics stop(Unfinished unfinished) override { return link_.stop(run_time(link_.now()), unfinished); }
 
@@ -29,6 +30,7 @@ class WallFleet : public Fleet {
   RequestSource& source_;
   FleetLink link_;
   const WallTime start_;
+  std::map<std::string, std::uint64_t> missed_;  ///< blocks, by reason
 };
 
 }  // namespace supernode::serving

@@ -6,8 +6,8 @@
 #include <fmt/format.h>
 
 #include "runtime/core/error.hpp"
-#include "runtime/core/statistics.hpp"
 #include "runtime/core/text.hpp"
+#include "runtime/serving/load/latency.hpp"
 
 namespace supernode::serving {
 namespace {
@@ -27,19 +27,6 @@ std::vector<double> gaps_ms(const RequestRecord& r) {
 }
 
 Json or_null(std::optional<double> value) { return value ? Json(*value) : Json(nullptr); }
-
-/// vLLM's key names: mean_x_ms, median_x_ms, std_x_ms, p99_x_ms.
-void add_latency(Json& results, const std::string& name, std::vector<double> sample, const MetricsOptions& options) {
-  const Summary s = summarize(sample);
-  std::sort(sample.begin(), sample.end());
-  const auto add = [&](const std::string& key, double value) {
-    results[key] = sample.empty() ? Json(nullptr) : Json(value);
-  };
-  add(fmt::format("mean_{}_ms", name), s.mean);
-  add(fmt::format("median_{}_ms", name), s.p50);
-  add(fmt::format("std_{}_ms", name), s.stddev);
-  for (const double p : options.percentiles) add(fmt::format("p{:g}_{}_ms", p, name), quantile(sample, p / 100));
-}
 
 Json parts_json(const PartTimes& p, double divide_by = 1) {
   const auto value = [&](RunSpan span) { return to_ms(span) / divide_by; };
@@ -187,7 +174,7 @@ void add_die_steps(Json& results, const std::vector<DieSteps>& dies) {
 Json steady_json(const RunDescription& run) {
   const SteadyFigures& f = run.steady;
   const double npus = static_cast<double>(run.steady_dies) / run.dies_per_npu;
-  const double batch = run.steady_options->requests * run.dies_per_npu;
+  const double batch = f.requests_per_die * run.dies_per_npu;
   Json json{{"batch_per_npu", batch}, {"iterations", f.steps}, {"formula_iteration_ms", run.formula_step_ms}};
   if (run.steady_options->stage == SteadyOptions::Stage::decode) {
     json["tpot_ms"] = f.tpot_ms;
@@ -258,10 +245,11 @@ Json serving_results(const std::vector<ServedRequest>& requests, const PoolFigur
                {"request_throughput", rate(totals.completed)},
                {"output_throughput", rate(totals.output)},
                {"total_token_throughput", rate(totals.input + totals.output)}};
-  add_latency(results, "ttft", std::move(totals.ttft), options);
-  add_latency(results, "tpot", std::move(totals.tpot), options);
-  add_latency(results, "itl", std::move(totals.itl), options);
-  add_latency(results, "e2el", std::move(totals.e2el), options);
+  add_latency(results, "ttft", std::move(totals.ttft), options.percentiles);
+  add_latency(results, "tpot", std::move(totals.tpot), options.percentiles);
+  add_latency(results, "itl", std::move(totals.itl), options.percentiles);
+  add_latency(results, "e2el", std::move(totals.e2el), options.percentiles);
+  add_iterations(results, run.iterations, run.tpot_objective_ms, options.percentiles);
   results["goodput"] = options.goodput_ms.empty() ? Json(nullptr) : Json(rate(totals.good));
   for (const auto& [objective, limit_ms] : options.goodput_ms)
     results["goodput_by"][objective] = rate(totals.good_by[objective]);
@@ -295,10 +283,7 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
     text += value.is_number_integer() ? fmt::format("{:<44} {:<15}\n", label, value.get<std::uint64_t>())
                                       : fmt::format("{:<44} {:<15.2f}\n", label, value.get<double>());
   };
-  const auto number = [&](std::string_view label, const Json& value) {
-    text += value.is_null() ? fmt::format("{:<44} {:<15}\n", label, "-")
-                            : fmt::format("{:<44} {:<15.2f}\n", label, value.get<double>());
-  };
+  const auto number = [&](std::string_view label, const Json& value) { text += number_line(label, value); };
   count("Successful requests:", r["completed"]);
   count("Failed requests:", r["failed"]);
   if (r["refused"] > 0) count("Refused requests:", r["refused"]);
@@ -314,15 +299,12 @@ std::string serving_text(const Json& r, const MetricsOptions& options) {
   number("Output token throughput per NPU (tok/s):", r["output_tokens_per_s_per_npu"]);
   number("Total token throughput (tok/s):", r["total_token_throughput"]);
   const auto latency = [&](std::string_view title, const std::string& key, const std::string& label) {
-    text += fmt::format("{:-^60}\n", title);
-    number(fmt::format("Mean {} (ms):", label), r[fmt::format("mean_{}_ms", key)]);
-    number(fmt::format("Median {} (ms):", label), r[fmt::format("median_{}_ms", key)]);
-    for (const double p : options.percentiles)
-      number(fmt::format("P{:g} {} (ms):", p, label), r[fmt::format("p{:g}_{}_ms", p, key)]);
+    text += latency_text(r, title, key, label, options.percentiles);
   };
   latency(" Time to First Token ", "ttft", "TTFT");
   latency(" Time per Output Token (excl. 1st token) ", "tpot", "TPOT");
   latency(" Inter-token Latency ", "itl", "ITL");
+  if (!r["mean_step_ms"].is_null()) text += iterations_text(r, options.percentiles);
   latency(" End-to-end Latency ", "e2el", "E2EL");
   text += fmt::format("{:-^60}\n", " Context cache ");
   count("Prompt tokens from the pool:", r["pool"]["hit_tokens"]);

@@ -19,6 +19,7 @@
 
 #include "runtime/core/clock.hpp"
 #include "runtime/core/json.hpp"
+#include "runtime/serving/load/iterations.hpp"
 #include "runtime/serving/load/payload.hpp"
 #include "runtime/serving/load/request_record.hpp"
 #include "runtime/serving/load/steady.hpp"
@@ -60,11 +61,13 @@ std::map<std::string, double> parse_goodput(const std::vector<std::string>& item
 
 /// What a run was on.
 struct RunDescription {
-  std::string clock = "wall";            ///< or "modelled"
-  int dies = 0;                          ///< prefill and decode dies together
-  int dies_per_npu = 1;                  ///< of the emulated machine
-  GuessCounts guesses = {};              ///< of all decode dies
-  std::vector<DieSteps> die_steps = {};  ///< on the wall clock
+  std::string clock = "wall";  ///< or "modelled"
+  int dies = 0;                ///< prefill and decode dies together
+  int dies_per_npu = 1;        ///< of the emulated machine
+  GuessCounts guesses = {};    ///< of all decode dies
+  std::vector<DieSteps> die_steps = {};
+  std::vector<Iteration> iterations = {};  ///< of all decode instances
+  double tpot_objective_ms = 0;            ///< that admission kept to; 0: none
   // On a modelled clock:
   std::string machine = {};                       ///< the file
   WallTime wall = {};                             ///< that serving took on the hosts

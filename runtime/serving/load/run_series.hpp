@@ -19,6 +19,8 @@ struct LoadSnapshot {
     std::int64_t kv_tokens = 0;  ///< room that requests have on its dies; decode only
     std::uint64_t steps = 0;     ///< iterations or batches that have ended
     RunSpan last_step{};         ///< how long the last one took
+    int last_batch = 0;          ///< requests on the fullest die in it; decode only, as what follows
+    double last_tokens = 0;      ///< tokens that it gave for a request
   };
   std::uint64_t changes = 0;  ///< how often it has changed; 0: never looked
   std::size_t queued = 0;

@@ -1,6 +1,7 @@
 #include "runtime/serving/load/step_times.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "runtime/core/statistics.hpp"
 
@@ -11,9 +12,17 @@ double compared(const DieSteps& die) {
   return die.role == "prefill" ? die.times.median_per_token_s : die.times.median_s;
 }
 
+double median_of(std::vector<double> sample) {
+  if (sample.empty()) return 0;
+  std::sort(sample.begin(), sample.end());
+  return quantile(sample, 0.5);
+}
+
 bool enough_steps(const DieSteps& die) { return die.times.steps >= compared_from; }
 
 }  // namespace
+
+StepTimes StepTimesSample::times() const { return {step_s_.size(), median_of(step_s_), median_of(per_token_s_)}; }
 
 std::optional<SlowestDie> slowest_die(std::span<const DieSteps> dies) {
   std::optional<SlowestDie> slowest;
@@ -23,8 +32,7 @@ std::optional<SlowestDie> slowest_die(std::span<const DieSteps> dies) {
     for (std::size_t k = 0; k < dies.size(); ++k)
       if (k != i && dies[k].role == dies[i].role && enough_steps(dies[k])) others.push_back(compared(dies[k]));
     if (others.empty()) continue;
-    std::sort(others.begin(), others.end());
-    const double median = quantile(others, 0.5);
+    const double median = median_of(std::move(others));
     if (!(median > 0)) continue;
     const double times = compared(dies[i]) / median;
     if (!slowest || times > slowest->times_median) slowest = SlowestDie{i, times};

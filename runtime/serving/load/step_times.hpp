@@ -9,12 +9,28 @@
 
 namespace supernode::serving {
 
-/// What a die measured on the wall clock, over its steps that had tokens: computing alone, without exchange and waits.
+/// What a die took for its steps: computing alone, without exchange and waits. On the wall clock steps count in which
+/// the die had tokens, on a modelled one all.
 struct StepTimes {
   std::uint64_t steps = 0;
-  double median_s = 0;            ///< of a step
-  double median_per_token_s = 0;  ///< of a step, divided by its tokens
+  double median_s = 0;  ///< of a step
+  double median_per_token_s =
+      0;  ///< of a step, divided by its tokens; modelled: by the mean tokens of the instance's dies
   friend bool operator==(const StepTimes&, const StepTimes&) = default;
+};
+
+/// The steps of a die as they come.
+class StepTimesSample {
+ public:
+  /// @param tokens that the step is to be divided by, more than 0
+  void add(double computing_s, double tokens) {
+    step_s_.push_back(computing_s);
+    per_token_s_.push_back(computing_s / tokens);
+  }
+  StepTimes times() const;
+
+ private:
+  std::vector<double> step_s_, per_token_s_;
 };
 
 /// The same with the die's place.

@@ -75,6 +75,7 @@ Json to_json(const emulation::ModelShape& model) {
 Json to_json(const emulation::StepSetup& setup, const std::vector<int>& dies) {
   Json json = Json::object();
   setup_fields(setup, [&](const char* name, const auto& field) { json[name] = field; });
+  if (setup.joins_microbatches) json["joins_microbatches"] = true;
   json["network"] = setup.network == emulation::PoolNetwork::fabric ? "fabric" : "vpc";
   json["dies"] = dies;
   return json;
@@ -90,6 +91,7 @@ void instance_from_json(const Json& json, const std::string& source, RunHead::In
   const FieldReader read(json, source);
   setup_fields(instance.setup, read);
   instance.setup.stage = instance.id.stage;
+  if (json.contains("joins_microbatches")) read("joins_microbatches", instance.setup.joins_microbatches);
   std::string network;
   read("network", network);
   if (network != "fabric" && network != "vpc") throw UsageError(fmt::format("{}: network '{}'", source, network));

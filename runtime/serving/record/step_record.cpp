@@ -8,7 +8,8 @@
 namespace supernode::serving {
 namespace {
 
-constexpr std::uint16_t kVersion = 1;
+/// Version 1 has no slowness.
+constexpr std::uint16_t kVersion = 2;
 
 /// Most counts of a decode step are small, so a byte each does; larger ones follow in order where the byte is full.
 constexpr std::uint8_t kFull = 255;
@@ -53,14 +54,15 @@ std::vector<std::byte> encode_step(const StartedStep& started) {
     to.put(part.work.sequences).put(part.work.tokens).put(part.work.context).put(part.work.attended);
     put_rows(to, part.rows);
   }
-  to.put<std::uint64_t>(step.loads.size());
+  to.put(step.slowness).put<std::uint64_t>(step.loads.size());
   for (const emulation::PoolLoad& load : step.loads) to.put<std::int32_t>(load.owner).put(load.bytes);
   return to.take();
 }
 
 StartedStep decode_step(std::span<const std::byte> bytes) {
   ByteReader from(bytes);
-  if (const auto version = from.get<std::uint16_t>(); version != kVersion)
+  const auto version = from.get<std::uint16_t>();
+  if (version < 1 || version > kVersion)
     throw EnvironmentError(fmt::format("record of a step of version {}, this program has {}", version, kVersion));
   StartedStep started;
   started.start = RunTime(RunSpan(from.get<std::int64_t>()));
@@ -72,6 +74,8 @@ StartedStep decode_step(std::span<const std::byte> bytes) {
     part.work.attended = from.get<double>();
     part.rows = get_rows(from);
   }
+  if (version >= 2) started.step.slowness = from.get<double>();
+  if (!(started.step.slowness >= 1)) throw EnvironmentError("record of a step with a slowness below 1");
   started.step.loads.resize(from.get_count(sizeof(std::int32_t) + sizeof(double)));
   for (emulation::PoolLoad& load : started.step.loads) {
     load.owner = from.get<std::int32_t>();

@@ -1,6 +1,7 @@
 #include "runtime/serving/record/trace_file.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -130,6 +131,34 @@ void TraceFile::add_request(const ServedRequest& served) {
     part("decode", r.decode_joined, r.finished);
   }
   events_.end_of(id, kRequests, name, ns(r.finished));
+}
+
+/// Only where it changes: a value holds until the next one.
+void TraceFile::add_counter(int process, const std::string& name, std::span<const double> times_s,
+                            const SeriesTable& table, std::size_t column, double factor) {
+  const std::size_t columns = table.shape.size() > 1 ? table.shape[1] : 1;
+  double shown = -1;
+  for (std::size_t bin = 0; bin < times_s.size(); ++bin) {
+    const double value = factor * table.values[bin * columns + column];
+    if (value != std::exchange(shown, value)) events_.counter(process, name, run_span(times_s[bin]).count(), value);
+  }
+}
+
+void TraceFile::add_series(std::span<const SeriesTable> tables) {
+  const auto times =
+      std::find_if(tables.begin(), tables.end(), [](const SeriesTable& t) { return t.name == "time_s"; });
+  if (times == tables.end() || times->values.size() < 2) return;
+  const double a_second = 1 / (times->values[1] - times->values[0]);
+  for (const SeriesTable& table : tables) {
+    if (table.name == "queued") add_counter(kRequests, "queued", times->values, table, 0, 1);
+    if (table.name == "hit_tokens" || table.name == "computed_tokens" || table.name == "output_tokens" ||
+        table.name.starts_with("misses/"))
+      add_counter(kRequests, table.name + "/s", times->values, table, 0, a_second);
+    for (const auto& [id, process] : processes_)
+      for (const char* what : {"requests", "kv_tokens"})
+        if (table.name == fmt::format("{}/{}", name_of(id.stage), what))
+          add_counter(process, what, times->values, table, static_cast<std::size_t>(id.index), 1);
+  }
 }
 
 void TraceFile::close() {

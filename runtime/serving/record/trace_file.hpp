@@ -3,8 +3,9 @@
 // chosen step of each instance, the parts of every request, and the steps' wall time on the hosts. Pure.
 //
 //   process           threads
-//   requests          none: a request is a span with its parts in it
-//   prefill 0, ...    a die's steps; below them its two streams with the tasks of the chosen step
+//   requests          none: a request is a span with its parts in it; counters: queue, hits and misses
+//   prefill 0, ...    a die's steps; below them its two streams with the tasks of the chosen step; counters: requests in
+//                     its batch, KV
 //   wall: prefill 0   the same steps on the hosts' clock, from the run's beginning
 
 #include <map>
@@ -15,6 +16,7 @@
 #include "runtime/core/new_file.hpp"
 #include "runtime/core/trace_events.hpp"
 #include "runtime/serving/load/request_record.hpp"
+#include "runtime/serving/load/run_series.hpp"
 #include "runtime/serving/record/step_log.hpp"
 
 namespace supernode::serving {
@@ -31,6 +33,8 @@ class TraceFile : public StepLog {
 
   void on_step(const InstanceId& instance, const StepReport& report) override;
   void add_requests(std::span<const ServedRequest> requests);
+  /// Counters from the tables of RunSeries: levels as they are, what is counted by bin as a rate a second.
+  void add_series(std::span<const SeriesTable> tables);
   /// Gives the file its name. The last call; without it nothing is left.
   void close();
   /// Whether the chosen step of any instance has come.
@@ -41,6 +45,8 @@ class TraceFile : public StepLog {
   void add_wall(int process, const std::string& name, const StepReport& report);
   void add_tasks(int process, const StepReport& report);
   void add_request(const ServedRequest& served);
+  void add_counter(int process, const std::string& name, std::span<const double> times_s, const SeriesTable& table,
+                   std::size_t column, double factor);
 
   NewFile file_;
   TraceEvents events_;

@@ -14,6 +14,7 @@
 #include "runtime/serving/coordinator/arrivals.hpp"
 #include "runtime/serving/coordinator/coordinate.hpp"
 #include "runtime/serving/coordinator/steady_load.hpp"
+#include "runtime/serving/runs/die_times.hpp"
 #include "runtime/serving/runs/progress_output.hpp"
 #include "runtime/serving/runs/run_pool.hpp"
 
@@ -97,6 +98,7 @@ ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions
     counts = coordinate(scheduler, fleet, over, &watch);
     outcome.last = fleet.last();
     outcome.series = watch.series();
+    outcome.iterations = watch.iterations();
   };
   const WallTime start = wall_now();
   if (run.steady) {
@@ -113,6 +115,7 @@ ServeOutcome coordinate_modelled(const Communicator& control, const ServeOptions
     outcome.requests = served.take();
   }
   outcome.wall = wall_now() - start;
+  outcome.die_steps = die_steps(options.serving, counts);
   outcome.pool = pool_figures(counts);
   outcome.guesses = counts.guesses;
   outcome.modelled_s = std::move(counts.modelled_s);

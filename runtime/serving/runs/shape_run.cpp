@@ -35,7 +35,7 @@ void work_as_die(WorkerContext context, const Communicator& instance, const Serv
                      .load = expert_load(run.config, run.model.experts),
                      .seed = run.seed,
                      .die = context.part.die,
-                     .microbatches = run.config.microbatches,
+                     .microbatches = run.config.microbatches == 0 ? 2 : run.config.microbatches,
                      .acceptance = run.config.acceptance,
                      .vocabulary = run.vocabulary,
                      .bytes_per_token = run.payload == Payload::carried ? run.bytes_per_token : 0});
@@ -50,7 +50,8 @@ void work_as_die(WorkerContext context, const Communicator& instance, const Serv
   StepEngine& inner = carried ? static_cast<StepEngine&>(*carried) : shape;
   Mailbox dies(instance);
   ModelledEngine engine(inner, dies, context.part.die, std::move(modelled), options.deadline_s,
-                        step_reporting(options, *context.control, began));
+                        step_reporting(options, *context.control, began),
+                        injections_of(context.rank, options.injections));
   context.engine = &engine;
   run_die(context);
 }

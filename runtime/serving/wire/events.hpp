@@ -56,6 +56,8 @@ struct PrefillResult {
 struct PrefillReported {
   DieId die;
   std::vector<PrefillResult> results;
+  /// Blocks that the pool did not have for it, by reason, where the die looks for itself.
+  std::map<std::string, std::uint64_t> misses = {};
 };
 
 /// All that was to come of a request's KV (ExpectKv) is at its decode die.

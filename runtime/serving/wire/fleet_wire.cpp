@@ -73,7 +73,7 @@ std::optional<FleetWire::Incoming> to_event(const Part& part, int rank, CacheOrd
   const DieId die{part.instance, part.die};
   const bool prefill = part.role == Role::prefill, decode = part.role == Role::decode;
   if (auto* batch = std::get_if<PrefillReport>(&report); batch && prefill)
-    return PrefillReported{die, std::move(batch->results)};
+    return PrefillReported{die, std::move(batch->results), std::move(batch->misses)};
   if (const auto* kv = std::get_if<KvReport>(&report); kv && decode) return KvArrived{die, kv->request};
   if (auto* iteration = std::get_if<DecodeReport>(&report); iteration && decode)
     return DecodeReported{die, iteration->exchange, std::move(iteration->tokens)};

@@ -195,29 +195,6 @@ Order get_order(MessageKind kind, ByteReader& from) {
 
 // ---- reports ----
 
-void put_body(ByteWriter& to, const PrefillReport& report) {
-  to.put<std::uint64_t>(report.results.size());
-  for (const PrefillResult& result : report.results) {
-    to.put(result.request);
-    put(to, result.first_token);
-    to.put<std::int32_t>(result.hit_tokens).put<std::int32_t>(result.computed_tokens);
-    put(to, result.pool);
-    put(to, result.exchange);
-  }
-}
-
-void put_body(ByteWriter& to, const KvReport& report) { to.put(report.request); }
-
-void put_body(ByteWriter& to, const DecodeReport& report) {
-  put(to, report.exchange);
-  to.put<std::uint64_t>(report.tokens.size());
-  for (const DecodeReported::Token& token : report.tokens) {
-    to.put(token.request);
-    put(to, token.token);
-    to.put_all(std::span<const std::int32_t>(token.further));
-  }
-}
-
 using CountsByReason = std::map<std::string, std::uint64_t>;
 
 void put_counts(ByteWriter& to, const CountsByReason& counts) {
@@ -232,6 +209,30 @@ CountsByReason get_counts(ByteReader& from) {
     counts[std::move(reason)] = from.get<std::uint64_t>();
   }
   return counts;
+}
+
+void put_body(ByteWriter& to, const PrefillReport& report) {
+  to.put<std::uint64_t>(report.results.size());
+  for (const PrefillResult& result : report.results) {
+    to.put(result.request);
+    put(to, result.first_token);
+    to.put<std::int32_t>(result.hit_tokens).put<std::int32_t>(result.computed_tokens);
+    put(to, result.pool);
+    put(to, result.exchange);
+  }
+  put_counts(to, report.misses);
+}
+
+void put_body(ByteWriter& to, const KvReport& report) { to.put(report.request); }
+
+void put_body(ByteWriter& to, const DecodeReport& report) {
+  put(to, report.exchange);
+  to.put<std::uint64_t>(report.tokens.size());
+  for (const DecodeReported::Token& token : report.tokens) {
+    to.put(token.request);
+    put(to, token.token);
+    to.put_all(std::span<const std::int32_t>(token.further));
+  }
 }
 
 void put_body(ByteWriter& to, const StoppedReport& report) {
@@ -259,6 +260,7 @@ PrefillReport get_prefill_report(ByteReader& from) {
     result.pool = get_span(from);
     result.exchange = get_span(from);
   }
+  report.misses = get_counts(from);
   return report;
 }
 

@@ -8,7 +8,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <span>
+#include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
@@ -39,7 +41,7 @@ enum class MessageKind : std::uint16_t {
 
 std::string_view name_of(MessageKind kind);
 
-inline constexpr std::uint16_t wire_version = 2;
+inline constexpr std::uint16_t wire_version = 3;
 inline constexpr std::size_t envelope_bytes = 16;
 
 // ---- orders ----
@@ -96,6 +98,7 @@ using Order = std::variant<StepOrder, KvNotice, KvDue, DropOrder, KeepAlive, Sto
 
 struct PrefillReport {
   std::vector<PrefillResult> results;
+  std::map<std::string, std::uint64_t> misses = {};  ///< PrefillReported::misses
 };
 
 struct KvReport {

@@ -38,14 +38,16 @@ struct ModelledEngine::Gathered {
 };
 
 ModelledEngine::ModelledEngine(StepEngine& inner, MessagePort& dies, int die, ModelledInstance modelled,
-                               double deadline_s, std::optional<StepReporting> reporting)
+                               double deadline_s, std::optional<StepReporting> reporting,
+                               std::vector<Injection> injections)
     : inner_(inner),
       dies_(dies),
       die_(die),
       modelled_(std::move(modelled)),
       // A little less than the coordinator's, which knows only who has not reported: this one names who did not come.
       deadline_s_(deadline_s * 7 / 8),
-      reporting_(std::move(reporting)) {
+      reporting_(std::move(reporting)),
+      injections_(std::move(injections)) {
   if (die_ == 0)
     pricer_ =
         std::make_unique<emulation::StepPricer>(modelled_.machine, modelled_.model, modelled_.setup, modelled_.dies);
@@ -60,6 +62,7 @@ StepOutcome ModelledEngine::step(std::span<const StepWork> works, RunTime start)
   expect(outcome.record.has_value(), "an engine on a modelled clock keeps records");
   for (const StepWork& work : works)
     outcome.record->loads.insert(outcome.record->loads.end(), work.loads.begin(), work.loads.end());
+  outcome.record->slowness = slowness_at(injections_, to_seconds(start - RunTime{}));
   const std::vector<std::byte> record = encode_step({start, std::move(*outcome.record)});
   outcome.record.reset();
   const WallTime origin = reporting_ ? reporting_->origin : WallTime{};
@@ -70,6 +73,7 @@ StepOutcome ModelledEngine::step(std::span<const StepWork> works, RunTime start)
     for (std::size_t die = 1; die < prices.size(); ++die) {
       ByteWriter message;
       message.put(prices[die].end.time_since_epoch().count()).put(prices[die].exchange.count());
+      message.put(prices[die].computing_s).put(prices[die].mean_tokens);
       dies_.send(static_cast<int>(die), price_tag, message.take());
     }
     ours = prices.front();
@@ -79,6 +83,7 @@ StepOutcome ModelledEngine::step(std::span<const StepWork> works, RunTime start)
   }
   outcome.end = ours.end;
   outcome.exchange = ours.exchange;
+  if (ours.mean_tokens > 0) times_.add(ours.computing_s, ours.mean_tokens);
   return outcome;
 }
 
@@ -116,7 +121,9 @@ ModelledEngine::Price ModelledEngine::await_price() {
   ByteReader reader(message.bytes);
   const RunTime end{RunSpan(reader.get<RunSpan::rep>())};
   const RunSpan exchange(reader.get<RunSpan::rep>());
-  return {end, exchange};
+  const auto computing_s = reader.get<double>();
+  const auto mean_tokens = reader.get<double>();
+  return {end, exchange, computing_s, mean_tokens};
 }
 
 std::vector<ModelledEngine::Price> ModelledEngine::price(const std::vector<std::vector<std::byte>>& messages) {
@@ -139,10 +146,13 @@ std::vector<ModelledEngine::Price> ModelledEngine::price(const std::vector<std::
   add_totals(step.timing);
 
   const RunSpan exchange = run_span((step.timing.terms.of("dispatch") + step.timing.terms.of("combine")).value);
+  double tokens = 0;
+  for (const StepReport::Die& die : dies) tokens += die.tokens;
   std::vector<Price> prices;
   for (std::size_t die = 0; die < dies.size(); ++die) {
     dies[die].end = step.ends[die];
-    prices.push_back({dies[die].end, std::min(exchange, dies[die].end - dies[die].start)});
+    prices.push_back({dies[die].end, std::min(exchange, dies[die].end - dies[die].start),
+                      step.timing.computing[die].value, tokens / static_cast<double>(dies.size())});
   }
   if (reporting_) report(gathered, dies, exchange, timelines);
   ++step_;
@@ -152,6 +162,8 @@ std::vector<ModelledEngine::Price> ModelledEngine::price(const std::vector<std::
 void ModelledEngine::add_totals(const emulation::StepTiming& timing) {
   const char* stage = name_of(modelled_.setup.stage);
   totals_[fmt::format("{}: steps", stage)] += 1;
+  if (modelled_.setup.joins_microbatches && timing.microbatches == 1)
+    totals_[fmt::format("{}: steps in one microbatch", stage)] += 1;
   for (const emulation::Term& term : timing.terms) totals_[fmt::format("{}: {}", stage, term.name)] += term.time.value;
   for (const emulation::Term& term : timing.exchange)
     totals_[fmt::format("{}: exchange: {}", stage, term.name)] += term.time.value;

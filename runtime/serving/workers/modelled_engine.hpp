@@ -7,9 +7,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "runtime/core/message_port.hpp"
 #include "runtime/emulation/step_time.hpp"
+#include "runtime/serving/injection.hpp"
 #include "runtime/serving/record/priced_step.hpp"
 #include "runtime/serving/record/step_report.hpp"
 #include "runtime/serving/workers/step_engine.hpp"
@@ -36,9 +38,10 @@ class ModelledEngine : public StepEngine {
  public:
   /// @param inner keeps records; borrowed @param dies connects the dies of the instance, and nothing else uses it; borrowed
   /// @param die of the instance, this one @param deadline_s longest wait for the other dies
-  /// @param reporting none: nobody wants to know of steps
+  /// @param reporting none: nobody wants to know of steps @param injections those that make this die slow, at modelled
+  /// times
   ModelledEngine(StepEngine& inner, MessagePort& dies, int die, ModelledInstance modelled, double deadline_s,
-                 std::optional<StepReporting> reporting = {});
+                 std::optional<StepReporting> reporting = {}, std::vector<Injection> injections = {});
   ~ModelledEngine() override;
 
   std::unique_ptr<EngineState> make_state(int max_tokens) override { return inner_.make_state(max_tokens); }
@@ -55,15 +58,19 @@ class ModelledEngine : public StepEngine {
     return all;
   }
   GuessCounts guesses() const override { return inner_.guesses(); }
+  /// Modelled.
+  StepTimes step_times() const override { return times_.times(); }
 
  private:
   /// What a die sends to the first one: its record, and when it worked on its host.
   struct Gathered;
 
-  /// When a die's part of a step ends, and what exchanges took of it.
+  /// When a die's part of a step ends, and where its time went.
   struct Price {
     RunTime end{};
     RunSpan exchange{};
+    double computing_s = 0;
+    double mean_tokens = 0;  ///< of a die of the instance
   };
 
   /// On the first die: what each die sent. @param own of this die
@@ -85,6 +92,8 @@ class ModelledEngine : public StepEngine {
   const double deadline_s_;
   std::unique_ptr<emulation::StepPricer> pricer_;  ///< on the first die
   const std::optional<StepReporting> reporting_;
+  const std::vector<Injection> injections_;
+  StepTimesSample times_;
   std::int64_t step_ = 0;                 ///< priced so far
   std::map<std::string, double> totals_;  ///< by "stage: part", s; "stage: steps" counts them
   ModelTime in_exchanges_{};              ///< of all dies

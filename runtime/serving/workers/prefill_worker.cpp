@@ -85,6 +85,7 @@ class PrefillWorker {
     const std::optional<RunTime> end = compute(pieces, start);
     PrefillReport report;
     for (const Piece& piece : pieces) report.results.push_back(piece.result);
+    if (pool_) report.misses = pool_->take_misses();
     if (end) {
       // On a modelled clock the report says when, however late it is. Once the coordinator has it, it may send others to
       // the new blocks.

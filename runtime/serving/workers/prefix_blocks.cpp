@@ -78,6 +78,15 @@ void PrefixBlocks::finish(double deadline_s) {
   client_.flush_touches();
 }
 
+std::map<std::string, std::uint64_t> PrefixBlocks::take_misses() {
+  std::map<std::string, std::uint64_t> misses;
+  const auto& so_far = client_.stats().lookups.by_reason;
+  for (std::size_t reason = 1; reason < pool::miss_reason_count; ++reason)
+    if (const std::uint64_t before = std::exchange(told_[reason], so_far[reason]); so_far[reason] > before)
+      misses[std::string(to_string(static_cast<pool::MissReason>(reason)))] = so_far[reason] - before;
+  return misses;
+}
+
 WorkerStatistics PrefixBlocks::statistics() const {
   const pool::ClientStats& stats = client_.stats();
   WorkerStatistics counts;

@@ -1,9 +1,13 @@
 #pragma once
 // A prefill die's use of the pool: which leading blocks of a prompt are there, taking them in, storing new ones.
 
+#include <array>
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "memory_pool/context_cache.hpp"
@@ -50,6 +54,8 @@ class PrefixBlocks {
   void settle(double seconds) { client_.drain(seconds); }
   /// Waits until all stores have been acknowledged, for at most `deadline_s`, and tells the owners what was used.
   void finish(double deadline_s);
+  /// Blocks that were not there, by reason, since the last call. None of prompts whose prefix was granted.
+  std::map<std::string, std::uint64_t> take_misses();
   /// What its client counted. Stores that are still under way count as dropped.
   WorkerStatistics statistics() const;
 
@@ -59,6 +65,7 @@ class PrefixBlocks {
   std::size_t end_bytes_;      ///< of a block
   std::uint64_t no_room_ = 0;  ///< blocks for which the queue had no room
   std::uint64_t loaded_bytes_ = 0;
+  std::array<std::uint64_t, pool::miss_reason_count> told_{};  ///< misses that were taken
 };
 
 }  // namespace supernode::serving

@@ -6,19 +6,8 @@
 #include <utility>
 
 #include "runtime/core/log.hpp"
-#include "runtime/core/statistics.hpp"
 
 namespace supernode::serving {
-namespace {
-
-double median_of(std::vector<double> sample) {
-  if (sample.empty()) return 0;
-  std::sort(sample.begin(), sample.end());
-  return quantile(sample, 0.5);
-}
-
-}  // namespace
-
 TimedEngine::TimedEngine(StepEngine& inner, std::vector<Injection> injections, WallTime (*now)())
     : inner_(inner), injections_(std::move(injections)), now_(now), start_(now()) {}
 
@@ -28,7 +17,7 @@ StepOutcome TimedEngine::step(std::span<const StepWork> works, RunTime start) {
   StepOutcome outcome = inner_.step(works, start);
   const double step_s = seconds_since(begun);
   double computing_s = std::max(0.0, step_s - to_seconds(outcome.exchange));
-  const double slower_s = (slowness((begun - start_).value) - 1) * computing_s;
+  const double slower_s = (slowness_at(injections_, (begun - start_).value) - 1) * computing_s;
   if (slower_s > 0) {
     while (seconds_since(begun) < step_s + slower_s) {
     }
@@ -36,10 +25,7 @@ StepOutcome TimedEngine::step(std::span<const StepWork> works, RunTime start) {
   }
   std::size_t tokens = 0;
   for (const StepWork& work : works) tokens += work.tokens.size();
-  if (tokens > 0) {
-    computing_s_.push_back(computing_s);
-    per_token_s_.push_back(computing_s / static_cast<double>(tokens));
-  }
+  if (tokens > 0) times_.add(computing_s, static_cast<double>(tokens));
   return outcome;
 }
 
@@ -53,20 +39,6 @@ void TimedEngine::stall_where_due() {
   log(LogLevel::warning, "rank {} stalls for {} s, as injected", stall.rank, stall.duration_s);
   const WallTime begun = now_();
   while (seconds_since(begun) < stall.duration_s) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-}
-
-double TimedEngine::slowness(double since_start_s) const {
-  double factor = 1;
-  for (const Injection& injection : injections_) {
-    if (injection.kind != InjectionKind::slow_rank || since_start_s < injection.start_s) continue;
-    if (injection.duration_s > 0 && since_start_s >= injection.start_s + injection.duration_s) continue;
-    factor = std::max(factor, injection.factor);
-  }
-  return factor;
-}
-
-StepTimes TimedEngine::step_times() const {
-  return {computing_s_.size(), median_of(computing_s_), median_of(per_token_s_)};
 }
 
 }  // namespace supernode::serving

@@ -24,18 +24,17 @@ class TimedEngine : public StepEngine {
   /// A stall that is due comes before the step, out of MPI. A slow die goes on computing behind the step, until its
   /// computing has taken as long as the injection says; so the others wait for it at their next meeting.
   StepOutcome step(std::span<const StepWork> works, RunTime start) override;
-  StepTimes step_times() const override;
+  StepTimes step_times() const override { return times_.times(); }
 
  private:
   void stall_where_due();
-  double slowness(double since_start_s) const;
   double seconds_since(WallTime start) const { return (now_() - start).value; }
 
   StepEngine& inner_;
   std::vector<Injection> injections_;
   WallTime (*const now_)();
   const WallTime start_;
-  std::vector<double> computing_s_, per_token_s_;  ///< of the steps with tokens
+  StepTimesSample times_;  ///< of the steps with tokens
 };
 
 }  // namespace supernode::serving
