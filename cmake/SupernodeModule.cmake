@@ -9,6 +9,15 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LES
   target_compile_options(supernode_build_flags INTERFACE -Wno-restrict)
 endif()
 
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  # Notes about how GCC 4.6 passed arguments.
+  target_compile_options(supernode_build_flags INTERFACE -Wno-psabi)
+endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 14)
+  # GCC 14 warns falsely of an optional that is filled anew after reset().
+  target_compile_options(supernode_build_flags INTERFACE -Wno-maybe-uninitialized)
+endif()
+
 # Every target of ours links this, so that all code of one program is instrumented alike.
 add_library(supernode_sanitizers INTERFACE)
 target_link_libraries(supernode_build_flags INTERFACE supernode_sanitizers)

@@ -28,10 +28,13 @@ std::string place_lines(std::string_view command, Operation operation, const Ran
     hosts +=
         fmt::format("{}{} x {}", hosts.empty() ? "" : ", ", host["name"].get<std::string>(), host["ranks"].get<int>());
   const Json& mpi = env["mpi"];
+  const auto library = mpi["library"].get<std::string>();
   const auto component = [&](const char* name) {
-    const std::string value = mpi[name].get<std::string>();
-    return value.empty() ? "any" : value;
+    const auto value = mpi[name].get<std::string>();
+    return fmt::format(", {} {}", name, value.empty() ? "any" : value);
   };
+  std::string components;
+  if (library.starts_with("Open MPI")) components = component("pml") + component("btl") + component("osc");
   std::string shared_cores;
   if (places.oversubscribed) {
     const std::string quota = env["cpu_quota"].is_null()
@@ -41,9 +44,9 @@ std::string place_lines(std::string_view command, Operation operation, const Ran
   }
   return fmt::format(
       "# supernode {}: {}, {} ranks on {} host{} ({}){}\n"
-      "# {}, pml {}, btl {}, osc {}\n",
+      "# {}{}\n",
       command, name_of(operation), places.ranks, places.hosts, places.hosts == 1 ? "" : "s", hosts, shared_cores,
-      mpi["library"].get<std::string>(), component("pml"), component("btl"), component("osc"));
+      library, components);
 }
 
 /// Three lines: what travels, and in which memory.

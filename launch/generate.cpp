@@ -5,6 +5,7 @@
 #include <exception>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "launch/commands.hpp"
 #include "moe/model_options.hpp"

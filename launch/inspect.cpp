@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "collectives/expert_partition.hpp"
 #include "launch/commands.hpp"

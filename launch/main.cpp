@@ -171,8 +171,7 @@ int leave_together(const Communicator& farewell, int code, const std::string& me
     // Messages of waits name their rank themselves.
     const std::string who = why.starts_with("rank ") ? "" : fmt::format("rank {}: ", farewell.rank());
     std::fprintf(stderr, "supernode: %s%s\n", who.c_str(), why.c_str());
-    std::fflush(nullptr);
-    MPI_Abort(MPI_COMM_WORLD, code);
+    abort_job(code);
   }
   if (-agreed[1] == farewell.rank() && !message.empty()) std::fprintf(stderr, "supernode: %s\n", message.c_str());
   return agreed[0];

@@ -3,7 +3,7 @@
 
 supernode_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# Debian 12 package : a program or header that shows it is there (for systems without dpkg).
+# Package of Debian 12 and 13 : a program or header that shows it is there (for systems without dpkg); a|b: either.
 supernode_packages="
 g++:g++
 cmake:cmake
@@ -16,7 +16,7 @@ libopenmpi-dev:mpi.h
 libhwloc-dev:hwloc.h
 libhdf5-dev:hdf5.h
 libboost-program-options-dev:boost/program_options.hpp
-catch2:catch2/catch.hpp
+catch2:catch2/catch.hpp|catch2/catch_test_macros.hpp
 libdnnl-dev:oneapi/dnnl/dnnl.hpp
 nlohmann-json3-dev:nlohmann/json.hpp
 libfmt-dev:fmt/format.h
@@ -29,14 +29,22 @@ gnuplot-nox:gnuplot
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 3; }
 
-is_debian_12() { [ -r /etc/os-release ] && (. /etc/os-release; [ "${ID:-}" = debian ] && [ "${VERSION_ID:-}" = 12 ]); }
+is_known_debian() {
+  [ -r /etc/os-release ] &&
+    (. /etc/os-release; [ "${ID:-}" = debian ] && { [ "${VERSION_ID:-}" = 12 ] || [ "${VERSION_ID:-}" = 13 ]; })
+}
+
+# Whether an MPI is here already, of whatever kind: another one beside it would take its place.
+has_mpi() { command -v mpicxx > /dev/null && command -v "${MPIEXEC_EXECUTABLE:-mpirun}" > /dev/null; }
 
 is_here() {  # program or header
   case $1 in
+    *\|*) is_here "${1%%|*}" || is_here "${1#*|}" ;;
     *.h|*.hpp)
       local folder
       for folder in /usr/include /usr/local/include /usr/lib/*/openmpi/include /usr/include/hdf5/serial /usr/include/hdf5/openmpi \
-          /usr/lib64/*/include /opt/*/include ${CPATH:+${CPATH//:/ }}; do
+          /usr/lib64/*/include /opt/*/include ${CPATH:+${CPATH//:/ }} \
+          $(printf '%s' "${CMAKE_PREFIX_PATH:-}" | tr ':;' '\n\n' | sed 's:$:/include:'); do
         [ -e "$folder/$1" ] && return 0
       done
       command -v mpicxx > /dev/null && printf '#include <%s>\n' "$1" | mpicxx -x c++ -E - > /dev/null 2>&1 ;;
@@ -44,19 +52,20 @@ is_here() {  # program or header
   esac
 }
 
-# Installs what is missing on Debian 12; elsewhere names it and stops.
+# Installs what is missing on Debian 12 and 13; elsewhere names it and stops.
 ensure_packages() {
   local missing="" entry package
   for entry in $supernode_packages; do
     package=${entry%%:*}
-    if is_debian_12; then
+    case $package in openmpi-bin|libopenmpi-dev) has_mpi && continue ;; esac
+    if is_known_debian; then
       [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null)" = installed ] || missing="$missing $package"
     else
       is_here "${entry#*:}" || missing="$missing $package"
     fi
   done
   [ -z "$missing" ] && { echo "all packages are here"; return; }
-  is_debian_12 || fail "these packages are missing (by their Debian names); install them and start again:$missing"
+  is_known_debian || fail "these packages are missing (by their Debian names); install them and start again:$missing"
   local as_root=""
   if [ "$(id -u)" != 0 ]; then
     command -v sudo > /dev/null || fail "not root and no sudo; install these packages and start again:$missing"
@@ -92,6 +101,9 @@ mpi_environment() {
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   fi
   export OMPI_MCA_rmaps_base_oversubscribe=${OMPI_MCA_rmaps_base_oversubscribe:-1}
+  # The same of Open MPI 5.
+  export PRTE_MCA_rmaps_default_mapping_policy=${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}
+  export PRTE_MCA_hwloc_default_binding_policy=${PRTE_MCA_hwloc_default_binding_policy:-none}
   # Else mpirun waits two seconds after a process that ended with an error.
   export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-0}
   export OMPI_MCA_hwloc_base_binding_policy=${OMPI_MCA_hwloc_base_binding_policy:-none}

@@ -11,6 +11,7 @@
 #include "runtime/core/memory_pages.hpp"
 #include "runtime/core/mpi/agreement.hpp"
 #include "runtime/core/mpi/deadline.hpp"
+#include "runtime/core/mpi/session.hpp"
 #include "runtime/core/mpi/silent_ranks.hpp"
 
 namespace supernode::pool {
@@ -31,7 +32,7 @@ Pool::~Pool() {
   } catch (const std::exception& failure) {
     log(LogLevel::error, "rank {} cannot close its pool: {}", core_->comm.rank(), failure.what());
   }
-  MPI_Abort(core_->comm.get(), static_cast<int>(ExitCode::environment));
+  abort_job(static_cast<int>(ExitCode::environment));
 }
 
 bool Pool::is_owner() const { return core_->shard.has_value(); }

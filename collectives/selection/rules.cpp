@@ -5,6 +5,7 @@
 #include <optional>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/sizes.hpp"

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "moe/checkpoint/stand_in.hpp"
 #include "runtime/core/error.hpp"

@@ -42,7 +42,7 @@ constexpr int lanes = static_cast<int>(hn::MaxLanes(D()));
 /// A loaded value that several sums use. GCC would load it once for each of them, and loads are what two rows run out
 /// of.
 HWY_INLINE V in_register(V value) {
-#if HWY_ARCH_X86
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128 && HWY_TARGET != HWY_SCALAR  // theirs are arrays, not registers
   asm("" : "+x"(value.raw));
 #endif
   return value;

@@ -1,5 +1,6 @@
 #include "moe/products/library_kernels.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
@@ -41,6 +42,39 @@ Types types_of(ComputeType type) {
   return {DataType::f32, DataType::f32, DataType::f32};
 }
 
+// The generations of oneDNN that differ. From 3 on a primitive has one description and no descriptor before it.
+#if DNNL_VERSION_MAJOR >= 3
+constexpr bool row_alone_differs = true;     ///< a matmul of one row sums it otherwise than among others
+constexpr bool panels_are_asked_for = true;  ///< left to choose, an f32 convolution packs by the number of rows
+
+dnnl::primitive_desc matmul_of(const dnnl::engine& engine, const dnnl::memory::desc& x,
+                               const dnnl::memory::desc& weights, const dnnl::memory::desc& y) {
+  constexpr bool allow_empty = true;
+  return dnnl::matmul::primitive_desc(engine, x, weights, y, dnnl::primitive_attr(), allow_empty);
+}
+dnnl::primitive_desc convolution_of(const dnnl::engine& engine, const dnnl::memory::desc& x,
+                                    const dnnl::memory::desc& weights, const dnnl::memory::desc& y) {
+  return dnnl::convolution_forward::primitive_desc(engine, dnnl::prop_kind::forward_inference,
+                                                   dnnl::algorithm::convolution_direct, x, weights, y, {1, 1}, {0, 0},
+                                                   {0, 0});
+}
+#else
+constexpr bool row_alone_differs = false;
+constexpr bool panels_are_asked_for = false;
+
+dnnl::primitive_desc matmul_of(const dnnl::engine& engine, const dnnl::memory::desc& x,
+                               const dnnl::memory::desc& weights, const dnnl::memory::desc& y) {
+  constexpr bool allow_empty = true;
+  return dnnl::matmul::primitive_desc({x, weights, y}, engine, allow_empty);
+}
+dnnl::primitive_desc convolution_of(const dnnl::engine& engine, const dnnl::memory::desc& x,
+                                    const dnnl::memory::desc& weights, const dnnl::memory::desc& y) {
+  return dnnl::convolution_forward::primitive_desc(
+      {dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct, x, weights, y, {1, 1}, {0, 0}, {0, 0}},
+      engine);
+}
+#endif
+
 /// Below AVX-512 with VNNI, AVX2 is the limit unless the user sets one: oneDNN 2.6 has no packed matmul for bytes
 /// there, and its convolutions for AVX2 are the tried ones.
 void limit_instruction_set() {
@@ -52,7 +86,9 @@ void limit_instruction_set() {
 
 /// The matmul that keeps weights packed; oneDNN's other takes plain ones and packs them at every call.
 bool is_packed_matmul(const dnnl::primitive_desc& description) {
-  return description.get(true) != nullptr && std::string_view(description.impl_info_str()).starts_with("brg:");
+  if (description.get(true) == nullptr) return false;
+  const std::string_view name = description.impl_info_str();
+  return name.starts_with("brg:") || name.starts_with("brg_matmul:");  // oneDNN 2 and 3
 }
 
 /// Whether a row's bits depend on how many rows a primitive is for. Mostly the inputs are cut into chunks, each with
@@ -76,12 +112,10 @@ dnnl::primitive_desc LibraryKernels::describe(Form form, ComputeType type, int r
   const Types types = types_of(type);
   if (form == Form::matmul) {
     const dnnl::memory::desc x({rows, n_in}, types.x, Format::ab), y({rows, n_out}, types.y, Format::ab);
-    return dnnl::matmul::primitive_desc({x, weights, y}, engine_, true);
+    return matmul_of(engine_, x, weights, y);
   }
   const dnnl::memory::desc x({1, n_in, 1, rows}, types.x, Format::nhwc), y({1, n_out, 1, rows}, types.y, Format::nhwc);
-  return dnnl::convolution_forward::primitive_desc(
-      {dnnl::prop_kind::forward_inference, dnnl::algorithm::convolution_direct, x, weights, y, {1, 1}, {0, 0}, {0, 0}},
-      engine_);
+  return convolution_of(engine_, x, weights, y);
 }
 
 dnnl::memory::desc LibraryKernels::weights_of(Form form, ComputeType type, int n_out, int n_in, WeightOrder order) {
@@ -100,8 +134,11 @@ const LibraryKernels::Layout& LibraryKernels::layout(ComputeType type, int n_out
     };
     dnnl::primitive_desc description = by(Form::matmul);
     const Form form = is_packed_matmul(description) ? Form::matmul : Form::convolution;
-    if (form == Form::convolution) description = by(form);
     const dnnl::memory::desc panels({n_out, n_in, 1, 1}, DataType::f32, Format::OIhw8i8o);
+    if (form == Form::convolution)
+      description = panels_are_asked_for && type == ComputeType::f32
+                        ? describe(form, type, layout_rows, n_out, n_in, panels)
+                        : by(form);
     const dnnl::memory::desc weights = description.query_md(dnnl::query::weights_md);
     const char* const implementation = description.impl_info_str();
     const Layout found{form, weights, implementation, depends_on_rows(type, implementation), weights == panels};
@@ -122,6 +159,7 @@ LibraryKernels::Product& LibraryKernels::product(ComputeType type, int rows, int
   return guarded("making a product", [&]() -> Product& {
     const Layout& packed = layout(type, n_out, n_in);
     int computed = packed.one_primitive ? layout_rows : rows;
+    if (row_alone_differs && packed.form == Form::matmul) computed = std::max(computed, 2);
     dnnl::primitive_desc description = describe(packed.form, type, computed, n_out, n_in, packed.description);
     const auto is_the_layouts = [&](const dnnl::primitive_desc& one) {
       return one.get(true) != nullptr && packed.implementation == one.impl_info_str();

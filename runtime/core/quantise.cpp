@@ -83,11 +83,11 @@ HWY_INLINE auto BytesOf(V a, V b, V c, V e) {
 #if HWY_TARGET == HWY_AVX2
   // Block k of a, of b, of c, of e; then block k + 1 of each.
   const hn::Vec<decltype(di8)> packed{_mm256_packs_epi16(low.raw, high.raw)};
-  static constexpr auto place = [](int vector, int block) { return 4 * block + vector; };
+  [[maybe_unused]] static constexpr auto place = [](int vector, int block) { return 4 * block + vector; };
 #else
   // Block k of a stands before block k of b, and so on; c and e follow behind all of them.
   const auto packed = hn::Combine(di8, hn::DemoteTo(half8, high), hn::DemoteTo(half8, low));
-  static constexpr auto place = [](int vector, int block) {
+  [[maybe_unused]] static constexpr auto place = [](int vector, int block) {
     return (vector / 2) * 2 * blocks + 2 * block + vector % 2;
   };
 #endif
@@ -119,7 +119,7 @@ void ConvertInt8(const float* row, std::size_t n, float inverse, std::byte* to) 
   const hn::Repartition<std::int8_t, F32> di8;
   const std::size_t lanes = hn::Lanes(d);
   const auto factor = hn::Set(d, inverse);
-  const auto load = [&](std::size_t i) HWY_ATTR { return RoundInRange(hn::Mul(hn::LoadU(d, row + i), factor)); };
+  const auto load = [&](std::size_t at) HWY_ATTR { return RoundInRange(hn::Mul(hn::LoadU(d, row + at), factor)); };
   for (; i + 4 * lanes <= n; i += 4 * lanes)
     hn::StoreU(BytesOf(load(i), load(i + lanes), load(i + 2 * lanes), load(i + 3 * lanes)), di8, out + i);
 #endif

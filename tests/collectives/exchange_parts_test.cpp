@@ -3,14 +3,13 @@
 #include <string>
 #include <vector>
 
-#include <catch2/catch.hpp>
-
 #include "collectives/algorithms/buffer_plan.hpp"
 #include "collectives/algorithms/messages.hpp"
 #include "collectives/algorithms/segment.hpp"
 #include "collectives/algorithms/wait_for_peer.hpp"
 #include "collectives/algorithms/window_support.hpp"
 #include "runtime/core/error.hpp"
+#include "tests/support/catch.hpp"
 
 using namespace supernode;
 using namespace supernode::collectives;

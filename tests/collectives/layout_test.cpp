@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <set>
 
-#include <catch2/catch.hpp>
-
 #include "collectives/algorithms.hpp"
 #include "collectives/algorithms/bundle.hpp"
 #include "collectives/algorithms/choice.hpp"
@@ -14,6 +12,7 @@
 #include "collectives/rows/send_plan.hpp"
 #include "collectives/rule_file.hpp"
 #include "collectives/traffic/routing.hpp"
+#include "tests/support/catch.hpp"
 
 using namespace supernode::collectives;
 

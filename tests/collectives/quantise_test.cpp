@@ -3,10 +3,9 @@
 
 #include <limits>
 
-#include <catch2/catch.hpp>
-
 #include "runtime/core/random.hpp"
 #include "tests/collectives/reference.hpp"
+#include "tests/support/catch.hpp"
 
 using namespace supernode;
 using namespace supernode::collectives;

@@ -1,8 +1,7 @@
 #include "collectives/selection/rules.hpp"
 
-#include <catch2/catch.hpp>
-
 #include "runtime/core/error.hpp"
+#include "tests/support/catch.hpp"
 
 using namespace supernode;
 using namespace supernode::collectives;

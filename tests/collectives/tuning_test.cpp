@@ -1,6 +1,6 @@
 #include "collectives/selection/tuning.hpp"
 
-#include <catch2/catch.hpp>
+#include "tests/support/catch.hpp"
 
 using namespace supernode::collectives;
 

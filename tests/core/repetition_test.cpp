@@ -4,10 +4,9 @@
 #include <cmath>
 #include <vector>
 
-#include <catch2/catch.hpp>
-
 #include "runtime/core/random.hpp"
 #include "runtime/core/statistics.hpp"
+#include "tests/support/catch.hpp"
 
 using namespace supernode;
 

@@ -23,7 +23,6 @@ using test::make_payload;
 
 namespace {
 
-constexpr int owners = 2;
 constexpr std::uint64_t keys_each = 300;
 constexpr std::uint64_t direct = 64 << 10, most_bytes = 400 << 10;
 

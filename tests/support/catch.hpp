@@ -4,7 +4,25 @@
 #include <filesystem>
 #include <string>
 
+#if __has_include(<catch2/catch_test_macros.hpp>)  // Catch2 3; not catch_all.hpp, whose Contains is for ranges
+#include <catch2/catch_approx.hpp>
+#include <catch2/catch_test_macros.hpp>
+#include <catch2/generators/catch_generators.hpp>
+#include <catch2/generators/catch_generators_range.hpp>
+#include <catch2/matchers/catch_matchers.hpp>
+#include <catch2/matchers/catch_matchers_string.hpp>
+
+using Catch::Approx;
+namespace Catch {
+namespace Matchers {
+inline auto Contains(const std::string& part) { return ContainsSubstring(part); }
+}  // namespace Matchers
+using Matchers::Contains;
+using Matchers::StartsWith;
+}  // namespace Catch
+#else
 #include <catch2/catch.hpp>
+#endif
 
 namespace supernode::test {
 

@@ -6,6 +6,7 @@
 
 #include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/mpi/mpi_call.hpp"
+#include "runtime/core/mpi/session.hpp"
 #include "tests/support/verdict.hpp"
 
 namespace supernode::test {
@@ -47,7 +48,7 @@ int count_failed(int failed, const std::string& test) {
   } catch (const TimeoutError&) {
     std::fprintf(stderr, "rank %d: '%s': peers missing for %g s, %s here\n", verdicts->rank(), test.c_str(),
                  peer_timeout(), mine ? "FAILED" : "good");
-    MPI_Abort(MPI_COMM_WORLD, 3);
+    abort_job(3);
   }
   return sum;
 }

@@ -1,25 +1,24 @@
 // Catch2 under MPI: rank 0 reports on stdout, the others only when they fail; all ranks exit with the same code.
-#define CATCH_CONFIG_RUNNER
 #include <cstdio>
+#include <iostream>
 #include <sstream>
 
-#include <catch2/catch.hpp>
-
 #include "runtime/core/mpi/session.hpp"
+#include "tests/support/catch_main.hpp"
 #include "tests/support/mpi_fixture.hpp"
 #include "tests/support/verdict.hpp"
 
 namespace {
 
 /// At the end of each test case every rank says whether it failed, and waits for the others to say so.
-struct VerdictListener : Catch::TestEventListenerBase {
-  using TestEventListenerBase::TestEventListenerBase;
+struct VerdictListener : supernode::test::Listener {
+  using Listener::Listener;
   void testCaseEnded(const Catch::TestCaseStats& stats) override {
-    const int failed =
-        supernode::test::count_failed(static_cast<int>(stats.totals.assertions.failed), stats.testInfo.name);
+    const std::string& name = supernode::test::case_name(stats);
+    const int failed = supernode::test::count_failed(static_cast<int>(stats.totals.assertions.failed), name);
     const auto& world = supernode::test::world();
     if (failed > 0 && world.rank() == 0)
-      std::fprintf(stderr, "'%s': FAILED on %d of %d ranks\n", stats.testInfo.name.c_str(), failed, world.size());
+      std::fprintf(stderr, "'%s': FAILED on %d of %d ranks\n", name.c_str(), failed, world.size());
   }
 };
 CATCH_REGISTER_LISTENER(VerdictListener)

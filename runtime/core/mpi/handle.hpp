@@ -8,6 +8,9 @@
 
 namespace supernode {
 
+/// Whether this process left MPI objects to themselves; it then leaves without MPI_Finalize where that does not bear it.
+inline bool handles_abandoned = false;
+
 /// Owns one MPI handle and releases it in its destructor. Null when default-constructed or moved from.
 /// While an exception unwinds the stack nothing is released: that may wait for a peer that is gone or knows of no
 /// error, and then nobody would ever read the message. The process is about to end.
@@ -28,6 +31,7 @@ class Handle {
   Handle& operator=(const Handle&) = delete;
   ~Handle() {
     if (std::uncaught_exceptions() == 0) reset();
+    if (raw_ != Traits::null()) handles_abandoned = true;
   }
 
   type get() const noexcept { return raw_; }

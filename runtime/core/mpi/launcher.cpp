@@ -64,6 +64,8 @@ LaunchIdentity launch_identity() {
   return id;
 }
 
+int ranks_of_launcher() { return number_from_environment({"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}, 1); }
+
 bool is_launcher(std::string_view process_name) {
   // Open MPI 4 and 5, MPICH and its relatives, Slurm, Flux, PBS, LSF, Cray's ALPS and PALS.
   for (const char* start : {"mpirun", "mpiexec", "orte", "prte", "prun", "hydra", "pmi_proxy", "mpispawn", "slurmstepd",

@@ -14,6 +14,9 @@ struct LaunchIdentity {
 /// Rank 0 of 1 where there are no such variables.
 LaunchIdentity launch_identity();
 
+/// How many ranks the launcher started together, by its own variables alone (not those of a batch job); 1 without any.
+int ranks_of_launcher();
+
 /// Whether a launcher of MPI programs started this very process, so that its variables are meant for it: the parent is
 /// one, or cannot be seen (it is outside of this container). Tools that run one program, as `timeout`, may stand
 /// between. A shell may not: what is typed in a shell of a job, or called by a script there, is no rank of that job.

@@ -15,6 +15,7 @@ std::string mpi_library() {
   line.resize(std::min(line.find('\n'), line.size()));
   // "Open MPI v4.1.4, package: ..., ident: ...": the rest names the packager's build host.
   line.resize(std::min(line.find(", package"), line.size()));
+  std::replace(line.begin(), line.end(), '\t', ' ');  // "MPICH Version:<tab>4.0.2"
   return line;
 }
 

@@ -1,12 +1,16 @@
 #include "runtime/core/mpi/session.hpp"
 
 #include <algorithm>
+#include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include <dlfcn.h>
+#include <fmt/format.h>
 #include <mpi.h>
 #include <sched.h>
 #include <sys/prctl.h>
@@ -18,6 +22,7 @@
 #include "runtime/core/mpi/deadline.hpp"
 #include "runtime/core/mpi/doorbell.hpp"
 #include "runtime/core/mpi/launcher.hpp"
+#include "runtime/core/mpi/mpi_library.hpp"
 #include "runtime/core/text.hpp"
 
 namespace supernode {
@@ -63,6 +68,8 @@ void make_room_for_others() {
 
 void platform_defaults() {
   make_room_for_others();
+  // UCX, under MPICH and Open MPI alike, else writes its warnings to stdout, between the results.
+  ::setenv("UCX_LOG_FILE", "stderr", 0);
   char version[MPI_MAX_LIBRARY_VERSION_STRING] = "";
   int length = 0;
   MPI_Get_library_version(version, &length);
@@ -109,6 +116,11 @@ Session::Session(int& argc, char**& argv) {
     throw EnvironmentError("MPI_Init_thread failed");
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   if (provided < MPI_THREAD_FUNNELED) throw EnvironmentError("this MPI library gives no MPI_THREAD_FUNNELED");
+  if (const int started = ranks_of_launcher();
+      started > 1 && Communicator::world().size() == 1 && started_by_launcher())
+    throw EnvironmentError(
+        fmt::format("the launcher started {} ranks, but this one is alone: mpirun or mpiexec is not that of {}",
+                    started, mpi_library()));
   yield_on_shared_processors();
   const Communicator host = Communicator::world().split_by_host();
   const bool crowd = host.max(static_cast<long long>(in_a_crowd())) != 0;
@@ -117,7 +129,16 @@ Session::Session(int& argc, char**& argv) {
 
 Session::~Session() {
   doorbell::take_down();
+  // Open MPI bears objects that were never released. MPICH over UCX would end the process with a code of its own.
+  if (handles_abandoned && !mpi_library().starts_with("Open MPI")) return;
   MPI_Finalize();
+}
+
+void abort_job(int code) {
+  std::fflush(nullptr);
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  MPI_Abort(MPI_COMM_WORLD, code);
+  std::_Exit(code);
 }
 
 }  // namespace supernode

@@ -10,7 +10,8 @@ namespace supernode {
 class Session {
  public:
   /// Sets the Open MPI parameters that one-sided communication needs (see platform_defaults), then initialises MPI.
-  /// @throws EnvironmentError when MPI cannot give thread level FUNNELED.
+  /// @throws EnvironmentError when MPI cannot give thread level FUNNELED, and when a launcher started several ranks of
+  /// which each finds itself alone: it is another MPI's.
   Session(int& argc, char**& argv);
   ~Session();
   Session(const Session&) = delete;
@@ -27,6 +28,10 @@ void platform_defaults();
 /// that have one must not, since that slows small messages. Keeps what the user has set. Collective over the world,
 /// after MPI_Init. @returns whether this host's ranks share processors
 bool yield_on_shared_processors();
+
+/// Ends the whole job, all its ranks, with this code. What was written to stdout and stderr is given the time to come
+/// through the launcher, which else may drop it.
+[[noreturn]] void abort_job(int code);
 
 std::string host_name();
 

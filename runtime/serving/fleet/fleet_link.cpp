@@ -4,6 +4,7 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "runtime/core/error.hpp"
 #include "runtime/core/mpi/deadline.hpp"
