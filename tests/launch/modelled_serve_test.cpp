@@ -319,7 +319,7 @@ TEST_CASE("rebalancing makes skewed experts even while they serve, which raises 
   CHECK(decode["rebalancings"].get<int>() > 0);
   CHECK(decode["bytes_moved"].get<double>() >= decode["experts_moved"].get<double>() * 3 * 7168 * 2048);
   const auto figure = [&](const char* phase, const char* key) { return decode[phase][key].get<double>(); };
-  CHECK(figure("after", "max_over_mean") < 0.9 * figure("before", "max_over_mean"));
+  CHECK(figure("after", "max_over_mean") - 1 < 0.75 * (figure("before", "max_over_mean") - 1));
   CHECK(figure("after", "tokens_per_s") > 1.02 * figure("before", "tokens_per_s"));
   REQUIRE(results["ablation"].size() == 1);
   CHECK(results["ablation"][0]["without"] == "rebalancing");
