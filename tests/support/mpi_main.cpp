@@ -12,7 +12,7 @@ namespace {
 
 /// At the end of each test case every rank says whether it failed, and waits for the others to say so.
 struct VerdictListener : supernode::test::Listener {
-  using Listener::Listener;
+  using supernode::test::Listener::Listener;
   void testCaseEnded(const Catch::TestCaseStats& stats) override {
     const std::string& name = supernode::test::case_name(stats);
     const int failed = supernode::test::count_failed(static_cast<int>(stats.totals.assertions.failed), name);
