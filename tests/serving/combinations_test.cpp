@@ -15,9 +15,11 @@ struct Combination {
   std::vector<Request> requests;
 };
 
-/// The dies of a world of 4, 8 or 16 ranks, as one instance of each kind. At 3 ranks there is no cache rank.
+/// The dies of a world of 4, 8 or 16 ranks, as one instance of each kind, so many that the experts divide over them. At 3
+/// ranks there is no cache rank.
 void as_one_instance(ServingConfig& config) {
   const int ranks = world().size();
+  if (ranks == 16) config.cache_ranks = 3;
   config.prefill_instances = config.decode_instances = 1;
   config.prefill_dies = ranks == 16 ? 4 : ranks == 8 ? 2 : 1;
   config.decode_dies = ranks - 1 - config.cache_ranks - config.prefill_dies;
@@ -27,7 +29,7 @@ void as_one_instance(ServingConfig& config) {
 void as_two_instances(ServingConfig& config) {
   if (world().size() < 8) return;
   config.prefill_instances = config.decode_instances = 2;
-  config.prefill_dies = world().size() == 16 ? 3 : 1;
+  config.prefill_dies = world().size() == 16 ? 2 : 1;
   config.decode_dies = world().size() == 16 ? 4 : 2;
 }
 
