@@ -79,8 +79,7 @@ PoolLoadTimes SharedPorts::move(PoolDirection& direction, int die, std::span<con
 
   // The transfers follow one another on the die's link. An owner's port is given what was asked for, one behind the
   // other from now on, whenever the die comes to it: a place kept for later would leave the port idle until then. The
-  // client's work on pieces is added at the end: spread among
-  // the transfers it would reserve owners' ports for times at which others could have used them.
+  // client's work on pieces is added at the end, as it holds up no port.
   const RunTime begin = std::max(now, client_free);
   const double slower = std::min(direction.die_gbps, direction.owner_gbps);
   RunTime link_free = begin;
